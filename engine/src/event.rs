@@ -1,0 +1,100 @@
+//! What a worker tells the log: fixed-size events over a bounded queue. The control thread formats them; when it falls
+//! behind, events are counted and dropped, never waited for. An event holds no content and no address of a recipient.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crossbeam_queue::ArrayQueue;
+
+use crate::id::{MessageId, SessionId};
+use crate::time::Now;
+
+/// Something that happened on a worker, with the time and the session it happened in.
+#[derive(Clone, Copy, Debug)]
+pub struct Event {
+    pub at: Now,
+    /// Zero where it belongs to no session.
+    pub session: SessionId,
+    pub kind: Kind,
+}
+
+/// What happened. Names of the log lines, in the order of a session's life.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    Connected {
+        client: SocketAddr,
+        worker_index: u16,
+    },
+    /// A command or the content was refused: the client's fault.
+    Faulted {
+        client: SocketAddr,
+        fault: &'static str,
+        code: u16,
+    },
+    /// A message is durable and its 250 is on the way. `wait` is the time from end-of-data to the commit.
+    Accepted {
+        message: MessageId,
+        client: SocketAddr,
+        content_len: u64,
+        recipients_count: u16,
+        wait: Duration,
+    },
+    /// A message was not taken although the client did nothing wrong: our error.
+    Failed {
+        client: SocketAddr,
+        error: &'static str,
+        code: u16,
+    },
+    /// The session ended. `reason` is one of a fixed set of words.
+    Closed {
+        client: SocketAddr,
+        reason: &'static str,
+        messages_count: u32,
+        lasted: Duration,
+    },
+    /// A commit of this worker's shard failed with this errno; the shard stops.
+    ShardFailed {
+        shard: u16,
+        errno: i32,
+    },
+    /// A worker has no room for another connection and answered 421.
+    Shed {
+        client: SocketAddr,
+    },
+    /// accept, or another operation that is not a client's doing, failed with this errno.
+    RingError {
+        operation: &'static str,
+        errno: i32,
+    },
+}
+
+/// One worker's queue to the log.
+#[derive(Clone, Debug)]
+pub struct EventQueue {
+    queue: Arc<ArrayQueue<Event>>,
+    dropped_count: Arc<AtomicU64>,
+}
+
+impl EventQueue {
+    pub fn new(capacity: usize) -> Self {
+        Self { queue: Arc::new(ArrayQueue::new(capacity)), dropped_count: Arc::default() }
+    }
+
+    /// Never waits: an event that finds the queue full is counted instead.
+    pub fn push(&self, event: Event) {
+        if self.queue.push(event).is_err() {
+            self.dropped_count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub fn pop(&self) -> Option<Event> {
+        self.queue.pop()
+    }
+
+    /// Events dropped since the start.
+    pub fn dropped_count(&self) -> u64 {
+        self.dropped_count.load(Ordering::Relaxed)
+    }
+}

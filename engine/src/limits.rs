@@ -1,0 +1,32 @@
+//! Every bound of the engine, in one place: what a stranger can make grow stops at a number with a name and a reason.
+
+/// Longest command line, CR LF included, in octets. RFC 5321 §4.5.3.1.4 sets 512 as the least a server must take;
+/// extensions add to it (SIZE 26, 8BITMIME 17, DSN about 1,000, SMTPUTF8 10), and 2,048 holds all of them.
+pub const COMMAND_LINE_LEN_MAX: usize = 2048;
+/// Octets of one over-long command line that are read and thrown away before the session is closed with 421.
+pub const DISCARDED_LINE_LEN_MAX: usize = 1 << 20;
+/// Longest reply line the engine writes, CR LF included. RFC 5321 §4.5.3.1.5.
+pub const REPLY_LINE_LEN_MAX: usize = 512;
+/// Longest local-part in octets. RFC 5321 §4.5.3.1.1.
+pub const LOCAL_PART_LEN_MAX: usize = 64;
+/// Longest domain in octets. RFC 5321 §4.5.3.1.2.
+pub const DOMAIN_LEN_MAX: usize = 255;
+/// Longest domain label in octets. RFC 1035 §2.3.4.
+pub const LABEL_LEN_MAX: usize = 63;
+/// Longest path, `<` and `>` included, source route not. RFC 5321 §4.5.3.1.3 says 256 in all; a mailbox of 64 + 1 + 255 is
+/// taken too (the minimum sizes of the parts do not fit into the minimum size of the whole).
+pub const PATH_LEN_MAX: usize = LOCAL_PART_LEN_MAX + 1 + DOMAIN_LEN_MAX + 2;
+/// Recipients of one transaction. RFC 5321 §4.5.3.1.8 sets 100 as the least; beyond it the reply is 452 (§4.5.3.1.10).
+pub const RECIPIENTS_COUNT_MAX: usize = 1000;
+/// Received fields in a message before it counts as a loop. RFC 5321 §6.3 wants at least 100.
+pub const RECEIVED_FIELDS_COUNT_MAX: usize = 100;
+/// Protocol faults of one session since its last accepted message, before 421 and close.
+pub const FAULTS_COUNT_MAX: u16 = 20;
+/// Refused recipients of one session since its last accepted message, before 421 and close: more than one full
+/// transaction of a sender with an old list, far less than a harvest of addresses.
+pub const REFUSED_RECIPIENTS_COUNT_MAX: u16 = 200;
+
+const _: () = assert!(COMMAND_LINE_LEN_MAX >= 512 + 26 + 17 + 1000 + 10);
+const _: () = assert!(RECIPIENTS_COUNT_MAX >= 100);
+const _: () = assert!(RECEIVED_FIELDS_COUNT_MAX >= 100);
+const _: () = assert!(PATH_LEN_MAX >= 256);

@@ -1,0 +1,79 @@
+//! Counters. Each worker is the only writer of its own; everybody may read them at any time.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A counter or gauge with one writer: an increment is a load and a store, not a locked instruction.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    pub fn add(&self, n: u64) {
+        self.set(self.get().wrapping_add(n));
+    }
+
+    pub fn bump(&self) {
+        self.add(1);
+    }
+
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+macro_rules! counters {
+    ($(#[$outer:meta])* $name:ident { $($(#[doc = $doc:literal])+ $field:ident,)* }) => {
+        $(#[$outer])*
+        #[derive(Debug, Default)]
+        #[repr(align(128))]
+        pub struct $name { $($(#[doc = $doc])+ pub $field: Counter,)* }
+
+        impl $name {
+            /// Name, help text and value of each counter, in a fixed order.
+            pub fn each(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
+                [$((stringify!($field), concat!($($doc),+), self.$field.get()),)*].into_iter()
+            }
+        }
+    };
+}
+
+counters! {
+    /// What one worker counts. Names that end in `_now` are gauges. Aligned so that two workers never share a cache line.
+    WorkerStats {
+        /// Connections accepted.
+        connections,
+        /// Connections open.
+        connections_now,
+        /// Connections answered 421 because the worker was full.
+        connections_shed,
+        /// Commands answered.
+        commands,
+        /// Faults of clients: commands or contents refused.
+        faults,
+        /// Recipients refused.
+        recipients_refused,
+        /// Messages made durable and answered 250.
+        messages,
+        /// Octets of content in those messages.
+        content_octets,
+        /// Messages answered 4yz for an error of ours.
+        messages_failed,
+        /// Octets received.
+        octets_received,
+        /// Commits: durable writes of one or more messages.
+        commits,
+        /// Octets written to the spool.
+        spool_octets,
+        /// Turns of the worker's loop.
+        turns,
+        /// Completions handled.
+        completions,
+        /// Times a connection waited because all receive buffers were lent.
+        buffers_exhausted,
+        /// Octets of content held in memory.
+        content_octets_now,
+    }
+}
