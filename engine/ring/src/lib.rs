@@ -9,6 +9,7 @@
 //! memory that the caller could free.
 
 mod buffers;
+mod doorbell;
 mod in_flight;
 #[cfg(feature = "sim")]
 pub mod sim;
@@ -23,6 +24,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+pub use doorbell::Doorbell;
 pub use slab::{Key, Slab};
 pub use socket::{BindError, Exclusivity, Listening, listen};
 pub use thread::{available_cores, pin_to_core};
