@@ -63,3 +63,5 @@ pub const LINGER_LEN_MAX: usize = 1 << 20;
 pub const DRAIN_TIME_MAX: Duration = Duration::from_secs(30);
 /// How long accepting pauses after it failed for want of descriptors or memory.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
+/// Digits of SIZE's value. RFC 1870 §6.
+pub const SIZE_DIGITS_MAX: usize = 20;

@@ -143,6 +143,7 @@ impl<S: Segments> Journal<S> {
             let errno = self.commit.failed().unwrap_or(Errno::IO.0);
             let kind = Kind::ShardFailed { shard: self.shard, errno };
             self.events.push(Event { at: now, session: SessionId::default(), kind });
+            self.stats.shards_failed.set(1);
             self.open.drain(..).for_each(|segment| self.segments.fail(&segment));
         }
         if let Some(eventfd) = self.segments.sleeping_reader() {

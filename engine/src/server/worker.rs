@@ -15,7 +15,7 @@ use ringmx_ring::{AcceptMode, Completion, Doorbell, Errno, Fd, Key, Payload, Rin
 use crate::event::{Event, EventQueue, Kind};
 use crate::id::{SessionId, SessionIds};
 use crate::limits;
-use crate::server::connection::{Connection, State};
+use crate::server::connection::Connection;
 use crate::server::journal::{Journal, Segments, key_of};
 use crate::server::op::{ConnectionOp, Op};
 use crate::session::{Error, Pool, Service, Session};
@@ -28,6 +28,8 @@ pub struct Port {
     pub fd: Fd,
     pub mode: AcceptMode,
     pub service: Arc<Service>,
+    /// Connections that the worker holds open here; beyond it, 421.
+    pub connections_max: usize,
 }
 
 /// How a worker is told to stop: set the flag, then ring the bell.
@@ -43,7 +45,6 @@ pub struct Setup {
     /// Also the number of its shard.
     pub worker_index: u8,
     pub ports: Vec<Port>,
-    pub connections_max: usize,
     /// Octets of content that its sessions may hold in memory together.
     pub content_len_max: usize,
     /// False only for `durability = "none"`.
@@ -66,7 +67,8 @@ pub struct Worker<R: Ring, S: Segments> {
     pub(super) pool: Pool,
     pub(super) ports: Vec<Port>,
     pub(super) connections: Slab<Connection>,
-    connections_max: usize,
+    /// Open connections by listener.
+    open_counts: Vec<usize>,
     pub(super) worker_index: u8,
     ids: SessionIds,
     pub(super) stats: Arc<WorkerStats>,
@@ -85,16 +87,18 @@ pub struct Worker<R: Ring, S: Segments> {
 
 impl<R: Ring, S: Segments> Worker<R, S> {
     pub fn new(mut ring: R, segments: S, setup: Setup) -> Self {
-        let Setup { worker_index, ports, connections_max, content_len_max, durable, stats, events, stop } = setup;
+        let Setup { worker_index, ports, content_len_max, durable, stats, events, stop } = setup;
         let clock = ring.clock();
         let shard = u16::from(worker_index);
+        let connections_max: usize = ports.iter().map(|port| port.connections_max).sum();
+        let open_counts = vec![0; ports.len()];
         let mut worker = Self {
             ring,
             journal: Journal::new(shard, durable, segments, Arc::clone(&stats), events.clone()),
             pool: Pool::new(Arc::clone(&stats), events, content_len_max),
             ports,
             connections: Slab::new(connections_max + limits::SHED_CONNECTIONS_COUNT_MAX),
-            connections_max,
+            open_counts,
             worker_index,
             ids: SessionIds::new(worker_index),
             stats,
@@ -212,20 +216,22 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         };
         let now = self.now.monotonic;
         let session = Session::new(self.ids.next(self.now), client, now);
-        let refusal = self.refusal();
+        let refusal = self.refusal(listener_index);
         let connection = Connection::new(fd, session, listener_index, now);
         let Ok(key) = self.connections.insert(connection) else {
             self.stats.connections_shed.bump();
             return self.ring.close(Op::Aside.token(), fd);
         };
+        self.open_counts[listener_index as usize] += 1;
         self.stats.connections.bump();
         self.stats.connections_now.set(self.connections.len() as u64);
         self.greet(key, refusal);
     }
 
     /// Why a new connection gets no session, if it gets none.
-    fn refusal(&self) -> Option<Error> {
-        if self.connections.len() >= self.connections_max {
+    fn refusal(&self, listener_index: u32) -> Option<Error> {
+        let index = listener_index as usize;
+        if self.open_counts[index] >= self.ports[index].connections_max {
             Some(Error::Full)
         } else if self.journal.error() == Some(Error::SpoolFailed) {
             Some(Error::SpoolStopped)
@@ -288,6 +294,12 @@ impl<R: Ring, S: Segments> Worker<R, S> {
     /// Asks for `on_due` of this connection at `deadline`.
     pub(super) fn schedule(&mut self, key: Key, deadline: Duration) {
         self.wheel.schedule(Due::Connection(key), deadline);
+    }
+
+    /// The slot of a connection is free.
+    pub(super) fn left(&mut self, listener_index: u32) {
+        self.open_counts[listener_index as usize] -= 1;
+        self.stats.connections_now.set(self.connections.len() as u64);
     }
 
     fn log(&self, kind: Kind) {

@@ -99,7 +99,7 @@ impl Replies {
         }
         let text = self.texts.get(reply.enhanced).map_or(reply.text, |text| text);
         let help_url = self.help_url.as_deref().filter(|_| reply.code >= 500);
-        reply::encode_text(reply.code, reply.enhanced, text, help_url, out);
+        reply::encode_text(reply, text, help_url, out);
     }
 }
 

@@ -16,10 +16,8 @@ pub enum Fault {
     NestedMail,
     RecipientFirst,
     NoValidRecipients,
-    ExpnRefused,
-    AuthNotOffered,
-    ChunkingNotOffered,
-    TlsNotOffered,
+    /// EXPN, and AUTH, BDAT and STARTTLS, which no reply to EHLO announced.
+    NotOffered,
     DeclaredTooLarge,
     ContentTooLarge,
     RelayDenied,
@@ -28,6 +26,7 @@ pub enum Fault {
     Loop,
     TimedOut,
     TooMany,
+    TooManyRefusedRecipients,
 }
 
 /// The client did nothing wrong, and it can try again later.
@@ -50,19 +49,18 @@ pub enum Error {
 impl From<Fault> for Reply {
     fn from(fault: Fault) -> Self {
         match fault {
-            Fault::Malformed(malformed) => reply::of_malformed(malformed),
+            Fault::Malformed(malformed) => of_malformed(malformed),
             Fault::LineTooLong => reply::LINE_TOO_LONG,
-            Fault::LineEndless | Fault::TooMany => reply::TOO_MANY_FAULTS,
+            Fault::LineEndless => reply::ENDLESS_LINE,
+            Fault::TooMany => reply::TOO_MANY_FAULTS,
+            Fault::TooManyRefusedRecipients => reply::TOO_MANY_REFUSED_RECIPIENTS,
             Fault::BareNewline => reply::BARE_NEWLINE,
-            Fault::HelloFirst => reply::HELLO_FIRST,
-            Fault::MailFirst => reply::MAIL_FIRST,
-            Fault::NestedMail => reply::NESTED_MAIL,
-            Fault::RecipientFirst => reply::RECIPIENT_FIRST,
+            Fault::HelloFirst => reply::EXPECTED_HELLO,
+            Fault::MailFirst => reply::EXPECTED_MAIL,
+            Fault::NestedMail => reply::EXPECTED_RCPT_OR_RSET,
+            Fault::RecipientFirst => reply::EXPECTED_RCPT,
             Fault::NoValidRecipients => reply::NO_VALID_RECIPIENTS,
-            Fault::ExpnRefused => reply::EXPN_REFUSED,
-            Fault::AuthNotOffered => reply::AUTH_NOT_OFFERED,
-            Fault::ChunkingNotOffered => reply::CHUNKING_NOT_OFFERED,
-            Fault::TlsNotOffered => reply::TLS_NOT_OFFERED,
+            Fault::NotOffered => reply::NOT_IMPLEMENTED,
             Fault::DeclaredTooLarge | Fault::ContentTooLarge => reply::TOO_LARGE,
             Fault::RelayDenied => reply::RELAY_DENIED,
             Fault::TooManyRecipients => reply::TOO_MANY_RECIPIENTS,
@@ -77,10 +75,10 @@ impl From<Error> for Reply {
     fn from(error: Error) -> Self {
         match error {
             Error::NoStorage | Error::NoMemory => reply::NO_STORAGE,
-            Error::SpoolFailed => reply::SPOOL_FAILED,
-            Error::Stopping => reply::STOPPING,
+            Error::SpoolFailed => reply::LOCAL_ERROR,
+            Error::Stopping => reply::SHUTTING_DOWN,
             Error::Full => reply::FULL,
-            Error::SpoolStopped => reply::SPOOL_STOPPED,
+            Error::SpoolStopped => reply::SPOOL_FAILED,
         }
     }
 }
@@ -89,7 +87,7 @@ impl Fault {
     /// For log lines and metrics.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Malformed(malformed) => malformed.name(),
+            Self::Malformed(malformed) => name_of(malformed),
             Self::LineTooLong => "line-too-long",
             Self::LineEndless => "line-endless",
             Self::BareNewline => "bare-newline",
@@ -98,10 +96,7 @@ impl Fault {
             Self::NestedMail => "nested-mail",
             Self::RecipientFirst => "recipient-first",
             Self::NoValidRecipients => "no-valid-recipients",
-            Self::ExpnRefused => "expn-refused",
-            Self::AuthNotOffered => "auth-not-offered",
-            Self::ChunkingNotOffered => "chunking-not-offered",
-            Self::TlsNotOffered => "tls-not-offered",
+            Self::NotOffered => "not-offered",
             Self::DeclaredTooLarge => "declared-too-large",
             Self::ContentTooLarge => "content-too-large",
             Self::RelayDenied => "relay-denied",
@@ -110,6 +105,7 @@ impl Fault {
             Self::Loop => "loop",
             Self::TimedOut => "timed-out",
             Self::TooMany => "too-many-faults",
+            Self::TooManyRefusedRecipients => "too-many-refused-recipients",
         }
     }
 }
@@ -135,21 +131,64 @@ pub(super) struct Budget {
     refused_recipients_count: u16,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Left {
-    Some,
-    None,
-}
-
 impl Budget {
-    pub(super) fn spend(&mut self, fault: Fault) -> Left {
-        let (count, max) = match fault {
+    /// The fault that ends the session, if this one was the last it had.
+    pub(super) fn spend(&mut self, fault: Fault) -> Option<Fault> {
+        let (count, max, last) = match fault {
             // What an honest sender with an old list, or with many recipients, runs into.
-            Fault::RelayDenied => (&mut self.refused_recipients_count, limits::REFUSED_RECIPIENTS_COUNT_MAX),
-            Fault::TooManyRecipients => return Left::Some,
-            _ => (&mut self.faults_count, limits::FAULTS_COUNT_MAX),
+            Fault::RelayDenied => (
+                &mut self.refused_recipients_count,
+                limits::REFUSED_RECIPIENTS_COUNT_MAX,
+                Fault::TooManyRefusedRecipients,
+            ),
+            Fault::TooManyRecipients => return None,
+            _ => (&mut self.faults_count, limits::FAULTS_COUNT_MAX, Fault::TooMany),
         };
         *count += 1;
-        if *count < max { Left::Some } else { Left::None }
+        (*count >= max).then_some(last)
+    }
+}
+
+fn of_malformed(malformed: Malformed) -> Reply {
+    match malformed {
+        Malformed::UnknownVerb => reply::UNKNOWN_COMMAND,
+        Malformed::Syntax => reply::BAD_ARGUMENT,
+        Malformed::NonAscii => reply::NON_ASCII,
+        Malformed::NonAsciiPath => reply::NON_ASCII_MAILBOX,
+        Malformed::HeloName => reply::BAD_HELO_NAME,
+        Malformed::ReversePath => reply::BAD_SENDER_SYNTAX,
+        Malformed::ForwardPath => reply::BAD_RECIPIENT_SYNTAX,
+        Malformed::LocalPartTooLong => reply::SENDER_LOCAL_PART_TOO_LONG,
+        Malformed::DomainTooLong => reply::SENDER_DOMAIN_TOO_LONG,
+        Malformed::PathTooLong => reply::SENDER_PATH_TOO_LONG,
+        Malformed::UnknownParam => reply::UNKNOWN_PARAMETER,
+        Malformed::BadParam => reply::BAD_PARAMETER,
+        Malformed::DuplicateParam => reply::DUPLICATE_PARAMETER,
+        Malformed::UnsupportedBody => reply::UNSUPPORTED_BODY,
+        Malformed::ArgumentMissing => reply::ARGUMENT_MISSING,
+        Malformed::ArgumentUnexpected => reply::ARGUMENT_UNEXPECTED,
+        Malformed::ControlOctet => reply::CONTROL_OCTET,
+    }
+}
+
+fn name_of(malformed: Malformed) -> &'static str {
+    match malformed {
+        Malformed::UnknownVerb => "unknown-verb",
+        Malformed::Syntax => "syntax",
+        Malformed::NonAscii => "non-ascii",
+        Malformed::NonAsciiPath => "non-ascii-path",
+        Malformed::HeloName => "helo-name",
+        Malformed::ReversePath => "reverse-path",
+        Malformed::ForwardPath => "forward-path",
+        Malformed::LocalPartTooLong => "local-part-too-long",
+        Malformed::DomainTooLong => "domain-too-long",
+        Malformed::PathTooLong => "path-too-long",
+        Malformed::UnknownParam => "unknown-parameter",
+        Malformed::BadParam => "bad-parameter",
+        Malformed::DuplicateParam => "duplicate-parameter",
+        Malformed::UnsupportedBody => "unsupported-body",
+        Malformed::ArgumentMissing => "argument-missing",
+        Malformed::ArgumentUnexpected => "argument-unexpected",
+        Malformed::ControlOctet => "control-octet",
     }
 }

@@ -156,12 +156,11 @@ impl Session {
 
     /// Throws an over-long line away up to its end, and answers it then, once.
     fn discard_line(&mut self, cx: &mut Context<'_>, input: &[u8], out: &mut Vec<u8>) -> Progress {
-        let end = memchr::memchr(b'\n', input);
-        let consumed = end.map_or(input.len(), |at| at + 1);
+        let (consumed, ended) = line::discard(input);
         self.discarded_len += consumed;
         let next = if self.discarded_len > limits::DISCARDED_LINE_LEN_MAX {
             self.dismiss(cx, Fault::LineEndless, out)
-        } else if end.is_some() {
+        } else if ended {
             self.discarded_len = 0;
             self.active_at = cx.now.monotonic;
             self.refuse(cx, Fault::LineTooLong, out)
@@ -176,25 +175,24 @@ impl Session {
         match (&self.phase, command) {
             (_, Command::Quit) => {
                 self.enter(cx, Phase::Closing);
-                cx.reply(&reply::BYE, out);
+                cx.reply(&reply::CLOSING, out);
                 Next::Close
             }
             (_, Command::Ehlo(name)) => self.hello(cx, name, true, out),
             (_, Command::Helo(name)) => self.hello(cx, name, false, out),
-            (_, Command::Noop) => cx.reply(&reply::NOOP, out),
+            (_, Command::Noop) => cx.reply(&reply::OK, out),
             (_, Command::Help) => cx.reply(&reply::HELP, out),
-            (_, Command::Vrfy) => cx.reply(&reply::VRFY, out),
+            (_, Command::Vrfy) => cx.reply(&reply::NOT_VERIFIED, out),
             (_, Command::Rset) => {
                 // RFC 5321 §4.1.1.5: allowed at any time, even before EHLO, where there is nothing to abort.
                 if !matches!(self.phase, Phase::Start) {
                     self.enter(cx, Phase::Idle);
                 }
-                cx.reply(&reply::RESET, out)
+                cx.reply(&reply::OK, out)
             }
-            (_, Command::Expn) => self.refuse(cx, Fault::ExpnRefused, out),
-            (_, Command::Auth) => self.refuse(cx, Fault::AuthNotOffered, out),
-            (_, Command::Bdat) => self.refuse(cx, Fault::ChunkingNotOffered, out),
-            (_, Command::StartTls) => self.refuse(cx, Fault::TlsNotOffered, out),
+            (_, Command::Expn | Command::Auth | Command::Bdat | Command::StartTls) => {
+                self.refuse(cx, Fault::NotOffered, out)
+            }
 
             (Phase::Start, _) => self.refuse(cx, Fault::HelloFirst, out),
             (Phase::Idle, Command::Mail(mail)) => self.mail(cx, &mail, out),
@@ -262,13 +260,13 @@ impl Session {
             return self.refuse(cx, fault, out);
         }
         let Phase::Mail(mut transaction) = self.phase.take() else { unreachable!("matched above") };
-        let date = cx.pool.date.rfc5322(cx.now);
+        let (id, date) = (transaction.id, cx.pool.date.rfc5322(cx.now));
         trace::write_received(transaction.start_content(), &trace::Received {
             helo: &self.helo,
             client: self.client.ip(),
             hostname: &cx.service.hostname,
             extended: self.extended,
-            id: transaction.id,
+            id,
             date,
         });
         self.enter(cx, Phase::Body(transaction));
@@ -367,8 +365,8 @@ impl Session {
     fn refuse(&mut self, cx: &mut Context<'_>, fault: Fault, out: &mut Vec<u8>) -> Next {
         self.blame(cx, fault, out);
         match self.budget.spend(fault) {
-            fault::Left::Some => Next::Input,
-            fault::Left::None => self.dismiss(cx, Fault::TooMany, out),
+            None => Next::Input,
+            Some(last) => self.dismiss(cx, last, out),
         }
     }
 

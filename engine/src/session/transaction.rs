@@ -45,7 +45,7 @@ impl Transaction {
         let (mut envelope, content) = (std::mem::take(&mut self.envelope), std::mem::take(&mut self.content));
         envelope.clear();
         *self = Self { id, received_unix_us: now.unix_us(), envelope, content, ..Self::default() };
-        let mut writer = envelope::Writer::new(&mut self.envelope);
+        let mut writer = envelope::Writer(&mut self.envelope);
         match &mail.reverse_path {
             ReversePath::Null => writer.reverse_path(None),
             ReversePath::Mailbox(mailbox) => writer.reverse_path(Some(mailbox)),
@@ -58,7 +58,7 @@ impl Transaction {
     }
 
     pub(super) fn add_recipient(&mut self, forward_path: &ForwardPath<'_>) {
-        envelope::Writer::new(&mut self.envelope).forward_path(forward_path);
+        envelope::Writer(&mut self.envelope).forward_path(forward_path);
         self.recipients_count += 1;
     }
 
