@@ -1,1 +1,10 @@
-//! (under construction)
+//! SMTP's words and grammar (RFC 5321 and the extensions served): octets in, values out. Nothing here knows a session.
+//!
+//! - [`line`]: one command line out of what was received; [`command`], [`params`], [`path`]: what it says. Values borrow
+//!   from the line, nothing is copied or allocated.
+
+pub mod command;
+pub mod line;
+pub mod params;
+pub mod path;
+pub mod scan;
