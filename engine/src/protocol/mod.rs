@@ -2,8 +2,10 @@
 //!
 //! - [`line`]: one command line out of what was received; [`command`], [`params`], [`path`]: what it says. Values borrow
 //!   from the line, nothing is copied or allocated.
+//! - [`data`]: the content of a transaction out of what was received, over [`scan`].
 
 pub mod command;
+pub mod data;
 pub mod line;
 pub mod params;
 pub mod path;
