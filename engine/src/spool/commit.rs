@@ -292,3 +292,140 @@ impl GroupCommit {
 const SHORT_WRITE_ERRNO: i32 = 5;
 
 const _: () = assert!((BATCH_LEN_SOFT_MAX as u64).is_multiple_of(BLOCK_LEN));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EPOCH_1: SegmentHeader =
+        SegmentHeader { shard: 0, number: 1, epoch: 1, key: 11, capacity: 4 * BLOCK_LEN };
+    const EPOCH_2: SegmentHeader =
+        SegmentHeader { shard: 0, number: 2, epoch: 2, key: 12, capacity: 4 * BLOCK_LEN };
+
+    fn append(commit: &mut GroupCommit, ticket: Ticket, len: usize) -> Result<Place, AppendError> {
+        commit.append(ticket, &RecordMeta::default(), b"", &[&vec![b'x'; len]])
+    }
+
+    /// Completes `write` well; returns the outcome and the tickets.
+    fn succeed(commit: &mut GroupCommit, write: Write) -> (Completed, Vec<Ticket>) {
+        let mut tickets = Vec::new();
+        let completed = commit.complete(Ok(write.bytes.len()), write.bytes, &mut tickets);
+        (completed, tickets)
+    }
+
+    #[test]
+    fn what_waits_during_a_write_goes_out_together_after_it() {
+        let mut commit = GroupCommit::new();
+        assert!(commit.needs_segment(1) && commit.start().is_none());
+        assert_eq!(commit.use_segment(&EPOCH_1), None);
+        assert_eq!(append(&mut commit, 1, 10), Ok(Place { epoch: 1, offset: 4096 + 64 }));
+        let first = commit.start().unwrap();
+        assert_eq!((first.epoch, first.offset, first.bytes.len()), (1, 4096, 4096));
+        assert_eq!(append(&mut commit, 2, 10), Ok(Place { epoch: 1, offset: 8192 + 64 }));
+        append(&mut commit, 3, 10).unwrap();
+        assert!(commit.start().is_none(), "one in flight");
+        let (completed, tickets) = succeed(&mut commit, first);
+        assert_eq!(completed, Completed { epoch: 1, committed: 8192, seals: false, ok: true });
+        assert_eq!(tickets, [1]);
+        let second = commit.start().unwrap();
+        assert_eq!(second.offset, 8192);
+        let (completed, tickets) = succeed(&mut commit, second);
+        assert_eq!((completed.committed, &tickets[..]), (12288, &[2, 3][..]));
+        assert!(commit.is_idle());
+    }
+
+    #[test]
+    fn a_full_segment_is_sealed_by_its_last_write() {
+        let mut commit = GroupCommit::new();
+        commit.use_segment(&EPOCH_1);
+        append(&mut commit, 1, 3000).unwrap();
+        let first = commit.start().unwrap();
+        append(&mut commit, 2, 7000).unwrap();
+        assert_eq!(append(&mut commit, 3, 7000), Err(AppendError::NeedsSegment));
+        assert!(commit.needs_segment(record::encoded_len(0, 7000)));
+        assert_eq!(commit.use_segment(&EPOCH_2), None);
+        append(&mut commit, 3, 7000).unwrap();
+        let (completed, _) = succeed(&mut commit, first);
+        assert!(!completed.seals, "a batch of the segment still waits");
+        let write = commit.start().unwrap();
+        assert_eq!((write.epoch, write.offset), (1, 8192));
+        let (completed, tickets) = succeed(&mut commit, write);
+        assert_eq!((completed.seals, completed.committed, &tickets[..]), (true, 16384, &[2][..]));
+        let write = commit.start().unwrap();
+        assert_eq!((write.epoch, write.offset), (2, 4096));
+        let (completed, tickets) = succeed(&mut commit, write);
+        assert_eq!((completed.epoch, completed.seals, &tickets[..]), (2, false, &[3][..]));
+        assert_eq!(
+            commit.use_segment(&SegmentHeader { epoch: 3, ..EPOCH_1 }),
+            Some(2),
+            "nothing left to write"
+        );
+    }
+
+    #[test]
+    fn a_write_in_flight_seals_when_it_is_the_last() {
+        let mut commit = GroupCommit::new();
+        commit.use_segment(&EPOCH_1);
+        append(&mut commit, 1, 11000).unwrap();
+        let write = commit.start().unwrap();
+        assert_eq!(commit.use_segment(&EPOCH_2), None);
+        assert!(succeed(&mut commit, write).0.seals);
+    }
+
+    #[test]
+    fn a_failed_or_short_write_fails_everything_for_good() {
+        for (result, errno) in [(Err(28), 28), (Ok(4095), 5), (Ok(0), 5)] {
+            let mut commit = GroupCommit::new();
+            commit.use_segment(&EPOCH_1);
+            append(&mut commit, 1, 10).unwrap();
+            let write = commit.start().unwrap();
+            append(&mut commit, 2, 10).unwrap();
+            let mut tickets = Vec::new();
+            let completed = commit.complete(result, write.bytes, &mut tickets);
+            assert_eq!(completed, Completed { epoch: 1, committed: 4096, seals: true, ok: false });
+            assert_eq!((&tickets[..], commit.failed()), (&[1, 2][..], Some(errno)));
+            assert_eq!(append(&mut commit, 3, 10), Err(AppendError::Failed(errno)));
+            commit.use_segment(&EPOCH_2);
+            assert_eq!(append(&mut commit, 3, 10), Err(AppendError::Failed(errno)));
+            assert!(commit.start().is_none() && !commit.needs_segment(10));
+        }
+    }
+
+    #[test]
+    fn a_record_larger_than_a_segment_is_refused_and_changes_nothing() {
+        let mut commit = GroupCommit::new();
+        commit.use_segment(&EPOCH_1);
+        assert_eq!(append(&mut commit, 1, 3 * 4096), Err(AppendError::TooLarge));
+        assert!(commit.is_idle());
+        append(&mut commit, 2, 3 * 4096 - 128).unwrap();
+    }
+
+    #[test]
+    fn a_large_batch_is_closed_and_the_next_stands_behind_it() {
+        let mut commit = GroupCommit::new();
+        commit.use_segment(&SegmentHeader { capacity: 64 << 20, ..EPOCH_1 });
+        append(&mut commit, 1, BATCH_LEN_SOFT_MAX).unwrap();
+        let place = append(&mut commit, 2, 10).unwrap();
+        let write = commit.start().unwrap();
+        assert_eq!(place.offset, write.offset + write.bytes.len() as u64 + 64);
+        assert_eq!(succeed(&mut commit, write).1, [1]);
+        let write = commit.start().unwrap();
+        assert_eq!(place.offset, write.offset + 64);
+        assert_eq!(succeed(&mut commit, write).1, [2]);
+    }
+
+    #[test]
+    fn buffers_come_back_and_are_used_again() {
+        let mut commit = GroupCommit::new();
+        commit.use_segment(&SegmentHeader { capacity: 64 << 20, ..EPOCH_1 });
+        let mut pointers = Vec::new();
+        for _ in 0..5 {
+            append(&mut commit, 1, 1000).unwrap();
+            let write = commit.start().unwrap();
+            pointers.push(write.bytes.as_ptr());
+            succeed(&mut commit, write);
+        }
+        pointers.dedup();
+        assert_eq!(pointers.len(), 1);
+    }
+}

@@ -20,6 +20,9 @@ pub mod recover;
 pub mod segment;
 pub mod walk;
 
+#[cfg(test)]
+mod tests;
+
 /// Version of all formats of this module. A greater one on disk is refused.
 pub const FORMAT_VERSION: u8 = 1;
 /// Batches start on a multiple of this, and so does every write: what a direct write to any disk may need.

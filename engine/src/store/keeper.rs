@@ -2,7 +2,9 @@
 //!
 //! A worker takes a segment from a queue and never waits: when none is ready (a full disk), it answers 452 until one is.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, OnceLock};
@@ -10,6 +12,7 @@ use std::thread::{JoinHandle, Thread};
 use std::time::Duration;
 
 use crossbeam_queue::ArrayQueue;
+use rustix::io::Errno;
 
 use super::error::StoreError;
 use super::open::SpoolOptions;
@@ -19,11 +22,13 @@ use super::shard::ShardDir;
 use crate::spool::segment::SegmentHeader;
 
 /// Most segments that a shard may have ready.
-pub const READY_COUNT_MAX: usize = 4;
+pub(super) const READY_COUNT_MAX: usize = 4;
 /// Delivered segments a shard keeps for reuse beyond those that are ready; more are deleted.
 const SPARES_COUNT_MAX: usize = 2;
 /// Between two tries after an error.
 const RETRY_WAIT: Duration = Duration::from_secs(1);
+/// Between two looks where nothing nudges.
+const IDLE_WAIT: Duration = Duration::from_secs(60);
 
 /// What recovery found of one shard.
 #[derive(Debug)]
@@ -33,10 +38,18 @@ pub(super) struct ShardPlan {
     pub active: bool,
     /// Segments with mail to deliver, oldest first.
     pub recovered: Vec<Arc<Segment>>,
-    /// Number and capacity of segments with nothing to deliver.
-    pub spares: Vec<(u32, u64)>,
+    /// Segments with nothing to deliver.
+    pub spares: Vec<Spare>,
     pub next_number: u32,
     pub newest_epoch: u64,
+}
+
+/// A file that may be used again.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Spare {
+    pub number: u32,
+    pub epoch: u64,
+    pub capacity: u64,
 }
 
 /// A worker's side of its shard.
@@ -51,9 +64,7 @@ pub struct ShardHandles {
 impl ShardHandles {
     /// The next segment, if one is ready. Lets the keeper know, which costs one system call.
     pub fn take(&self) -> Option<Arc<Segment>> {
-        let segment = self.ready.pop();
-        self.nudge.nudge();
-        segment
+        self.ready.pop().inspect(|_| self.nudge.nudge())
     }
 
     /// Whether a segment is ready.
@@ -140,7 +151,7 @@ impl KeeperState {
     }
 }
 
-/// The running keeper, and with it the lock on the spool. Stops when dropped.
+/// The running keeper, and with it the lock on the spool. Stops when dropped: after the workers and egress.
 #[derive(Debug)]
 pub struct Keeper {
     state: Arc<KeeperState>,
@@ -156,10 +167,13 @@ struct Shard {
     active: bool,
     ready: Arc<ArrayQueue<Arc<Segment>>>,
     feed: Sender<Arc<Segment>>,
-    /// Numbers of files to reuse.
-    spares: Vec<u32>,
+    /// Files to reuse.
+    spares: Vec<Spare>,
     next_number: u32,
-    newest_epoch: u64,
+    /// The last epoch given out.
+    last_epoch: u64,
+    /// The greatest epoch whose header is surely on the disk.
+    durable_epoch: u64,
 }
 
 struct Task {
@@ -167,6 +181,7 @@ struct Task {
     done: Receiver<Arc<Segment>>,
     segment_size: u64,
     state: Arc<KeeperState>,
+    stop: Arc<AtomicBool>,
 }
 
 impl Keeper {
@@ -175,7 +190,8 @@ impl Keeper {
         options: &SpoolOptions,
         plans: Vec<ShardPlan>,
     ) -> Result<(Self, Vec<ShardHandles>, Vec<ShardFeed>), StoreError> {
-        let (state, nudge, stop) = (Arc::new(KeeperState::default()), Nudge::default(), Arc::default());
+        let (state, nudge) = (Arc::new(KeeperState::default()), Nudge::default());
+        let stop = Arc::new(AtomicBool::new(false));
         let (done_sender, done) = channel();
         let (mut shards, mut handles, mut feeds) = (Vec::new(), Vec::new(), Vec::new());
         for plan in plans {
@@ -188,17 +204,17 @@ impl Keeper {
             let done = Done { sender: done_sender.clone(), nudge: nudge.clone() };
             feeds.push(ShardFeed { shard, recovered: plan.recovered, incoming, done });
             let ShardPlan { dir, active, next_number, newest_epoch, .. } = plan;
-            let spares = plan.spares.into_iter().map(|(number, _)| number).collect();
-            shards.push(Shard { dir, active, ready, feed, spares, next_number, newest_epoch });
+            let (last_epoch, durable_epoch) = (newest_epoch, newest_epoch);
+            let spares = Vec::new();
+            let mut shard =
+                Shard { dir, active, ready, feed, spares, next_number, last_epoch, durable_epoch };
+            plan.spares.into_iter().for_each(|spare| shard.take_spare(spare, options.segment_size, &state));
+            shards.push(shard);
         }
-        let mut task = Task { shards, done, segment_size: options.segment_size, state: Arc::clone(&state) };
-        let stopped = Arc::clone(&stop);
-        let body = move || {
-            while !AtomicBool::load(&stopped, Ordering::Acquire) {
-                task.turn();
-            }
-        };
-        let thread = std::thread::Builder::new().name("keeper".into()).spawn(body);
+        let segment_size = options.segment_size;
+        let mut task =
+            Task { shards, done, segment_size, state: Arc::clone(&state), stop: Arc::clone(&stop) };
+        let thread = std::thread::Builder::new().name("keeper".into()).spawn(move || task.run());
         let thread = thread.map_err(StoreError::io("start a thread for", &options.path))?;
         drop(nudge.0.set(thread.thread().clone()));
         Ok((Self { state, nudge, stop, thread: Some(thread), _lock: lock }, handles, feeds))
@@ -225,21 +241,154 @@ impl Drop for Keeper {
 }
 
 impl Task {
-    fn turn(&mut self) {
-        while let Ok(_segment) = self.done.try_recv() {}
-        let _ = (&self.shards, self.segment_size, &self.state, SPARES_COUNT_MAX, RETRY_WAIT, Fate::Recycle);
-        std::thread::park_timeout(RETRY_WAIT);
+    /// Takes back what is done, makes what is missing, waits for the next nudge.
+    fn run(&mut self) {
+        while !self.stop.load(Ordering::Acquire) {
+            while let Ok(segment) = self.done.try_recv() {
+                self.take_back(&segment);
+            }
+            let made = self.make_missing();
+            self.drop_surplus();
+            std::thread::park_timeout(if made.is_ok() { IDLE_WAIT } else { RETRY_WAIT });
+        }
+    }
+
+    fn take_back(&mut self, segment: &Segment) {
+        let Some(shard) = self.shards.iter_mut().find(|shard| shard.dir.shard == segment.shard) else {
+            return;
+        };
+        let path = segment.path.display();
+        match segment.fate() {
+            Fate::SetAside => match shard.dir.set_aside(segment.number) {
+                Ok(aside) => {
+                    self.state.set_aside_count.fetch_add(1, Ordering::Relaxed);
+                    tracing::error!(path = %aside.display(), "kept a damaged segment; `ringmx spool verify` names the damage");
+                }
+                Err(error) => tracing::error!(%path, %error, "cannot set a damaged segment aside"),
+            },
+            Fate::Recycle => {
+                let Segment { number, epoch, capacity, .. } = *segment;
+                shard.take_spare(Spare { number, epoch, capacity }, self.segment_size, &self.state);
+            }
+            Fate::Delete => shard.delete(segment.number, segment.epoch, &self.state),
+        }
+    }
+
+    /// Fills the queues, one segment a shard in turn, so that no shard waits for another's last. Ends with the first pass that
+    /// makes nothing or meets an error.
+    fn make_missing(&mut self) -> io::Result<()> {
+        loop {
+            let mut made = false;
+            let mut outcome = Ok(());
+            for shard in self.shards.iter_mut().filter(|shard| shard.active && !shard.ready.is_full()) {
+                match shard.make(self.segment_size, &self.state) {
+                    Ok(segment) => {
+                        let segment = Arc::new(segment);
+                        // Egress first: it must know the segment before a worker can commit to it.
+                        drop(shard.feed.send(Arc::clone(&segment)));
+                        drop(shard.ready.push(segment));
+                        made = true;
+                    }
+                    Err(error) => outcome = outcome.and(Err((error, shard.dir.path.as_path()))),
+                }
+            }
+            if made || outcome.is_err() {
+                note_outcome(&self.state, outcome.as_ref().err());
+            }
+            outcome.map_err(|(error, _)| error)?;
+            if !made || self.stop.load(Ordering::Acquire) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn drop_surplus(&mut self) {
+        for shard in &mut self.shards {
+            while shard.spares.len() > SPARES_COUNT_MAX {
+                let Spare { number, epoch, .. } = shard.spares.remove(0);
+                shard.delete(number, epoch, &self.state);
+            }
+        }
+    }
+}
+
+/// Publishes whether segments can be made, and logs each change once.
+fn note_outcome(state: &KeeperState, error: Option<&(io::Error, &Path)>) {
+    // EIO stands for an error without a number.
+    let number = |error: &io::Error| error.raw_os_error().unwrap_or(Errno::IO.raw_os_error());
+    let errno = error.map_or(0, |(error, _)| number(error));
+    if state.errno.swap(errno, Ordering::AcqRel) == errno {
+        return;
+    }
+    match error {
+        Some((error, path)) => {
+            let path = path.display();
+            tracing::error!(%path, %error, "cannot make segments for the spool; without one, mail is refused with 452");
+        }
+        None => tracing::info!("segments for the spool can be made again"),
     }
 }
 
 impl Shard {
-    fn next_header(&self, capacity: u64) -> SegmentHeader {
-        SegmentHeader {
-            shard: self.dir.shard,
-            number: self.next_number,
-            epoch: self.newest_epoch + 1,
-            key: 0,
-            capacity,
+    /// Keeps a delivered file of the right size for reuse, removes another.
+    fn take_spare(&mut self, spare: Spare, segment_size: u64, state: &KeeperState) {
+        if self.active && spare.capacity == segment_size {
+            self.spares.push(spare);
+        } else {
+            self.delete(spare.number, spare.epoch, state);
         }
     }
+
+    /// A segment with a new epoch: from a spare file, or else from a new one.
+    fn make(&mut self, capacity: u64, state: &KeeperState) -> io::Result<Segment> {
+        if let Some(spare) = self.spares.pop() {
+            let header = self.next_header(spare.number, capacity)?;
+            match self.dir.recycle(&header) {
+                Ok(segment) => {
+                    self.durable_epoch = header.epoch;
+                    state.recycled_count.fetch_add(1, Ordering::Relaxed);
+                    return Ok(segment);
+                }
+                Err(error) => {
+                    let path = self.dir.segment_path(spare.number);
+                    tracing::warn!(path = %path.display(), %error, "cannot recycle a segment; removing it");
+                    self.delete(spare.number, spare.epoch, state);
+                }
+            }
+        }
+        let header = self.next_header(self.next_number, capacity)?;
+        let segment = self.dir.create(&header)?;
+        self.next_number += 1;
+        self.durable_epoch = header.epoch;
+        state.created_count.fetch_add(1, Ordering::Relaxed);
+        Ok(segment)
+    }
+
+    /// An epoch is used up by the attempt: after an error nobody knows whether its header is on the disk.
+    fn next_header(&mut self, number: u32, capacity: u64) -> io::Result<SegmentHeader> {
+        self.last_epoch += 1;
+        let key = random_key()?;
+        Ok(SegmentHeader { shard: self.dir.shard, number, epoch: self.last_epoch, key, capacity })
+    }
+
+    /// Removes a file, but of the shard's newest one leaves the header: the next start counts epochs on from there.
+    fn delete(&self, number: u32, epoch: u64, state: &KeeperState) {
+        let newest = epoch == self.durable_epoch;
+        match if newest { self.dir.cut(number) } else { self.dir.delete(number) } {
+            Ok(()) => {
+                state.deleted_count.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(error) => {
+                let path = self.dir.segment_path(number);
+                tracing::warn!(path = %path.display(), %error, "cannot remove a delivered segment; the next start will");
+            }
+        }
+    }
+}
+
+/// Eight bytes nobody can guess: see [`SegmentHeader::key`].
+fn random_key() -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(u64::from_le_bytes(bytes))
 }

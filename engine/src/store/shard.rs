@@ -95,7 +95,7 @@ impl ShardDir {
         let path = self.segment_path(header.number);
         let new_path = path.with_extension("new");
         // S1: the file exists under a name that says it is not finished.
-        let file = open_options().create_new(true).open(&new_path)?;
+        let file = open_options().create(true).truncate(true).open(&new_path)?;
         let created = write_blocks(&file, header)
             // S2: its acknowledgements are empty, whatever an earlier file of this number left.
             .and_then(|()| open_options().create(true).truncate(true).open(ack_path(&path)))
@@ -108,7 +108,7 @@ impl ShardDir {
             return Err(error);
         }
         // Zeros nobody will read need no memory.
-        drop(fadvise(&file, 0, None, Advice::DontNeed));
+        let _ = fadvise(&file, 0, None, Advice::DontNeed);
         Ok(Segment::fresh(header, path, file))
     }
 
@@ -130,6 +130,13 @@ impl ShardDir {
         fs::remove_file(&path)?;
         self.dir.sync_all()?;
         remove_if_there(&ack_path(&path))
+    }
+
+    /// Gives back the space of a wholly acknowledged segment but keeps its header. Needs no space itself.
+    pub(super) fn cut(&self, number: u32) -> io::Result<()> {
+        let file = open_options().open(self.segment_path(number))?;
+        file.set_len(BLOCK_LEN)?;
+        file.sync_all()
     }
 
     /// Keeps a damaged segment under a name that no start reads.
