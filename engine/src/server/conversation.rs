@@ -136,7 +136,9 @@ impl<R: Ring, S: Segments> Worker<R, S> {
     }
 
     pub(super) fn on_send(&mut self, key: Key, completion: Completion) {
-        let Payload::Returned(mut bytes) = completion.payload else { unreachable!("a send returns its bytes") };
+        let Payload::Returned(mut bytes) = completion.payload else {
+            unreachable!("a send returns its bytes")
+        };
         let Some(connection) = self.connections.get_mut(key) else { return };
         connection.ops_count -= 1;
         connection.sending = false;
@@ -256,7 +258,10 @@ impl<R: Ring, S: Segments> Worker<R, S> {
             connection.touched = true;
             self.touched.push(key);
         }
-        if matches!(connection.state, State::Flushing { .. }) && connection.out.is_empty() && !connection.sending {
+        if matches!(connection.state, State::Flushing { .. })
+            && connection.out.is_empty()
+            && !connection.sending
+        {
             self.ring.shutdown_write(connection.fd);
             let until = now + limits::LINGER_TIME_MAX;
             connection.state = State::Lingering { until, left_len: limits::LINGER_LEN_MAX };
@@ -315,7 +320,6 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         keep_buffer(&mut self.spare, std::mem::take(&mut connection.parked));
         keep_buffer(&mut self.spare, std::mem::take(&mut connection.out));
     }
-
 }
 
 /// Gives input to the session for as long as it takes any; returns what it consumed.

@@ -261,14 +261,17 @@ impl Session {
         }
         let Phase::Mail(mut transaction) = self.phase.take() else { unreachable!("matched above") };
         let (id, date) = (transaction.id, cx.pool.date.rfc5322(cx.now));
-        trace::write_received(transaction.start_content(), &trace::Received {
-            helo: &self.helo,
-            client: self.client.ip(),
-            hostname: &cx.service.hostname,
-            extended: self.extended,
-            id,
-            date,
-        });
+        trace::write_received(
+            transaction.start_content(),
+            &trace::Received {
+                helo: &self.helo,
+                client: self.client.ip(),
+                hostname: &cx.service.hostname,
+                extended: self.extended,
+                id,
+                date,
+            },
+        );
         self.enter(cx, Phase::Body(transaction));
         cx.reply(&reply::START_CONTENT, out)
     }
