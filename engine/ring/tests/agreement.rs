@@ -192,8 +192,7 @@ mod scenario {
         scene.note("told once", RECV);
         scene.machine.ring().send(SEND, fd, b"reply".to_vec(), 0);
         scene.note("send", SEND);
-        scene.machine.ring().shutdown_write(OTHER, fd);
-        scene.note("shutdown_write", OTHER);
+        scene.machine.ring().shutdown_write(fd);
         scene.close(fd);
     }
 
@@ -243,8 +242,8 @@ mod scenario {
         ring.send(SEND, fd, b"bytes".to_vec(), 1);
         ring.accept(ACCEPT, fd, AcceptMode::Multishot);
         ring.cancel_all(CANCEL, fd);
-        ring.shutdown_write(OTHER, fd);
-        for token in [RECV, SEND, ACCEPT, CANCEL, OTHER] {
+        ring.shutdown_write(fd);
+        for token in [RECV, SEND, ACCEPT, CANCEL] {
             scene.note("not open", token);
         }
         scene.machine.ring().write(OTHER, fd, 0, b"bytes".to_vec(), true);
@@ -309,8 +308,7 @@ mod scenario {
         scene.machine.ring().send(SEND, fd, b"xxreply".to_vec(), 2);
         scene.note("send", SEND);
         for _ in 0..2 {
-            scene.machine.ring().shutdown_write(OTHER, fd);
-            scene.note("shutdown_write", OTHER);
+            scene.machine.ring().shutdown_write(fd);
         }
         scene.machine.ring().send(SEND, fd, b"more".to_vec(), 0);
         scene.note("send", SEND);
@@ -389,8 +387,7 @@ fn echo(scene: &mut Scene<impl Machine>, random: &mut Random) {
         scene.machine.ring().send(SEND, fd, received[..end].to_vec(), sent_len);
         sent_len += scene.next(SEND).result.expect("sent") as usize;
     }
-    scene.machine.ring().shutdown_write(OTHER, fd);
-    scene.note("shutdown_write", OTHER);
+    scene.machine.ring().shutdown_write(fd);
     scene.close(fd);
     scene.note_client("echo", 0);
 }

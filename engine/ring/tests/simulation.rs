@@ -12,7 +12,6 @@ use ringmx_ring::{AcceptMode, Completion, Errno, Fd, Key, Payload, Ring, Slab, T
 const ACCEPT: u8 = 1;
 const RECV: u8 = 2;
 const SEND: u8 = 3;
-const SHUTDOWN: u8 = 4;
 const CLOSE: u8 = 5;
 const CANCEL: u8 = 6;
 
@@ -24,7 +23,6 @@ enum Phase {
     Open,
     /// The client has ended; what waits is still sent.
     Ended,
-    ShuttingDown,
     /// Nothing more to say; closes when nothing is in flight.
     Over,
     Closing,
@@ -101,7 +99,6 @@ impl Echo {
                 bytes.append(&mut connection.waiting);
                 connection.waiting = bytes;
             }
-            (SHUTDOWN, _, Ok(_)) => connection.phase = Phase::Over,
             (CLOSE, _, Ok(_)) => {
                 self.connections.remove(key);
                 return;
@@ -139,8 +136,8 @@ impl Echo {
         }
         let idle = !connection.send_armed && !connection.recv_armed;
         if connection.phase == Phase::Ended && idle && connection.waiting.is_empty() {
-            connection.phase = Phase::ShuttingDown;
-            self.ring.shutdown_write(token(SHUTDOWN, key), connection.fd);
+            connection.phase = Phase::Over;
+            self.ring.shutdown_write(connection.fd);
         }
         if connection.phase == Phase::Over && idle {
             connection.phase = Phase::Closing;

@@ -33,11 +33,6 @@ impl World {
             (&Kind::Accept(mode), Object::Listener(listener)) => self.attempt_accept(id, mode, listener),
             (Kind::Recv { .. }, Object::Connection(connection)) => self.attempt_recv(id, connection),
             (Kind::Send { .. }, Object::Connection(connection)) => self.attempt_send(id, connection),
-            (Kind::ShutdownWrite, Object::Connection(connection)) => {
-                let result = self.connections[connection].shutdown_write().map(|()| 0);
-                self.complete(id, result, false);
-                self.touch(connection);
-            }
             (Kind::Write { .. }, Object::File(file)) => self.attempt_write(id, file),
             (Kind::Signal, Object::Eventfd(eventfd)) => {
                 self.eventfds[eventfd] += 1;

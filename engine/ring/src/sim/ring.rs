@@ -68,8 +68,14 @@ impl Ring for SimRing {
         self.queue(token, socket, Kind::Send { bytes, sent_len, done_len: 0 });
     }
 
-    fn shutdown_write(&mut self, token: Token, socket: Fd) {
-        self.queue(token, socket, Kind::ShutdownWrite);
+    fn shutdown_write(&mut self, socket: Fd) {
+        let mut world = self.world.borrow_mut();
+        let found = world.descriptors.find(socket).map(|description| world.descriptors.object(description));
+        if let Some(Object::Connection(connection)) = found {
+            // Fails only if the stream is gone already, which its `recv` tells.
+            let _ = world.connections[connection].shutdown_write();
+            world.touch(connection);
+        }
     }
 
     fn close(&mut self, token: Token, fd: Fd) {
