@@ -41,14 +41,16 @@ enum Command {
 /// SIGTERM and SIGINT stop it once its sessions have ended.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Without --config, the quick start: 127.0.0.1:2525 takes mail for localhost and example.com, the spool is
-./ringmx-data, the mail arrives in the Maildir ./ringmx-data/maildir, admin HTTP on 127.0.0.1:8025.
+Without --config, the quick start: mail for localhost and example.com at 127.0.0.1:2525,
+spool in ./ringmx-data, delivery to the Maildir ./ringmx-data/maildir, admin HTTP at
+127.0.0.1:8025.
 
 Examples:
   ringmx serve
   ringmx serve --config /etc/ringmx.toml --log-format json
 
-Exit status: 0 stopped by a signal, 1 it could not start or go on, 2 wrong usage or configuration.")]
+Exit status: 0 stopped by a signal, 1 it could not start or go on, 2 wrong usage or
+configuration.")]
 struct ServeArgs {
     /// The configuration; without it, the built-in quick start
     #[arg(long, value_name = "FILE")]

@@ -81,7 +81,7 @@ impl fmt::Display for QuickStart<'_> {
         if let Some(admin) = config.admin {
             writeln!(f, "  admin    http://{admin}/readyz, /healthz, /metrics")?;
         }
-        if let (Some(bind), Some(domain)) = (binds.first(), domains.last()) {
+        if let (Some(bind), Some(domain)) = (binds.first(), domains.first()) {
             let (to, from) = (reachable(*bind), format!("you@{domain}"));
             writeln!(f, "\n  Try it from another terminal:")?;
             writeln!(f, "    printf 'Subject: hello\\r\\n\\r\\nIt works.\\r\\n' | \\")?;
@@ -118,7 +118,7 @@ mod tests {
             "  spool    ./ringmx-data\n",
             "  Maildir  ./ringmx-data/maildir\n",
             "  admin    http://127.0.0.1:8025/readyz, /healthz, /metrics\n",
-            "curl -sS smtp://127.0.0.1:2525 --mail-from you@localhost --mail-rcpt me@localhost --upload-file -",
+            "curl -sS smtp://127.0.0.1:2525 --mail-from you@example.com --mail-rcpt me@example.com --upload-file -",
         ] {
             assert!(text.contains(part), "{part}\n{text}");
         }
