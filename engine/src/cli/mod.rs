@@ -4,13 +4,14 @@ mod check;
 mod serve;
 mod spool;
 
-use std::io;
+use std::io::{self, BufWriter};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::LogFormat;
+use crate::config::{ConfigError, LogFormat};
+use crate::store::StoreError;
 
 /// SMTP ingress engine: the server behind a domain's MX record.
 #[derive(Debug, Parser)]
@@ -95,22 +96,34 @@ impl From<LogFormatArg> for LogFormat {
     }
 }
 
-/// Runs what the command line asks for and gives the exit status.
-pub fn run() -> ExitCode {
-    match Cli::parse().command {
-        Command::Serve(args) => serve::run(&args),
-        Command::Check(args) => told(check::run(&args, &mut io::stdout().lock())),
-        Command::Spool(args) => told(spool::run(&args, &mut io::stdout().lock())),
-    }
+/// Why a command that only reads came to no result.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("the configuration is wrong\n{0}")]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("cannot write the output: {0}")]
+    Output(#[from] io::Error),
 }
 
-/// The exit status of a command that writes to stdout. Whoever stops reading has read enough.
-fn told(result: io::Result<u8>) -> ExitCode {
+/// Runs what the command line asks for and gives the exit status.
+pub fn run() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Serve(args) => return serve::run(&args),
+        Command::Check(args) => check::run(&args, &mut io::stdout().lock()).map_err(Failure::from),
+        Command::Spool(args) => spool::run(&args, &mut BufWriter::new(io::stdout().lock())),
+    };
     match result {
         Ok(status) => ExitCode::from(status),
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("ringmx: {error}");
+        // Whoever stops reading has read enough.
+        Err(Failure::Output(error) | Failure::Store(StoreError::Output(error)))
+            if error.kind() == io::ErrorKind::BrokenPipe =>
+        {
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            eprintln!("ringmx: {failure}");
             ExitCode::from(2)
         }
     }
