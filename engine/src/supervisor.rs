@@ -130,7 +130,9 @@ impl Watch<'_> {
         loop {
             match notices.recv_timeout(WATCH_INTERVAL) {
                 Ok(Notice::Signal(SIGHUP)) => {
-                    tracing::warn!("SIGHUP: the configuration is read at the start only; restart to change it");
+                    tracing::warn!(
+                        "SIGHUP: the configuration is read at the start only; restart to change it"
+                    );
                 }
                 Ok(Notice::Signal(signal)) => {
                     tracing::info!(signal, "stopping: no new mail; sessions may finish theirs");
@@ -173,9 +175,8 @@ fn spool_options(config: &Config) -> SpoolOptions {
 
 /// A thread that turns signals into notices.
 fn watch_signals(notify: Sender<Notice>) -> Result<(), ServeError> {
-    let mut signals =
-        Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(system("cannot handle signals"))?;
-    let body = move || signals.forever().all(|signal| notify.send(Notice::Signal(signal)).is_ok());
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(system("cannot handle signals"))?;
+    let mut body = move || signals.forever().all(|signal| notify.send(Notice::Signal(signal)).is_ok());
     let spawned = Builder::new().name("signals".into()).spawn(move || drop(body()));
     spawned.map(drop).map_err(system("cannot start the signal thread"))
 }
