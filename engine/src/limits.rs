@@ -1,5 +1,7 @@
 //! Every bound of the engine, in one place: what a stranger can make grow stops at a number with a name and a reason.
 
+use std::time::Duration;
+
 /// Longest command line, CR LF included, in octets. RFC 5321 §4.5.3.1.4 sets 512 as the least a server must take;
 /// extensions add to it (SIZE 26, 8BITMIME 17, DSN about 1,000, SMTPUTF8 10), and 2,048 holds all of them.
 pub const COMMAND_LINE_LEN_MAX: usize = 2048;
@@ -25,8 +27,43 @@ pub const FAULTS_COUNT_MAX: u16 = 20;
 /// Refused recipients of one session since its last accepted message, before 421 and close: more than one full
 /// transaction of a sender with an old list, far less than a harvest of addresses.
 pub const REFUSED_RECIPIENTS_COUNT_MAX: u16 = 200;
+/// Digits of SIZE's value. RFC 1870 §6.
+pub const SIZE_DIGITS_MAX: usize = 20;
 
 const _: () = assert!(COMMAND_LINE_LEN_MAX >= 512 + 26 + 17 + 1000 + 10);
 const _: () = assert!(RECIPIENTS_COUNT_MAX >= 100);
 const _: () = assert!(RECEIVED_FIELDS_COUNT_MAX >= 100);
 const _: () = assert!(PATH_LEN_MAX >= 256);
+
+/// Octets of content buffer that a pooled transaction keeps: most messages are smaller.
+pub const POOLED_CONTENT_LEN_MAX: usize = 64 * 1024;
+/// Octets of envelope buffer that a pooled transaction keeps.
+pub const POOLED_ENVELOPE_LEN_MAX: usize = 4 * 1024;
+/// Pooled transactions of a worker: at most 17 MiB with their buffers.
+pub const POOLED_TRANSACTIONS_COUNT_MAX: usize = 256;
+
+/// Octets of received but unread input of one connection before its receiving stops: one receive buffer.
+pub const PARKED_INPUT_LEN_MAX: usize = 16 * 1024;
+/// Octets of replies that wait to be sent to one client before its input stays unread.
+pub const PENDING_OUTPUT_LEN_MAX: usize = 64 * 1024;
+/// Octets of a send buffer that goes back to the worker's pool.
+pub const POOLED_OUTPUT_LEN_MAX: usize = 16 * 1024;
+/// Pooled send buffers of a worker: at most 16 MiB.
+pub const POOLED_OUTPUTS_COUNT_MAX: usize = 1024;
+/// Connections beyond the worker's limit that are told so with a 421, at one time; more are closed without a word.
+pub const SHED_CONNECTIONS_COUNT_MAX: usize = 64;
+/// How long a client may take to accept one send. As long as RFC 5321 §4.5.3.2 gives it for a command.
+pub const SEND_TIME_MAX: Duration = Duration::from_secs(300);
+/// How long the last reply of a session may take to be sent.
+pub const LAST_REPLY_TIME_MAX: Duration = Duration::from_secs(30);
+/// How long, after our last reply, we read what the client still sends: closing with unread input resets the
+/// connection, and the reset destroys the reply (RFC 9293 §3.6.1 and Linux's tcp_close).
+pub const LINGER_TIME_MAX: Duration = Duration::from_secs(5);
+/// Octets read and thrown away meanwhile.
+pub const LINGER_LEN_MAX: usize = 1 << 20;
+/// How long sessions may go on after the server was told to stop.
+pub const DRAIN_TIME_MAX: Duration = Duration::from_secs(30);
+/// How long accepting pauses after it failed for want of descriptors or memory.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
+/// Digits of SIZE's value. RFC 1870 §6.
+pub const SIZE_DIGITS_MAX: usize = 20;

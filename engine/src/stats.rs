@@ -67,6 +67,8 @@ counters! {
         commits,
         /// Octets written to the spool.
         spool_octets,
+        /// 1 once a write to the shard failed: it takes no more mail.
+        shards_failed,
         /// Turns of the worker's loop.
         turns,
         /// Completions handled.

@@ -9,6 +9,7 @@
 //! memory that the caller could free.
 
 mod buffers;
+mod doorbell;
 mod in_flight;
 #[cfg(feature = "sim")]
 pub mod sim;
@@ -23,6 +24,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+pub use doorbell::Doorbell;
 pub use slab::{Key, Slab};
 pub use socket::{BindError, Exclusivity, Listening, listen};
 pub use thread::{available_cores, pin_to_core};
@@ -133,8 +135,9 @@ pub trait Ring {
     /// Sends `bytes[sent_len..]`; the result may be short.
     fn send(&mut self, token: Token, socket: Fd, bytes: Vec<u8>, sent_len: usize);
 
-    /// Ends our direction of the stream.
-    fn shutdown_write(&mut self, token: Token, socket: Fd);
+    /// Ends our direction of the stream, at once: a plain system call, because io_uring hands this one to a kernel
+    /// worker thread, which costs more than it saves.
+    fn shutdown_write(&mut self, socket: Fd);
 
     /// Closes the descriptor.
     fn close(&mut self, token: Token, fd: Fd);

@@ -19,7 +19,6 @@ const MSG_NOSIGNAL: i32 = 0x4000;
 /// Lets the kernel finish a short send by itself.
 const MSG_WAITALL: i32 = 0x100;
 const SOCK_CLOEXEC: i32 = 0o2_000_000;
-const SHUT_WR: i32 = 1;
 /// Write the data and what is needed to read it back before completion. Linux 4.7.
 const RWF_DSYNC: i32 = 2;
 const ETIME: i32 = 62;
@@ -252,8 +251,9 @@ impl Ring for Uring {
         });
     }
 
-    fn shutdown_write(&mut self, token: Token, socket: Fd) {
-        self.push(token, opcode::Shutdown::new(types::Fd(socket.0), SHUT_WR).build());
+    fn shutdown_write(&mut self, socket: Fd) {
+        // Fails only if the stream is gone already, which its `recv` tells.
+        let _ = borrow(socket).map(|socket| rustix::net::shutdown(socket, rustix::net::Shutdown::Write));
     }
 
     fn close(&mut self, token: Token, fd: Fd) {
@@ -299,12 +299,7 @@ impl Ring for Uring {
     }
 
     fn peer(&mut self, socket: Fd) -> Option<SocketAddr> {
-        if socket.0 < 0 {
-            return None;
-        }
-        // SAFETY: not -1; a number that is not open makes the call fail with EBADF.
-        let borrowed = unsafe { BorrowedFd::borrow_raw(socket.0) };
-        rustix::net::getpeername(borrowed).ok()?.and_then(|address| address.try_into().ok())
+        rustix::net::getpeername(borrow(socket)?).ok()?.and_then(|address| address.try_into().ok())
     }
 }
 
@@ -334,6 +329,11 @@ impl Drop for Uring {
     }
 }
 
+fn borrow<'a>(fd: Fd) -> Option<BorrowedFd<'a>> {
+    // SAFETY: not -1; a number that is not open makes a system call fail with EBADF.
+    (fd.0 >= 0).then(|| unsafe { BorrowedFd::borrow_raw(fd.0) })
+}
+
 /// Fails when an operation that the data plane cannot do without is missing.
 fn probe(kernel: &IoUring) -> Result<(), SetupError> {
     let mut probe = Probe::new();
@@ -342,7 +342,6 @@ fn probe(kernel: &IoUring) -> Result<(), SetupError> {
         (opcode::Accept::CODE, "accept"),
         (opcode::RecvMulti::CODE, "recv"),
         (opcode::Send::CODE, "send"),
-        (opcode::Shutdown::CODE, "shutdown"),
         (opcode::Close::CODE, "close"),
         (opcode::AsyncCancel::CODE, "async cancel"),
         (opcode::Write::CODE, "write"),

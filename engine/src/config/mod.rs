@@ -1,1 +1,272 @@
-//! (under construction)
+//! The configuration: TOML text in, a validated and immutable [`Config`] out, or every error of the text at once.
+//!
+//! The way of a text: [`include`] reads it and what it includes into one tree of values that know their places
+//! ([`source`]); [`sections`] takes the values out of it through the [`reader`], which checks types and reports what
+//! nobody asked for; [`analysis`] looks for what is valid but hardly meant. Nothing behind this module sees text again.
+//!
+//! Relative paths start at the directory of the file they stand in. Any string may be given as `{ env = "NAME" }` or
+//! `{ file = "PATH" }`, so that a secret need not stand in the configuration.
+
+mod analysis;
+mod finding;
+mod include;
+mod reader;
+mod sections;
+mod source;
+mod template;
+mod value;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use finding::{ConfigError, Finding, Place, Severity};
+pub use template::PathTemplate;
+pub use value::format_size;
+
+/// What `ringmx serve` runs without `--config`; also an example to start from.
+pub const QUICK_START: &str = include_str!("../../examples/quick-start.toml");
+
+/// A whole valid configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The name in the greeting and the trace field. Default: the system's host name.
+    pub hostname: String,
+    /// 1 to 256. Default: one per available core.
+    pub workers: usize,
+    /// At least one; neither names nor addresses repeat, except for port 0.
+    pub listeners: Vec<Listener>,
+    pub spool: SpoolConfig,
+    pub recipients: Recipients,
+    /// The first that matches wins; each domain of `recipients` has one.
+    pub routes: Vec<Route>,
+    /// Where the admin HTTP listens; None where it is not wanted.
+    pub admin: Option<SocketAddr>,
+    pub log: Log,
+    pub replies: Replies,
+    pub timeouts: Timeouts,
+}
+
+/// One service: its addresses and the limits of its sessions.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    /// Letters, digits, `-` and `_`.
+    pub name: String,
+    /// At least one. Port 0 lets the system choose.
+    pub bind: Vec<SocketAddr>,
+    /// Octets of content. RFC 1870.
+    pub max_message_size: u64,
+    /// The wait for the next command. RFC 5321 §4.5.3.2.7.
+    pub command_timeout: Duration,
+    /// The wait for more content. RFC 5321 §4.5.3.2.5.
+    pub data_timeout: Duration,
+    /// Connections that one worker holds open at this listener; beyond it, 421.
+    pub connections_max: usize,
+}
+
+#[derive(Clone, Debug)]
+pub struct SpoolConfig {
+    pub path: PathBuf,
+    pub durability: Durability,
+    /// Octets of one segment file; holds the largest message of any listener.
+    pub segment_size: u64,
+}
+
+/// What a 250 promises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// The message is on stable storage.
+    Sync,
+    /// The message is in the system's memory: a crash of the system loses it.
+    None,
+}
+
+/// Whom mail is accepted for.
+#[derive(Clone, Debug)]
+pub struct Recipients {
+    /// In lower case; at least one.
+    pub domains: BTreeSet<String>,
+    /// The domain of a `<Postmaster>` without one (RFC 5321 §4.1.1.3): the host name where it is one of `domains`,
+    /// otherwise the first of them as configured.
+    pub postmaster_domain: String,
+}
+
+/// Where the mail of some domains goes.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// At least one.
+    pub domains: Vec<DomainPattern>,
+    pub deliver: Deliver,
+    /// Waits between attempts, at least one; the last repeats.
+    pub retry: Vec<Duration>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DomainPattern {
+    Any,
+    /// In lower case.
+    Exact(String),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Deliver {
+    Maildir {
+        path: PathTemplate,
+    },
+    /// Acknowledged without a trace.
+    Discard,
+    /// Kept in the spool.
+    Hold,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Log {
+    pub format: LogFormat,
+    pub level: LogLevel,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Human,
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+/// The operator's words in negative replies.
+#[derive(Clone, Debug, Default)]
+pub struct Replies {
+    /// Enhanced status code, such as `5.7.1`, to the text that replaces the built-in one: printable ASCII, of a length
+    /// that leaves room for `help_url` in a reply line.
+    pub texts: BTreeMap<String, String>,
+    /// Appended to permanent negative replies.
+    pub help_url: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// How long a shutdown waits for sessions to end by themselves.
+    pub drain: Duration,
+}
+
+/// A configuration with all that is to be said about it: None where there are errors among the findings.
+#[derive(Debug)]
+pub struct Checked {
+    pub config: Option<Config>,
+    pub findings: Vec<Finding>,
+}
+
+impl Config {
+    /// The configuration of `ringmx serve` without `--config`.
+    pub fn quick_start() -> Self {
+        Self::parse(QUICK_START, "quick-start.toml").expect("a test parses the built-in text")
+    }
+
+    /// Reads `text`, which came from the file `file_name` or is to be treated as if it had.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn parse(text: &str, file_name: &str) -> Result<Self, ConfigError> {
+        check_text(text, file_name).into_result()
+    }
+
+    /// Reads the file at `path` and what it includes.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        check_file(path).into_result()
+    }
+
+    /// The route of a recipient's domain, in any case of letters, and its position. None only for a domain that
+    /// `recipients` did not hold when the mail's route was checked: the mail may be older than this configuration.
+    pub fn route_for(&self, domain: &str) -> Option<(usize, &Route)> {
+        self.routes.iter().enumerate().find(|(_, route)| route.matches(domain))
+    }
+}
+
+impl Checked {
+    fn into_result(self) -> Result<Config, ConfigError> {
+        self.config.ok_or_else(|| ConfigError {
+            findings: self.findings.into_iter().filter(|f| f.severity == Severity::Error).collect(),
+        })
+    }
+}
+
+impl Route {
+    pub fn matches(&self, domain: &str) -> bool {
+        self.domains.iter().any(|pattern| pattern.matches(domain))
+    }
+}
+
+impl DomainPattern {
+    pub fn matches(&self, domain: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Exact(exact) => exact.eq_ignore_ascii_case(domain),
+        }
+    }
+}
+
+impl std::fmt::Display for Durability {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Sync => "sync",
+            Self::None => "none",
+        })
+    }
+}
+
+impl LogLevel {
+    /// The name in the configuration and in `tracing`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+/// Reads and analyses the file at `path`, with errors and warnings; the file system it names is not looked at.
+pub fn check_file(path: &Path) -> Checked {
+    let mut loader = include::Loader::default();
+    let root = loader.load_file(path);
+    finish(loader, root)
+}
+
+/// As [`check_file`], for a text.
+pub fn check_text(text: &str, file_name: &str) -> Checked {
+    let mut loader = include::Loader::default();
+    let root = loader.load_text(text.to_owned(), file_name);
+    finish(loader, Some(root))
+}
+
+fn finish(loader: include::Loader, root: Option<source::Table>) -> Checked {
+    let include::Loader { sources, problems, .. } = loader;
+    // What a half-read text lacks is not missing: only the errors that broke the reading are told.
+    let root = match root {
+        Some(root) if problems.is_empty() => root,
+        _ => return Checked { config: None, findings: sources.findings(problems) },
+    };
+    let reader = reader::Reader::new(sources);
+    let built = sections::build(&reader, &root);
+    let config = (!reader.has_errors()).then(|| {
+        analysis::analyse(&reader, &built);
+        built.config
+    });
+    Checked { config, findings: reader.into_findings() }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,139 @@
-//! (under construction)
+//! The data plane: listening sockets, and one worker per core that owns a ring, its connections and a shard of the
+//! spool.
+
+mod connection;
+mod conversation;
+mod journal;
+mod listener;
+mod op;
+mod segments;
+mod worker;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::thread::{Builder, JoinHandle};
+
+use ringmx_ring::{Doorbell, Options, SetupError, Uring, pin_to_core};
+
+pub use journal::Segments;
+pub use listener::Listeners;
+pub use worker::{Port, Setup, Stop, Worker};
+
+use crate::event::EventQueue;
+use crate::server::segments::ShardSegments;
+use crate::stats::WorkerStats;
+use crate::store::ShardHandles;
+
+/// Why there are no workers.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkersError {
+    #[error(transparent)]
+    Ring(#[from] SetupError),
+    #[error("cannot start a worker: {0}")]
+    System(#[from] io::Error),
+}
+
+/// What the workers are given besides their number.
+#[derive(Debug)]
+pub struct WorkersOptions<'a> {
+    pub listeners: &'a Listeners,
+    /// The cores to pin to, one per worker; empty to let the kernel place them.
+    pub cores: &'a [usize],
+    /// Octets of content that all workers together may hold in memory.
+    pub content_len_max: usize,
+    /// Events that a worker may be ahead of the log.
+    pub events_count_max: usize,
+    /// False only for `durability = "none"`.
+    pub durable: bool,
+}
+
+/// The running workers.
+#[derive(Debug)]
+pub struct Workers {
+    handles: Vec<(Arc<Stop>, JoinHandle<()>)>,
+    /// By worker.
+    pub stats: Vec<Arc<WorkerStats>>,
+    /// By worker.
+    pub events: Vec<EventQueue>,
+}
+
+impl Workers {
+    /// Starts a worker for each shard. `reader` gives the bell of the egress thread that reads a shard; `ended` is called
+    /// on a worker's thread when it ends, with the error if nobody told it to.
+    ///
+    /// # Errors
+    /// When one of them cannot work; then all are stopped again.
+    pub fn start(
+        shards: Vec<ShardHandles>,
+        reader: impl Fn(u16) -> Arc<Doorbell>,
+        options: &WorkersOptions<'_>,
+        ended: impl Fn(io::Result<()>) + Clone + Send + 'static,
+    ) -> Result<Self, WorkersError> {
+        let (started, starts) = channel();
+        let mut workers = Self { handles: Vec::new(), stats: Vec::new(), events: Vec::new() };
+        let shards_count = shards.len();
+        for (index, handles) in shards.into_iter().enumerate() {
+            let stop = Arc::new(Stop { requested: AtomicBool::new(false), bell: Doorbell::new()? });
+            let (stats, events) = (Arc::default(), EventQueue::new(options.events_count_max));
+            workers.stats.push(Arc::clone(&stats));
+            workers.events.push(events.clone());
+            let setup = Setup {
+                worker_index: index as u8,
+                ports: options.listeners.ports(index),
+                content_len_max: options.content_len_max / shards_count,
+                durable: options.durable,
+                stats,
+                events,
+                stop: Arc::clone(&stop),
+            };
+            let segments = ShardSegments { reader: reader(handles.shard), handles };
+            let (core, started, ended) = (options.cores.get(index).copied(), started.clone(), ended.clone());
+            let thread = Builder::new()
+                .name(format!("worker-{index}"))
+                .spawn(move || work(core, segments, setup, &started, ended))?;
+            workers.handles.push((stop, thread));
+        }
+        for result in starts.iter().take(shards_count) {
+            if let Err(error) = result {
+                workers.stop();
+                return Err(error.into());
+            }
+        }
+        Ok(workers)
+    }
+
+    /// Tells every worker to drain and waits for them.
+    pub fn stop(&mut self) {
+        for (stop, _) in &self.handles {
+            stop.requested.store(true, Ordering::Release);
+            stop.bell.ring();
+        }
+        for (_, thread) in self.handles.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a worker panicked");
+            }
+        }
+    }
+}
+
+/// A worker's thread: pinned, with a ring made on it, because a ring has one thread for life.
+fn work(
+    core: Option<usize>,
+    segments: ShardSegments,
+    setup: Setup,
+    started: &Sender<Result<(), SetupError>>,
+    ended: impl Fn(io::Result<()>),
+) {
+    if let Some(error) = core.and_then(|core| pin_to_core(core).err()) {
+        tracing::warn!(%error, "a worker runs unpinned");
+    }
+    let ring = match Uring::new(Options::default()) {
+        Ok(ring) => ring,
+        Err(error) => return drop(started.send(Err(error))),
+    };
+    let mut worker = Worker::new(ring, segments, setup);
+    drop(started.send(Ok(())));
+    ended(worker.run());
+}

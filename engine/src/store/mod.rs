@@ -1,1 +1,25 @@
-//! (under construction)
+//! The spool's files: directories, the lock, segments made ahead and recycled, readers, acknowledgements.
+//!
+//! 1. [`Spool::open`] checks the version, takes the lock and recovers what a former run left.
+//! 2. [`Spool::start`] starts the [`Keeper`], which has segments ready for the workers ([`ShardHandles`]) and tells egress
+//!    of each ([`ShardFeed`]).
+//! 3. A worker writes batches, [`Segment::publish`]es what is durable, [`Segment::seal`]s a full segment.
+//! 4. Egress reads with a [`Reader`], acknowledges with an [`AckWriter`], gives a wholly acknowledged segment back.
+//! 5. [`inspect`] reads all of it without the lock.
+
+mod acks;
+mod error;
+pub mod inspect;
+mod keeper;
+mod open;
+mod reader;
+mod root;
+mod segment;
+mod shard;
+
+pub use acks::{AckSet, AckWriter};
+pub use error::StoreError;
+pub use keeper::{Done, Keeper, KeeperState, Nudge, ShardFeed, ShardHandles};
+pub use open::{Spool, SpoolOptions};
+pub use reader::{Reader, describe, read_record};
+pub use segment::Segment;

@@ -1,0 +1,124 @@
+//! What is valid in a configuration, but hardly meant: the warnings of `ringmx check`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::fs::{Access, access};
+
+use super::reader::Reader;
+use super::sections::{Built, default_workers};
+use super::source::Span;
+use super::{Deliver, DomainPattern, Durability, Recipients, Route};
+
+/// RFC 5321 §4.5.3.2.7.
+const COMMAND_TIMEOUT_LEAST: Duration = Duration::from_secs(5 * 60);
+/// RFC 5321 §4.5.3.2.5.
+const DATA_TIMEOUT_LEAST: Duration = Duration::from_secs(3 * 60);
+
+pub(super) fn analyse(reader: &Reader, built: &Built) {
+    let (config, places) = (&built.config, &built.places);
+    if !config.hostname.contains('.') {
+        let span = places.hostname.unwrap_or(places.root);
+        let message = format!("the host name `{}` is not fully qualified", config.hostname);
+        reader.warn(span, message, "write the name of the MX record, such as hostname = \"mx1.example.com\"");
+    }
+    if let (Some(span), cores) = (places.workers, default_workers())
+        && config.workers > cores
+    {
+        let message = format!("{} workers share {cores} cores", config.workers);
+        reader.warn(span, message, "leave `workers` out for one per core");
+    }
+    if config.spool.durability == Durability::None {
+        let span = places.durability.unwrap_or(places.root);
+        let message = "durability \"none\": a crash of the system loses mail that was answered with 250";
+        reader.warn(span, message, "write \"sync\" outside of tests and measurements");
+    }
+    if let Some(admin) = config.admin
+        && !admin.ip().is_loopback()
+    {
+        let message = format!("the admin HTTP on {admin} asks nobody for a password");
+        reader.warn(places.admin.unwrap_or(places.root), message, "bind it to 127.0.0.1 or [::1]");
+    }
+    listeners(reader, built);
+    routes(reader, built);
+    writable(reader, "the spool", &config.spool.path, places.spool_path.unwrap_or(places.root));
+    for (route, places) in config.routes.iter().zip(&places.routes) {
+        if let Deliver::Maildir { path } = &route.deliver {
+            writable(reader, "the Maildir", &path.root(), places.path.unwrap_or(places.route));
+        }
+    }
+}
+
+/// Warns where a directory is neither there for this user to write to nor can be made.
+fn writable(reader: &Reader, what: &str, path: &Path, span: Span) {
+    let is_there = |path: &&Path| std::fs::symlink_metadata(path).is_ok();
+    let existing = path.ancestors().find(|path| path.as_os_str().is_empty() || is_there(path));
+    let existing = existing.filter(|path| !path.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    let why = if !existing.is_dir() {
+        format!("{} is no directory", existing.display())
+    } else if let Err(error) = access(existing, Access::WRITE_OK | Access::EXEC_OK) {
+        format!("this user cannot write to {}: {}", existing.display(), std::io::Error::from(error))
+    } else {
+        return;
+    };
+    let help = "make the directory, or run the check as the user of the server";
+    reader.warn(span, format!("{what} at {}: {why}", path.display()), help);
+}
+
+fn listeners(reader: &Reader, built: &Built) {
+    for (listener, &span) in built.config.listeners.iter().zip(&built.places.listeners) {
+        for (key, timeout, least) in [
+            ("command_timeout", listener.command_timeout, COMMAND_TIMEOUT_LEAST),
+            ("data_timeout", listener.data_timeout, DATA_TIMEOUT_LEAST),
+        ] {
+            if timeout < least {
+                let minutes = least.as_secs() / 60;
+                let message = format!("`{key}` is shorter than the {minutes} minutes of RFC 5321 §4.5.3.2");
+                reader.warn(span, message, format!("write {key} = \"{minutes}m\" or more"));
+            }
+        }
+    }
+    let binds: Vec<(usize, SocketAddr)> = (built.config.listeners.iter().enumerate())
+        .flat_map(|(index, listener)| listener.bind.iter().map(move |&bind| (index, bind)))
+        .collect();
+    for &(index, address) in &binds {
+        if let Some((_, all)) = binds.iter().find(|(_, all)| covers(*all, address)) {
+            let message = format!("{all} is all addresses of that port, {address} too");
+            reader.warn(built.places.listeners[index], message, "give the port to one of them");
+        }
+    }
+}
+
+/// Whether `all` is a wildcard over `one`.
+fn covers(all: SocketAddr, one: SocketAddr) -> bool {
+    let same_family =
+        matches!((all.ip(), one.ip()), (IpAddr::V4(_), IpAddr::V4(_)) | (IpAddr::V6(_), IpAddr::V6(_)));
+    all.port() != 0 && all.port() == one.port() && same_family && all.ip().is_unspecified() && all != one
+}
+
+fn routes(reader: &Reader, built: &Built) {
+    let config = &built.config;
+    for (index, (route, places)) in config.routes.iter().zip(&built.places.routes).enumerate() {
+        if let Some(message) = never_matches(route, &config.routes[..index], &config.recipients) {
+            reader.warn(places.route, message, "move it further up, or remove it");
+        } else if route.deliver == Deliver::Discard {
+            let message = "deliver \"discard\": this mail is answered with 250 and thrown away";
+            reader.warn(places.deliver.unwrap_or(places.route), message, "");
+        }
+    }
+}
+
+fn never_matches(route: &Route, earlier: &[Route], recipients: &Recipients) -> Option<String> {
+    if earlier.iter().any(|earlier| earlier.domains.contains(&DomainPattern::Any)) {
+        return Some("this route never matches: one before it takes \"*\"".to_owned());
+    }
+    let reachable = recipients
+        .domains
+        .iter()
+        .any(|domain| route.matches(domain) && !earlier.iter().any(|earlier| earlier.matches(domain)));
+    (!reachable).then(|| {
+        "this route never matches: its domains are not in [recipients], or routes before it take them"
+            .to_owned()
+    })
+}

@@ -1,0 +1,233 @@
+//! Builds a [`Config`] out of the tree, section by section. A value that is wrong is reported and replaced by its
+//! default, so that the rest is checked too; the result counts only if nothing was reported as an error.
+
+mod listener;
+mod recipients;
+mod replies;
+mod route;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::reader::{Reader, Section, Text, nearest};
+use super::source::{Span, Table, Value};
+use super::value::{format_size, parse_bind, parse_domain};
+use super::{Config, Durability, Listener, Log, LogFormat, LogLevel, SpoolConfig, Timeouts};
+
+/// A worker's index is 8 bits of each session id.
+const WORKERS_MAX: usize = 256;
+const SPOOL_PATH_DEFAULT: &str = "/var/spool/ringmx";
+const SEGMENT_SIZE_MOST: u64 = 16 << 30;
+/// What a segment holds beside the content of one message of the largest size: its headers, the envelope with all
+/// recipients, the trace field.
+const SEGMENT_OVERHEAD: u64 = 1 << 20;
+const DRAIN_DEFAULT: Duration = Duration::from_secs(30);
+
+/// The configuration, and where in the text those parts stand that [`super::analysis`] has something to say about.
+#[derive(Debug)]
+pub(super) struct Built {
+    pub(super) config: Config,
+    pub(super) places: Places,
+}
+
+/// None, or the section's own place, where the text leaves the default.
+#[derive(Debug)]
+pub(super) struct Places {
+    pub(super) root: Span,
+    pub(super) hostname: Option<Span>,
+    pub(super) workers: Option<Span>,
+    pub(super) listeners: Vec<Span>,
+    pub(super) spool_path: Option<Span>,
+    pub(super) durability: Option<Span>,
+    pub(super) routes: Vec<RoutePlaces>,
+    pub(super) admin: Option<Span>,
+}
+
+#[derive(Debug)]
+pub(super) struct RoutePlaces {
+    pub(super) route: Span,
+    pub(super) deliver: Option<Span>,
+    pub(super) path: Option<Span>,
+}
+
+pub(super) fn build(reader: &Reader, table: &Table) -> Built {
+    let root = Section::new(reader, "", table);
+    let place = |key| table.get(key).map(|entry| entry.node.span);
+    let place_in = |section, key| match &table.get(section)?.node.value {
+        Value::Table(table) => table.get(key).map(|entry| entry.node.span),
+        _ => None,
+    };
+    let hostname = hostname(&root);
+    let workers = root.number("workers", 1..=WORKERS_MAX).unwrap_or_else(default_workers);
+    let (listeners, listener_places) = listener::listeners(&root);
+    let spool = spool(&root, &listeners);
+    let recipients = recipients::recipients(&root, &hostname);
+    let (routes, route_places) = route::routes(&root);
+    route::check_coverage(&root, &recipients, &routes);
+    let config = Config {
+        hostname,
+        workers,
+        listeners,
+        spool,
+        recipients,
+        routes,
+        admin: admin(&root),
+        log: log(&root),
+        replies: replies::replies(&root),
+        timeouts: timeouts(&root),
+    };
+    root.finish();
+    let places = Places {
+        root: table.span,
+        hostname: place("hostname"),
+        workers: place("workers"),
+        listeners: listener_places,
+        spool_path: place_in("spool", "path"),
+        durability: place_in("spool", "durability"),
+        routes: route_places,
+        admin: place_in("admin", "bind"),
+    };
+    Built { config, places }
+}
+
+fn hostname(root: &Section<'_>) -> String {
+    let configured = root.text("hostname").and_then(|text| domain(root.reader, "hostname", &text));
+    configured.unwrap_or_else(|| {
+        let system = rustix::system::uname();
+        let valid = system.nodename().to_str().ok().and_then(|name| parse_domain(name).ok());
+        valid.unwrap_or_else(|| "localhost".to_owned())
+    })
+}
+
+pub(super) fn default_workers() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(WORKERS_MAX)
+}
+
+fn domain(reader: &Reader, key: &str, text: &Text) -> Option<String> {
+    let parsed = parse_domain(&text.text);
+    parsed
+        .map_err(|why| {
+            let message =
+                format!("`{key}` takes a domain, and `{}` is none: {why}", text.text.escape_debug());
+            reader.error(text.span, message, "");
+        })
+        .ok()
+}
+
+fn spool(root: &Section<'_>, listeners: &[Listener]) -> SpoolConfig {
+    let largest = listeners.iter().map(|listener| listener.max_message_size).max();
+    let least = largest.unwrap_or(listener::MAX_MESSAGE_SIZE_DEFAULT) + SEGMENT_OVERHEAD;
+    let default_size = least.next_power_of_two();
+    let Some(section) = root.section("spool") else {
+        let path = PathBuf::from(SPOOL_PATH_DEFAULT);
+        return SpoolConfig { path, durability: Durability::Sync, segment_size: default_size };
+    };
+    let reader = section.reader;
+    let path = section.text("path").map_or_else(
+        || PathBuf::from(SPOOL_PATH_DEFAULT),
+        |text| {
+            if text.text.is_empty() {
+                reader.error(text.span, "`path` is empty", "name the spool's directory");
+            }
+            reader.path(&text.text, text.span)
+        },
+    );
+    let durability = section.text("durability").map_or(Durability::Sync, |text| durability(reader, &text));
+    let segment_size = match section.size("segment_size", 0..=SEGMENT_SIZE_MOST) {
+        Some((size, span)) if size < least => {
+            let (size, largest) = (format_size(size), format_size(least - SEGMENT_OVERHEAD));
+            let message =
+                format!("`segment_size` of {size} cannot hold a message of {largest} and its envelope");
+            let help = format!("write \"{}\" or more, or lower max_message_size", format_size(least));
+            reader.error(span, message, help);
+            default_size
+        }
+        Some((size, _)) => size,
+        None => default_size,
+    };
+    section.finish();
+    SpoolConfig { path, durability, segment_size }
+}
+
+fn admin(root: &Section<'_>) -> Option<SocketAddr> {
+    let section = root.section("admin")?;
+    if section.entry("bind").is_none() {
+        section.reader.error(section.span(), "[admin] has no `bind`", "write bind = \"127.0.0.1:8025\"");
+    }
+    let bind = section.text("bind").and_then(|text| address(section.reader, &text));
+    section.finish();
+    bind
+}
+
+fn log(root: &Section<'_>) -> Log {
+    let mut log = Log { format: LogFormat::Human, level: LogLevel::Info };
+    let Some(section) = root.section("log") else { return log };
+    if let Some(text) = section.text("format") {
+        match text.text.as_str() {
+            "human" => log.format = LogFormat::Human,
+            "json" => log.format = LogFormat::Json,
+            _ => one_of(section.reader, "format", &text, &["human", "json"]),
+        }
+    }
+    if let Some(text) = section.text("level") {
+        use LogLevel::{Debug, Error, Info, Trace, Warn};
+        let levels = [Error, Warn, Info, Debug, Trace];
+        match levels.into_iter().find(|level| level.name() == text.text) {
+            Some(level) => log.level = level,
+            None => one_of(section.reader, "level", &text, &levels.map(LogLevel::name)),
+        }
+    }
+    section.finish();
+    log
+}
+
+fn timeouts(root: &Section<'_>) -> Timeouts {
+    let mut timeouts = Timeouts { drain: DRAIN_DEFAULT };
+    let Some(section) = root.section("timeouts") else { return timeouts };
+    if let Some((drain, _)) = section.duration("drain") {
+        timeouts.drain = drain;
+    }
+    section.finish();
+    timeouts
+}
+
+fn one_of(reader: &Reader, key: &str, text: &Text, choices: &[&str]) {
+    let message = format!("`{key}` cannot be \"{}\"", text.text.escape_debug());
+    let quoted: Vec<_> = choices.iter().map(|choice| format!("\"{choice}\"")).collect();
+    let help = match nearest(&text.text, choices) {
+        Some(near) => format!("did you mean \"{near}\"?"),
+        None => format!("write one of {}", quoted.join(", ")),
+    };
+    reader.error(text.span, message, help);
+}
+
+fn durability(reader: &Reader, text: &Text) -> Durability {
+    match text.text.as_str() {
+        "sync" => return Durability::Sync,
+        "none" => return Durability::None,
+        "async" => {
+            not_available(reader, "durability", text, "write \"sync\", or \"none\" where mail may be lost");
+        }
+        _ => one_of(reader, "durability", text, &["sync", "none"]),
+    }
+    Durability::Sync
+}
+
+fn address(reader: &Reader, text: &Text) -> Option<SocketAddr> {
+    parse_bind(&text.text)
+        .map_err(|why| {
+            let message = format!("`{}` is no address to bind to: {why}", text.text.escape_debug());
+            let help = "write IP address and port, such as 192.0.2.1:25 or [2001:db8::1]:smtp; \
+                        0.0.0.0 and [::] are all addresses";
+            reader.error(text.span, message, help);
+        })
+        .ok()
+}
+
+/// For a value that is part of the design but not of this version.
+fn not_available(reader: &Reader, key: &str, text: &Text, help: &str) {
+    let version = env!("CARGO_PKG_VERSION");
+    let message = format!("{key} = \"{}\" is not available in ringmx {version} yet", text.text);
+    reader.error(text.span, message, help);
+}

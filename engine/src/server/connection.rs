@@ -1,0 +1,117 @@
+//! One connection's slot: the descriptor, its session, and which operations are under way.
+//!
+//! ```text
+//! Open ──session over──> Flushing ──all sent──> Lingering ──end of stream, or bounds──> Ending ──no op left──> Closed
+//!   └───────connection lost, time is up─────────────────────────────────────────────────^
+//! ```
+
+use std::time::Duration;
+
+use ringmx_ring::Fd;
+
+use crate::limits;
+use crate::session::{Service, Session};
+
+/// Where the connection stands. The session's own phase is its own affair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// The session goes on.
+    Open,
+    /// The session is over; its last replies go out until `until`.
+    Flushing { until: Duration },
+    /// Our direction is ended; what the client still sends is read and thrown away, at most `left_len` octets.
+    Lingering { until: Duration, left_len: usize },
+    /// Everything under way is cancelled; the descriptor is closed when nothing is left.
+    Ending,
+    /// The close is under way; its completion frees the slot.
+    Closed,
+}
+
+/// The multishot receive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Recv {
+    /// No operation exists.
+    Off,
+    Armed,
+    /// A cancel has been queued; the receive still owes its last completion.
+    Cancelling,
+    /// The client has ended its direction. Never armed again.
+    Ended,
+}
+
+/// Exactly one per accepted descriptor.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) fd: Fd,
+    pub(super) session: Session,
+    pub(super) listener_index: u32,
+    pub(super) state: State,
+    pub(super) recv: Recv,
+    /// Operations queued and not completed, of every kind. The descriptor is closed only at 0, so that no completion
+    /// can meet another connection's slot.
+    pub(super) ops_count: u8,
+    /// A send is under way; its bytes are with the ring.
+    pub(super) sending: bool,
+    /// Octets of the send under way that are sent.
+    pub(super) sent_len: usize,
+    /// When the send under way began.
+    pub(super) send_began_at: Duration,
+    /// In the worker's list of connections that have something to send this turn.
+    pub(super) touched: bool,
+    /// Received, but not consumed by the session: the beginning of a command, or input parked while a commit is pending.
+    /// Without memory when empty.
+    pub(super) parked: Vec<u8>,
+    /// Replies not yet given to the ring. Without memory when empty.
+    pub(super) out: Vec<u8>,
+    /// When its entry in the timer wheel comes up; entries that come up earlier are left-overs.
+    pub(super) alarm_at: Duration,
+    /// Why the connection ended, for the log.
+    pub(super) reason: &'static str,
+    pub(super) began_at: Duration,
+}
+
+impl Connection {
+    pub(super) fn new(fd: Fd, session: Session, listener_index: u32, now: Duration) -> Self {
+        Self {
+            fd,
+            session,
+            listener_index,
+            state: State::Open,
+            recv: Recv::Off,
+            ops_count: 0,
+            sending: false,
+            sent_len: 0,
+            send_began_at: now,
+            touched: false,
+            parked: Vec::new(),
+            out: Vec::new(),
+            alarm_at: Duration::MAX,
+            reason: "",
+            began_at: now,
+        }
+    }
+
+    /// The session must not be given input now: its message is being committed, or its replies are not being read.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.session.message().is_some() || self.out.len() >= limits::PENDING_OUTPUT_LEN_MAX
+    }
+
+    /// Whether more input is wanted. What is parked without being blocked is less than a command line.
+    pub(super) fn wants_input(&self) -> bool {
+        match self.state {
+            State::Open => !self.is_blocked() || self.parked.len() < limits::PARKED_INPUT_LEN_MAX,
+            State::Flushing { .. } | State::Lingering { .. } => true,
+            State::Ending | State::Closed => false,
+        }
+    }
+
+    /// When something must happen although nothing comes; `None` while only we are waited for.
+    pub(super) fn deadline(&self, service: &Service) -> Option<Duration> {
+        match self.state {
+            State::Open if self.sending => Some(self.send_began_at + limits::SEND_TIME_MAX),
+            State::Open => self.session.deadline(service),
+            State::Flushing { until } | State::Lingering { until, .. } => Some(until),
+            State::Ending | State::Closed => None,
+        }
+    }
+}

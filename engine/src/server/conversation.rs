@@ -1,0 +1,376 @@
+//! What a worker does with one connection: bytes to its session, replies to its socket, and its end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ringmx_ring::{Completion, Errno, Key, Payload, Ring};
+
+use crate::event::{Event, Kind};
+use crate::limits;
+use crate::server::connection::{Connection, Recv, State};
+use crate::server::journal::{Journal, Segments};
+use crate::server::op::{ConnectionOp, Op};
+use crate::server::worker::Worker;
+use crate::session::{Context, Error, Next};
+
+/// How often a connection without a deadline is looked at again.
+const NO_DEADLINE_RECHECK: Duration = Duration::from_secs(30);
+
+impl<R: Ring, S: Segments> Worker<R, S> {
+    /// The server's first word.
+    pub(super) fn greet(&mut self, key: Key, refusal: Option<Error>) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let (session, client) = (connection.session.id(), connection.session.client());
+        let service = &self.ports[connection.listener_index as usize].service;
+        let cx = &mut Context { now: self.now, service, pool: &mut self.pool };
+        lend_output(connection, &mut self.spare);
+        if connection.session.greet(cx, refusal, &mut connection.out) == Next::Close {
+            self.stats.connections_shed.bump();
+            connection.reason = "shed";
+            finish(connection, self.now.monotonic);
+            self.pool.events.push(Event { at: self.now, session, kind: Kind::Shed { client } });
+        } else {
+            let kind = Kind::Connected { client, worker_index: u16::from(self.worker_index) };
+            self.pool.events.push(Event { at: self.now, session, kind });
+        }
+        self.settle(key);
+    }
+
+    pub(super) fn on_recv(&mut self, key: Key, completion: Completion) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            // Not possible while a slot is freed only after its last completion; a lent buffer goes back all the same.
+            if let Payload::Lent(lent) = completion.payload {
+                self.ring.give_back(lent);
+            }
+            return;
+        };
+        if !completion.more {
+            connection.recv = Recv::Off;
+            connection.ops_count -= 1;
+        }
+        match (completion.payload, completion.result) {
+            (Payload::Lent(lent), Ok(len)) if len > 0 => {
+                self.stats.octets_received.add(u64::from(len));
+                self.take_input(key, lent);
+            }
+            (payload, result) => {
+                if let Payload::Lent(lent) = payload {
+                    self.ring.give_back(lent);
+                }
+                match result {
+                    Ok(_) => connection.recv = Recv::Ended,
+                    // All buffers are lent; they are back before the turn ends, and `settle` arms it again.
+                    Err(Errno::NO_BUFFERS) => self.stats.buffers_exhausted.bump(),
+                    Err(Errno::CANCELED) => {}
+                    Err(_) => self.abandon(key, "connection lost"),
+                }
+            }
+        }
+        self.settle(key);
+    }
+
+    fn take_input(&mut self, key: Key, lent: ringmx_ring::Lent) {
+        let connection = self.connections.get_mut(key).expect("looked up by `on_recv`");
+        let bytes = self.ring.bytes(&lent);
+        match &mut connection.state {
+            State::Open if connection.parked.is_empty() => {
+                let service = &self.ports[connection.listener_index as usize].service;
+                let cx = &mut Context { now: self.now, service, pool: &mut self.pool };
+                lend_output(connection, &mut self.spare);
+                let consumed = pump(connection, key, bytes, cx, &mut self.journal);
+                if consumed < bytes.len() && connection.state == State::Open {
+                    connection.parked = self.spare.pop().unwrap_or_default();
+                    connection.parked.extend_from_slice(&bytes[consumed..]);
+                }
+                self.ring.give_back(lent);
+            }
+            State::Open => {
+                connection.parked.extend_from_slice(bytes);
+                self.ring.give_back(lent);
+                self.take_parked(key);
+            }
+            State::Lingering { left_len, .. } if *left_len > bytes.len() => {
+                *left_len -= bytes.len();
+                self.ring.give_back(lent);
+            }
+            State::Lingering { .. } => {
+                self.ring.give_back(lent);
+                self.abandon(key, "");
+            }
+            State::Flushing { .. } | State::Ending | State::Closed => self.ring.give_back(lent),
+        }
+    }
+
+    /// Presents parked input to the session again.
+    fn take_parked(&mut self, key: Key) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        if connection.parked.is_empty() {
+            return;
+        }
+        let mut parked = std::mem::take(&mut connection.parked);
+        let service = &self.ports[connection.listener_index as usize].service;
+        let cx = &mut Context { now: self.now, service, pool: &mut self.pool };
+        lend_output(connection, &mut self.spare);
+        let consumed = pump(connection, key, &parked, cx, &mut self.journal);
+        parked.drain(..consumed);
+        if parked.is_empty() || connection.state != State::Open {
+            keep_buffer(&mut self.spare, parked);
+        } else {
+            connection.parked = parked;
+        }
+    }
+
+    /// The commit of this connection's message is over.
+    pub(super) fn on_committed(&mut self, key: Key, result: Result<(), Error>) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        connection.ops_count -= 1;
+        let service = &self.ports[connection.listener_index as usize].service;
+        let cx = &mut Context { now: self.now, service, pool: &mut self.pool };
+        lend_output(connection, &mut self.spare);
+        let next = connection.session.committed(cx, result, &mut connection.out);
+        if next == Next::Close {
+            finish(connection, self.now.monotonic);
+        }
+        self.take_parked(key);
+        self.settle(key);
+    }
+
+    pub(super) fn on_send(&mut self, key: Key, completion: Completion) {
+        let Payload::Returned(mut bytes) = completion.payload else { unreachable!("a send returns its bytes") };
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        connection.ops_count -= 1;
+        connection.sending = false;
+        match completion.result {
+            Ok(len) => {
+                // A short send that is over: the rest goes out by another one.
+                connection.sent_len += len as usize;
+                if connection.sent_len < bytes.len() && !matches!(connection.state, State::Ending) {
+                    connection.sending = true;
+                    connection.ops_count += 1;
+                    let token = Op::Connection(ConnectionOp::Send, key).token();
+                    return self.ring.send(token, connection.fd, bytes, connection.sent_len);
+                }
+            }
+            Err(_) => self.abandon(key, "connection lost"),
+        }
+        bytes.clear();
+        keep_buffer(&mut self.spare, bytes);
+        self.take_parked(key);
+        self.settle(key);
+    }
+
+    /// One send for each connection that has something to say.
+    pub(super) fn send_all(&mut self) {
+        let mut touched = std::mem::take(&mut self.touched);
+        for key in touched.drain(..) {
+            let Some(connection) = self.connections.get_mut(key) else { continue };
+            connection.touched = false;
+            if connection.out.is_empty() || connection.sending || connection.state == State::Ending {
+                continue;
+            }
+            let bytes = std::mem::take(&mut connection.out);
+            connection.sending = true;
+            connection.sent_len = 0;
+            connection.send_began_at = self.now.monotonic;
+            connection.ops_count += 1;
+            self.ring.send(Op::Connection(ConnectionOp::Send, key).token(), connection.fd, bytes, 0);
+        }
+        self.touched = touched;
+    }
+
+    /// A deadline may have passed. Returns when to ask again.
+    pub(super) fn on_due(&mut self, key: Key) -> Option<Duration> {
+        let now = self.now.monotonic;
+        let connection = self.connections.get_mut(key)?;
+        if connection.alarm_at > now {
+            return None;
+        }
+        let service = Arc::clone(&self.ports[connection.listener_index as usize].service);
+        let deadline = connection.deadline(&service).unwrap_or(now + NO_DEADLINE_RECHECK);
+        if deadline > now {
+            connection.alarm_at = deadline;
+            return Some(deadline);
+        }
+        // Far away, so that `settle` schedules whatever the new state asks for.
+        connection.alarm_at = Duration::MAX;
+        if connection.state == State::Open && !connection.sending {
+            connection.reason = "timed out";
+            let cx = &mut Context { now: self.now, service: &service, pool: &mut self.pool };
+            connection.session.timeout(cx, &mut connection.out);
+            finish(connection, now);
+        } else {
+            self.abandon(key, "timed out");
+        }
+        self.settle(key);
+        None
+    }
+
+    /// The server stops: see `Session::stop`.
+    pub(super) fn stop_session(&mut self, key: Key) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        if connection.state == State::Open {
+            let service = &self.ports[connection.listener_index as usize].service;
+            let cx = &mut Context { now: self.now, service, pool: &mut self.pool };
+            if connection.session.stop(cx, &mut connection.out) == Next::Close {
+                connection.reason = "stopped";
+                finish(connection, self.now.monotonic);
+            }
+        }
+        self.settle(key);
+    }
+
+    /// Ends the connection without another word: everything under way is cancelled.
+    pub(super) fn abandon(&mut self, key: Key, reason: &'static str) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        if matches!(connection.state, State::Ending | State::Closed) {
+            return;
+        }
+        if connection.reason.is_empty() {
+            connection.reason = reason;
+        }
+        connection.state = State::Ending;
+        if connection.ops_count > 0 {
+            connection.ops_count += 1;
+            self.ring.cancel_all(Op::Connection(ConnectionOp::Cancel, key).token(), connection.fd);
+        }
+        self.settle(key);
+    }
+
+    pub(super) fn op_ended(&mut self, key: Key) {
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.ops_count -= 1;
+        }
+    }
+
+    /// The one place that decides which operations a connection needs next, from its state alone. Called after
+    /// everything that changed the state.
+    pub(super) fn settle(&mut self, key: Key) {
+        let now = self.now.monotonic;
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        if connection.state == State::Open && connection.recv == Recv::Ended && !connection.is_blocked() {
+            // What the client sent before it ended its direction has been answered.
+            connection.reason = "client closed";
+            finish(connection, now);
+        }
+        if !connection.out.is_empty() && !connection.sending && !connection.touched {
+            connection.touched = true;
+            self.touched.push(key);
+        }
+        if matches!(connection.state, State::Flushing { .. }) && connection.out.is_empty() && !connection.sending {
+            self.ring.shutdown_write(connection.fd);
+            let until = now + limits::LINGER_TIME_MAX;
+            connection.state = State::Lingering { until, left_len: limits::LINGER_LEN_MAX };
+        }
+        match (connection.recv, connection.wants_input()) {
+            (Recv::Off, true) => {
+                connection.recv = Recv::Armed;
+                connection.ops_count += 1;
+                self.ring.recv(Op::Connection(ConnectionOp::Recv, key).token(), connection.fd);
+            }
+            (Recv::Armed, false) if connection.state == State::Open => {
+                connection.recv = Recv::Cancelling;
+                connection.ops_count += 1;
+                let recv = Op::Connection(ConnectionOp::Recv, key).token();
+                self.ring.cancel(Op::Connection(ConnectionOp::Cancel, key).token(), recv);
+            }
+            _ => {}
+        }
+        if connection.out.is_empty() && connection.out.capacity() > 0 {
+            keep_buffer(&mut self.spare, std::mem::take(&mut connection.out));
+        }
+        if connection.state == State::Ending && connection.ops_count == 0 {
+            connection.state = State::Closed;
+            connection.ops_count = 1;
+            self.ring.close(Op::Connection(ConnectionOp::Close, key).token(), connection.fd);
+        } else if matches!(connection.state, State::Lingering { .. }) && connection.recv == Recv::Ended {
+            self.abandon(key, "");
+        } else {
+            self.set_alarm(key);
+        }
+    }
+
+    /// Keeps the entry in the timer wheel no later than the deadline. One that moves later is found by `on_due`.
+    fn set_alarm(&mut self, key: Key) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let service = &self.ports[connection.listener_index as usize].service;
+        let deadline = connection.deadline(service).unwrap_or(self.now.monotonic + NO_DEADLINE_RECHECK);
+        if deadline < connection.alarm_at {
+            connection.alarm_at = deadline;
+            self.schedule(key, deadline);
+        }
+    }
+
+    /// The descriptor is closed and nothing refers to the slot: it is free.
+    pub(super) fn on_close(&mut self, key: Key) {
+        let Some(mut connection) = self.connections.remove(key) else { return };
+        self.left(connection.listener_index);
+        let service = &self.ports[connection.listener_index as usize].service;
+        let cx = &mut Context { now: self.now, service, pool: &mut self.pool };
+        connection.session.end(cx);
+        let (session, client) = (connection.session.id(), connection.session.client());
+        let (reason, messages_count) = (connection.reason, connection.session.messages_count());
+        let lasted = self.now.monotonic.saturating_sub(connection.began_at);
+        let kind = Kind::Closed { client, reason, messages_count, lasted };
+        self.pool.events.push(Event { at: self.now, session, kind });
+        keep_buffer(&mut self.spare, std::mem::take(&mut connection.parked));
+        keep_buffer(&mut self.spare, std::mem::take(&mut connection.out));
+    }
+
+}
+
+/// Gives input to the session for as long as it takes any; returns what it consumed.
+fn pump<S: Segments>(
+    connection: &mut Connection,
+    key: Key,
+    input: &[u8],
+    cx: &mut Context<'_>,
+    journal: &mut Journal<S>,
+) -> usize {
+    let mut consumed = 0;
+    while connection.state == State::Open && !connection.is_blocked() {
+        let session = &mut connection.session;
+        let progress = session.receive(cx, &input[consumed..], &mut connection.out);
+        consumed += progress.consumed;
+        let next = match (progress.next, session.message()) {
+            (Next::Commit, Some(message)) => match journal.append(key, message) {
+                Ok(()) => {
+                    // Counted like an operation: the slot outlives the commit.
+                    connection.ops_count += 1;
+                    return consumed;
+                }
+                Err(error) => session.committed(cx, Err(error), &mut connection.out),
+            },
+            (Next::Input, _) => return consumed,
+            (next, _) => next,
+        };
+        if next == Next::Close {
+            finish(connection, cx.now.monotonic);
+        }
+    }
+    consumed
+}
+
+/// Replies are written into a pooled buffer, which an idle connection does not hold.
+fn lend_output(connection: &mut Connection, spare: &mut Vec<Vec<u8>>) {
+    if connection.out.capacity() == 0 {
+        connection.out = spare.pop().unwrap_or_default();
+    }
+}
+
+fn keep_buffer(spare: &mut Vec<Vec<u8>>, mut buffer: Vec<u8>) {
+    let fits = (1..=limits::POOLED_OUTPUT_LEN_MAX).contains(&buffer.capacity());
+    if fits && spare.len() < limits::POOLED_OUTPUTS_COUNT_MAX {
+        buffer.clear();
+        spare.push(buffer);
+    }
+}
+
+/// The session is over: its last replies go out, then the connection ends.
+fn finish(connection: &mut Connection, now: Duration) {
+    if connection.state == State::Open {
+        connection.state = State::Flushing { until: now + limits::LAST_REPLY_TIME_MAX };
+        if connection.reason.is_empty() {
+            connection.reason = "quit";
+        }
+    }
+}

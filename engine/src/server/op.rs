@@ -1,0 +1,93 @@
+//! What a worker's operations are for: the kinds in a `Token`.
+
+use ringmx_ring::{Key, Token};
+
+/// Where a completion belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Op {
+    /// A connection on the listener with this index.
+    Accept { listener_index: u32 },
+    Connection(ConnectionOp, Key),
+    /// The journal's write.
+    Commit,
+    /// Somebody woke the worker.
+    Wake,
+    /// The worker woke somebody, or closed a descriptor nobody waits for.
+    Aside,
+}
+
+/// An operation of one connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ConnectionOp {
+    Recv,
+    Send,
+    Cancel,
+    Close,
+}
+
+const ACCEPT: u8 = 1;
+const COMMIT: u8 = 2;
+const WAKE: u8 = 3;
+const ASIDE: u8 = 4;
+const RECV: u8 = 5;
+const SEND: u8 = 6;
+const CANCEL: u8 = 7;
+const CLOSE: u8 = 8;
+
+impl Op {
+    pub(super) fn token(self) -> Token {
+        match self {
+            Self::Accept { listener_index } => Token::new(ACCEPT, 0, listener_index),
+            Self::Commit => Token::new(COMMIT, 0, 0),
+            Self::Wake => Token::new(WAKE, 0, 0),
+            Self::Aside => Token::new(ASIDE, 0, 0),
+            Self::Connection(op, key) => {
+                let kind = match op {
+                    ConnectionOp::Recv => RECV,
+                    ConnectionOp::Send => SEND,
+                    ConnectionOp::Cancel => CANCEL,
+                    ConnectionOp::Close => CLOSE,
+                };
+                Token::new(kind, key.generation, key.slot)
+            }
+        }
+    }
+
+    /// Total: `None` for what no token of ours says.
+    pub(super) fn of(token: Token) -> Option<Self> {
+        let key = Key { slot: token.slot(), generation: token.generation() };
+        Some(match token.kind() {
+            ACCEPT => Self::Accept { listener_index: token.slot() },
+            COMMIT => Self::Commit,
+            WAKE => Self::Wake,
+            ASIDE => Self::Aside,
+            RECV => Self::Connection(ConnectionOp::Recv, key),
+            SEND => Self::Connection(ConnectionOp::Send, key),
+            CANCEL => Self::Connection(ConnectionOp::Cancel, key),
+            CLOSE => Self::Connection(ConnectionOp::Close, key),
+            _ => return None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_op_survives_its_token() {
+        let key = Key { slot: 77, generation: 5 };
+        let connection = [
+            ConnectionOp::Recv,
+            ConnectionOp::Send,
+            ConnectionOp::Cancel,
+            ConnectionOp::Close,
+        ];
+        let ops = connection.map(|op| Op::Connection(op, key));
+        let others = [Op::Accept { listener_index: 3 }, Op::Commit, Op::Wake, Op::Aside];
+        for op in ops.into_iter().chain(others) {
+            assert_eq!(Op::of(op.token()), Some(op));
+        }
+        assert_eq!(Op::of(Token::new(100, 0, 0)), None);
+    }
+}

@@ -1,0 +1,53 @@
+//! A worker's segments: from the keeper of the spool, read by an egress thread.
+
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use ringmx_ring::{Doorbell, Fd};
+
+use crate::server::journal::Segments;
+use crate::spool::segment::SegmentHeader;
+use crate::store::{Segment, ShardHandles};
+
+/// The keeper's queue of ready segments and the bell of the egress thread that reads them.
+#[derive(Debug)]
+pub(super) struct ShardSegments {
+    pub(super) handles: ShardHandles,
+    pub(super) reader: Arc<Doorbell>,
+}
+
+impl Segments for ShardSegments {
+    type Segment = Segment;
+
+    fn take(&mut self) -> Option<Arc<Segment>> {
+        self.handles.take()
+    }
+
+    fn available(&self) -> bool {
+        self.handles.is_ready()
+    }
+
+    fn header(segment: &Segment) -> SegmentHeader {
+        segment.header()
+    }
+
+    fn fd(segment: &Segment) -> Fd {
+        Fd(segment.file.as_raw_fd())
+    }
+
+    fn publish(&self, segment: &Segment, len: u64) {
+        segment.publish(len);
+    }
+
+    fn seal(&self, segment: &Segment) {
+        segment.seal();
+    }
+
+    fn fail(&self, segment: &Segment) {
+        segment.fail();
+    }
+
+    fn sleeping_reader(&self) -> Option<Fd> {
+        self.reader.take_sleeper()
+    }
+}

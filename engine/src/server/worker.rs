@@ -1,0 +1,308 @@
+//! One worker: a ring, its listeners, its connections and its shard of the spool, on one thread. A turn is
+//!
+//! 1. submit and wait: one system call (`Ring::turn`),
+//! 2. handle every completion (`dispatch`), then every deadline,
+//! 3. start a commit for all messages that ended in this turn,
+//! 4. one send for each connection that has something to say.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use ringmx_ring::{AcceptMode, Completion, Doorbell, Errno, Fd, Key, Payload, Ring, Slab, Wheel};
+
+use crate::event::{Event, EventQueue, Kind};
+use crate::id::{SessionId, SessionIds};
+use crate::limits;
+use crate::server::connection::Connection;
+use crate::server::journal::{Journal, Segments, key_of};
+use crate::server::op::{ConnectionOp, Op};
+use crate::session::{Error, Pool, Service, Session};
+use crate::stats::WorkerStats;
+use crate::time::Now;
+
+/// A listening socket of one worker and what is offered there.
+#[derive(Clone, Debug)]
+pub struct Port {
+    pub fd: Fd,
+    pub mode: AcceptMode,
+    pub service: Arc<Service>,
+    /// Connections that the worker holds open here; beyond it, 421.
+    pub connections_max: usize,
+}
+
+/// How a worker is told to stop: set the flag, then ring the bell.
+#[derive(Debug)]
+pub struct Stop {
+    pub requested: AtomicBool,
+    pub bell: Doorbell,
+}
+
+/// What a worker is made of besides its ring and its segments.
+#[derive(Debug)]
+pub struct Setup {
+    /// Also the number of its shard.
+    pub worker_index: u8,
+    pub ports: Vec<Port>,
+    /// Octets of content that its sessions may hold in memory together.
+    pub content_len_max: usize,
+    /// False only for `durability = "none"`.
+    pub durable: bool,
+    pub stats: Arc<WorkerStats>,
+    pub events: EventQueue,
+    pub stop: Arc<Stop>,
+}
+
+/// Somebody to ask whether they are due.
+#[derive(Clone, Copy, Debug)]
+enum Due {
+    Connection(Key),
+    Listener(u32),
+}
+
+pub struct Worker<R: Ring, S: Segments> {
+    pub(super) ring: R,
+    pub(super) journal: Journal<S>,
+    pub(super) pool: Pool,
+    pub(super) ports: Vec<Port>,
+    pub(super) connections: Slab<Connection>,
+    /// Open connections by listener.
+    open_counts: Vec<usize>,
+    pub(super) worker_index: u8,
+    ids: SessionIds,
+    pub(super) stats: Arc<WorkerStats>,
+    stop: Arc<Stop>,
+    /// Set when the stop was seen: what is still open then is ended.
+    drain_until: Option<Duration>,
+    pub(super) now: Now,
+    wheel: Wheel<Due>,
+    due: Vec<Due>,
+    completions: Vec<Completion>,
+    /// Connections with something to send this turn.
+    pub(super) touched: Vec<Key>,
+    /// Empty buffers of former sends and parked input.
+    pub(super) spare: Vec<Vec<u8>>,
+}
+
+impl<R: Ring, S: Segments> Worker<R, S> {
+    pub fn new(mut ring: R, segments: S, setup: Setup) -> Self {
+        let Setup { worker_index, ports, content_len_max, durable, stats, events, stop } = setup;
+        let clock = ring.clock();
+        let shard = u16::from(worker_index);
+        let connections_max: usize = ports.iter().map(|port| port.connections_max).sum();
+        let open_counts = vec![0; ports.len()];
+        let mut worker = Self {
+            ring,
+            journal: Journal::new(shard, durable, segments, Arc::clone(&stats), events.clone()),
+            pool: Pool::new(Arc::clone(&stats), events, content_len_max),
+            ports,
+            connections: Slab::new(connections_max + limits::SHED_CONNECTIONS_COUNT_MAX),
+            open_counts,
+            worker_index,
+            ids: SessionIds::new(worker_index),
+            stats,
+            stop,
+            drain_until: None,
+            now: Now { monotonic: clock.monotonic, unix: clock.unix },
+            wheel: Wheel::new(clock.monotonic),
+            due: Vec::new(),
+            completions: Vec::new(),
+            touched: Vec::new(),
+            spare: Vec::new(),
+        };
+        (0..worker.ports.len()).for_each(|index| worker.accept(index as u32));
+        worker.await_stop();
+        worker
+    }
+
+    /// Works until told to stop and drained.
+    pub fn run(&mut self) -> io::Result<()> {
+        while !self.is_drained() {
+            self.turn()?;
+        }
+        self.journal.finish();
+        Ok(())
+    }
+
+    /// Told to stop, and nothing is left to do.
+    pub fn is_drained(&self) -> bool {
+        self.drain_until.is_some() && self.connections.is_empty() && self.journal.is_idle()
+    }
+
+    pub fn turn(&mut self) -> io::Result<()> {
+        let mut completions = std::mem::take(&mut self.completions);
+        self.ring.turn(self.wait_max(), &mut completions)?;
+        let clock = self.ring.clock();
+        self.now = Now { monotonic: clock.monotonic, unix: clock.unix };
+        self.pool.storage_error = self.journal.error();
+        self.stats.turns.bump();
+        self.stats.completions.add(completions.len() as u64);
+        for completion in completions.drain(..) {
+            self.dispatch(completion);
+        }
+        self.completions = completions;
+        self.expire();
+        self.journal.flush(&mut self.ring);
+        self.send_all();
+        Ok(())
+    }
+
+    /// For tests that drive the worker: the ring.
+    pub fn ring(&mut self) -> &mut R {
+        &mut self.ring
+    }
+
+    fn wait_max(&self) -> Option<Duration> {
+        let next_due = self.wheel.next_after(self.now.monotonic);
+        let drained = self.drain_until.map(|until| until.saturating_sub(self.now.monotonic));
+        next_due.into_iter().chain(drained).min()
+    }
+
+    fn dispatch(&mut self, completion: Completion) {
+        match Op::of(completion.token) {
+            Some(Op::Accept { listener_index }) => self.on_accept(listener_index, &completion),
+            Some(Op::Connection(op, key)) => self.on_connection(op, key, completion),
+            Some(Op::Commit) => self.on_commit(completion),
+            Some(Op::Wake) => self.on_wake(),
+            Some(Op::Aside) | None => {}
+        }
+    }
+
+    fn on_connection(&mut self, op: ConnectionOp, key: Key, completion: Completion) {
+        match op {
+            ConnectionOp::Recv => self.on_recv(key, completion),
+            ConnectionOp::Send => self.on_send(key, completion),
+            ConnectionOp::Cancel => {
+                self.op_ended(key);
+                self.settle(key);
+            }
+            ConnectionOp::Close => self.on_close(key),
+        }
+    }
+
+    fn accept(&mut self, listener_index: u32) {
+        let port = &self.ports[listener_index as usize];
+        self.ring.accept(Op::Accept { listener_index }.token(), port.fd, port.mode);
+    }
+
+    fn on_accept(&mut self, listener_index: u32, completion: &Completion) {
+        let mut pause = false;
+        match completion.result {
+            Ok(fd) => self.begin(Fd(fd as i32), listener_index),
+            Err(Errno::CANCELED) => return,
+            // The client gave up while it waited in the queue.
+            Err(Errno::CONNECTION_ABORTED) => {}
+            Err(errno) => {
+                self.log(Kind::RingError { operation: "accept", errno: errno.0 });
+                pause = true;
+            }
+        }
+        if completion.more || self.drain_until.is_some() {
+            return;
+        }
+        if pause {
+            self.wheel.schedule(Due::Listener(listener_index), self.now.monotonic + limits::ACCEPT_PAUSE);
+        } else {
+            self.accept(listener_index);
+        }
+    }
+
+    /// A new connection: the server speaks first.
+    fn begin(&mut self, fd: Fd, listener_index: u32) {
+        let Some(client) = self.ring.peer(fd) else {
+            // Reset before we came to it.
+            return self.ring.close(Op::Aside.token(), fd);
+        };
+        let now = self.now.monotonic;
+        let session = Session::new(self.ids.next(self.now), client, now);
+        let refusal = self.refusal(listener_index);
+        let connection = Connection::new(fd, session, listener_index, now);
+        let Ok(key) = self.connections.insert(connection) else {
+            self.stats.connections_shed.bump();
+            return self.ring.close(Op::Aside.token(), fd);
+        };
+        self.open_counts[listener_index as usize] += 1;
+        self.stats.connections.bump();
+        self.stats.connections_now.set(self.connections.len() as u64);
+        self.greet(key, refusal);
+    }
+
+    /// Why a new connection gets no session, if it gets none.
+    fn refusal(&self, listener_index: u32) -> Option<Error> {
+        let index = listener_index as usize;
+        if self.open_counts[index] >= self.ports[index].connections_max {
+            Some(Error::Full)
+        } else if self.journal.error() == Some(Error::SpoolFailed) {
+            Some(Error::SpoolStopped)
+        } else {
+            None
+        }
+    }
+
+    /// The commit's write has ended: every message in it is answered.
+    fn on_commit(&mut self, completion: Completion) {
+        let Payload::Returned(bytes) = completion.payload else { unreachable!("a write returns its bytes") };
+        let (tickets, result) = self.journal.complete(&mut self.ring, self.now, completion.result, bytes);
+        self.pool.storage_error = self.journal.error();
+        for &ticket in &tickets {
+            self.on_committed(key_of(ticket), result);
+        }
+        self.journal.recycle(tickets);
+    }
+
+    fn await_stop(&mut self) {
+        self.ring.await_signal(Op::Wake.token(), self.stop.bell.fd());
+    }
+
+    fn on_wake(&mut self) {
+        if !self.stop.requested.load(Ordering::Acquire) {
+            return self.await_stop();
+        }
+        self.drain_until = Some(self.now.monotonic + limits::DRAIN_TIME_MAX);
+        self.pool.draining = true;
+        for listener_index in 0..self.ports.len() as u32 {
+            self.ring.cancel(Op::Aside.token(), Op::Accept { listener_index }.token());
+        }
+        let keys: Vec<Key> = self.connections.keys().collect();
+        keys.into_iter().for_each(|key| self.stop_session(key));
+    }
+
+    /// Asks everybody whose time may have come.
+    fn expire(&mut self) {
+        let now = self.now.monotonic;
+        if self.drain_until.is_some_and(|until| now >= until) {
+            let keys: Vec<Key> = self.connections.keys().collect();
+            keys.into_iter().for_each(|key| self.abandon(key, "stopped"));
+        }
+        let mut due = std::mem::take(&mut self.due);
+        self.wheel.advance(now, &mut due);
+        for entry in due.drain(..) {
+            match entry {
+                Due::Listener(listener_index) if self.drain_until.is_none() => self.accept(listener_index),
+                Due::Listener(_) => {}
+                Due::Connection(key) => {
+                    if let Some(deadline) = self.on_due(key) {
+                        self.wheel.schedule(entry, deadline);
+                    }
+                }
+            }
+        }
+        self.due = due;
+    }
+
+    /// Asks for `on_due` of this connection at `deadline`.
+    pub(super) fn schedule(&mut self, key: Key, deadline: Duration) {
+        self.wheel.schedule(Due::Connection(key), deadline);
+    }
+
+    /// The slot of a connection is free.
+    pub(super) fn left(&mut self, listener_index: u32) {
+        self.open_counts[listener_index as usize] -= 1;
+        self.stats.connections_now.set(self.connections.len() as u64);
+    }
+
+    fn log(&self, kind: Kind) {
+        self.pool.events.push(Event { at: self.now, session: SessionId::default(), kind });
+    }
+}

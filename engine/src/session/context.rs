@@ -1,0 +1,180 @@
+//! What a session is given with each call: the time, what its listener offers, and its worker's pool.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::event::{Event, EventQueue, Kind};
+use crate::id::SessionId;
+use crate::limits;
+use crate::policy::recipient::Recipients;
+use crate::protocol::reply::{self, Reply};
+use crate::session::{DateCache, Error, Next, Transaction};
+use crate::stats::WorkerStats;
+use crate::time::Now;
+
+/// Arguments of every call that can reply.
+#[derive(Debug)]
+pub struct Context<'a> {
+    pub now: Now,
+    pub service: &'a Service,
+    pub pool: &'a mut Pool,
+}
+
+impl Context<'_> {
+    /// Appends a reply and goes on.
+    pub(super) fn reply(&self, reply: &Reply, out: &mut Vec<u8>) -> Next {
+        self.service.replies.encode(reply, out);
+        Next::Input
+    }
+
+    pub(super) fn log(&self, session: SessionId, kind: Kind) {
+        self.pool.events.push(Event { at: self.now, session, kind });
+    }
+}
+
+/// What a listener offers: immutable, shared by the sessions of a worker.
+#[derive(Debug)]
+pub struct Service {
+    /// In the greeting, the EHLO reply and the trace field.
+    pub hostname: Box<str>,
+    /// Octets of content without our trace field; announced as SIZE.
+    pub message_len_max: u64,
+    pub recipients: Arc<Recipients>,
+    pub replies: Replies,
+    /// RFC 5321 §4.5.3.2.7.
+    pub command_timeout: Duration,
+    /// RFC 5321 §4.5.3.2.5.
+    pub data_timeout: Duration,
+    pub(super) ehlo_reply: Box<[u8]>,
+    pub(super) helo_reply: Box<[u8]>,
+}
+
+impl Service {
+    pub fn new(
+        hostname: &str,
+        message_len_max: u64,
+        recipients: Arc<Recipients>,
+        replies: Replies,
+        command_timeout: Duration,
+        data_timeout: Duration,
+    ) -> Self {
+        let (mut ehlo_reply, mut helo_reply) = (Vec::new(), Vec::new());
+        let size = format!("SIZE {message_len_max}");
+        let extensions = ["PIPELINING", size.as_str(), "8BITMIME", "ENHANCEDSTATUSCODES"];
+        reply::encode_ehlo(hostname, &extensions, &mut ehlo_reply);
+        reply::encode_helo(hostname, &mut helo_reply);
+        Self {
+            hostname: hostname.into(),
+            message_len_max,
+            recipients,
+            replies,
+            command_timeout,
+            data_timeout,
+            ehlo_reply: ehlo_reply.into(),
+            helo_reply: helo_reply.into(),
+        }
+    }
+}
+
+/// The operator's own words for replies.
+#[derive(Debug, Default)]
+pub struct Replies {
+    /// By enhanced status code.
+    texts: HashMap<Box<str>, Box<str>>,
+    /// Appended to permanent negative replies: where a refused sender finds help.
+    help_url: Option<Box<str>>,
+}
+
+impl Replies {
+    /// Texts by enhanced status code; both texts and URL are printable ASCII (the configuration checks it).
+    pub fn new(texts: HashMap<Box<str>, Box<str>>, help_url: Option<Box<str>>) -> Self {
+        Self { texts, help_url }
+    }
+
+    pub(super) fn encode(&self, reply: &Reply, out: &mut Vec<u8>) {
+        // RFC 5321 §4.2.1: 4yz and 5yz are the negative ones; the others' texts are nobody's concern.
+        if reply.code < 400 || (self.texts.is_empty() && self.help_url.is_none()) {
+            return reply::encode(reply, out);
+        }
+        let text = self.texts.get(reply.enhanced).map_or(reply.text, |text| text);
+        let help_url = self.help_url.as_deref().filter(|_| reply.code >= 500);
+        reply::encode_text(reply, text, help_url, out);
+    }
+}
+
+/// What the sessions of one worker share.
+#[derive(Debug)]
+pub struct Pool {
+    pub stats: Arc<WorkerStats>,
+    pub events: EventQueue,
+    pub date: DateCache,
+    /// Why the spool cannot take another message, if it cannot: what MAIL is answered.
+    pub storage_error: Option<Error>,
+    /// The server stops: no new transaction.
+    pub draining: bool,
+    pub(super) memory: Memory,
+    /// Unused transactions with their buffers.
+    spare: Vec<Box<Transaction>>,
+}
+
+impl Pool {
+    /// `content_len_max`: octets of content that the worker's sessions may hold in memory together.
+    pub fn new(stats: Arc<WorkerStats>, events: EventQueue, content_len_max: usize) -> Self {
+        Self {
+            stats,
+            events,
+            date: DateCache::default(),
+            storage_error: None,
+            draining: false,
+            memory: Memory { held_len: 0, len_max: content_len_max },
+            spare: Vec::new(),
+        }
+    }
+
+    /// A transaction for MAIL, unless memory is short: those that hold content must be able to finish.
+    pub(super) fn take_transaction(&mut self) -> Option<Box<Transaction>> {
+        if self.memory.held_len >= self.memory.len_max / 4 * 3 {
+            return None;
+        }
+        let transaction = self.spare.pop().unwrap_or_default();
+        self.memory.held_len += transaction.memory_len();
+        Some(transaction)
+    }
+
+    pub(super) fn release(&mut self, mut transaction: Box<Transaction>) {
+        self.memory.shrink(transaction.memory_len());
+        self.stats.content_octets_now.set(self.memory.held_len as u64);
+        if self.spare.len() < limits::POOLED_TRANSACTIONS_COUNT_MAX {
+            transaction.shrink();
+            self.spare.push(transaction);
+        }
+    }
+}
+
+/// Octets of content held in memory by all sessions of a worker.
+#[derive(Debug)]
+pub(super) struct Memory {
+    held_len: usize,
+    len_max: usize,
+}
+
+impl Memory {
+    /// False, and nothing counted, when it would be too much.
+    pub(super) fn grow(&mut self, len: usize) -> bool {
+        let fits = self.held_len.saturating_add(len) <= self.len_max;
+        if fits {
+            self.held_len += len;
+        }
+        fits
+    }
+
+    /// The allocator gave `got` instead of the `wanted` that was counted.
+    pub(super) fn correct(&mut self, wanted: usize, got: usize) {
+        self.held_len = (self.held_len + got).saturating_sub(wanted);
+    }
+
+    pub(super) fn shrink(&mut self, len: usize) {
+        self.held_len = self.held_len.saturating_sub(len);
+    }
+}

@@ -1,0 +1,130 @@
+//! The trace field that every message gets (RFC 5321 §4.4), and how many it already has.
+
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use jiff::fmt::rfc2822::DateTimePrinter;
+use jiff::tz::TimeZone;
+
+use crate::id::MessageId;
+use crate::limits;
+use crate::time::Now;
+
+/// What our trace field says.
+#[derive(Debug)]
+pub(super) struct Received<'a> {
+    pub(super) helo: &'a [u8],
+    pub(super) client: IpAddr,
+    pub(super) hostname: &'a str,
+    /// RFC 3848: ESMTP after EHLO, SMTP after HELO.
+    pub(super) extended: bool,
+    pub(super) id: MessageId,
+    pub(super) date: &'a str,
+}
+
+/// `Received: from HELO ([ADDRESS]) by HOSTNAME with ESMTP id ID; DATE`, folded. Without a `for` clause: it would tell
+/// one recipient of the others.
+pub(super) fn write_received(out: &mut Vec<u8>, received: &Received<'_>) {
+    out.extend_from_slice(b"Received: from ");
+    out.extend_from_slice(received.helo);
+    out.extend_from_slice(b" ([");
+    // RFC 5321 §4.1.3: IPv6 literals carry a tag. An IPv4 client on an IPv6 socket is an IPv4 client.
+    let client = received.client.to_canonical();
+    if client.is_ipv6() {
+        out.extend_from_slice(b"IPv6:");
+    }
+    write_display(out, &client);
+    out.extend_from_slice(b"])\r\n\tby ");
+    out.extend_from_slice(received.hostname.as_bytes());
+    out.extend_from_slice(if received.extended { b" with ESMTP id " } else { b" with SMTP id " });
+    write_display(out, &received.id);
+    out.extend_from_slice(b";\r\n\t");
+    out.extend_from_slice(received.date.as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+fn write_display(out: &mut Vec<u8>, value: &impl std::fmt::Display) {
+    use std::io::Write;
+    write!(out, "{value}").expect("writing to a Vec does not fail");
+}
+
+/// Received fields in the header section; counting ends one above the limit (RFC 5321 §6.3).
+pub(super) fn received_fields_count(content: &[u8]) -> usize {
+    const NAME: &[u8] = b"received:";
+    let mut count = 0;
+    let mut line_start = 0;
+    loop {
+        let line = &content[line_start..];
+        if line.is_empty() || line.starts_with(b"\r\n") || count > limits::RECEIVED_FIELDS_COUNT_MAX {
+            return count;
+        }
+        if line.len() >= NAME.len() && line[..NAME.len()].eq_ignore_ascii_case(NAME) {
+            count += 1;
+        }
+        match memchr::memchr(b'\n', line) {
+            Some(at) => line_start += at + 1,
+            None => return count,
+        }
+    }
+}
+
+/// The date of the present second, formatted once a second.
+#[derive(Debug, Default)]
+pub struct DateCache {
+    unix_secs: i64,
+    text: String,
+}
+
+impl DateCache {
+    /// `Sun, 22 Nov 2026 03:15:00 +0000` (RFC 5322 §3.3).
+    pub fn rfc5322(&mut self, now: Now) -> &str {
+        let unix_secs = i64::try_from(now.unix.as_secs()).unwrap_or(i64::MAX);
+        if self.text.is_empty() || unix_secs != self.unix_secs {
+            let zoned = Timestamp::from_second(unix_secs).unwrap_or(Timestamp::MAX).to_zoned(TimeZone::UTC);
+            self.text.clear();
+            // Years beyond 9999 have no RFC 5322 date; then the field ends in an empty one.
+            let _ = DateTimePrinter::new().print_zoned(&zoned, &mut self.text);
+            self.unix_secs = unix_secs;
+        }
+        &self.text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn now(unix_secs: u64) -> Now {
+        Now { monotonic: Duration::ZERO, unix: Duration::from_secs(unix_secs) }
+    }
+
+    #[test]
+    fn the_field_is_exact() {
+        let mut date = DateCache::default();
+        let mut out = Vec::new();
+        let client = "::ffff:192.0.2.7".parse().expect("an address");
+        let (helo, id) = (&b"client.example"[..], MessageId { transaction: 2, ..MessageId::default() });
+        let (hostname, date) = ("mx1.example.com", date.rfc5322(now(1_795_317_300)));
+        write_received(&mut out, &Received { helo, client, hostname, extended: true, id, date });
+        let text = "Received: from client.example ([192.0.2.7])\r\n\tby mx1.example.com with ESMTP id \
+                    0000000000000-2;\r\n\tSun, 22 Nov 2026 03:15:00 +0000\r\n";
+        assert_eq!(String::from_utf8_lossy(&out), text);
+    }
+
+    #[test]
+    fn dates_change_with_the_second() {
+        let mut date = DateCache::default();
+        assert_eq!(date.rfc5322(now(0)), "Thu, 1 Jan 1970 00:00:00 +0000");
+        assert_eq!(date.rfc5322(now(1)), "Thu, 1 Jan 1970 00:00:01 +0000");
+    }
+
+    #[test]
+    fn only_fields_of_the_header_section_count() {
+        assert_eq!(received_fields_count(b"Received: a\r\nSubject: b\r\nRECEIVED: c\r\n\r\nReceived: d\r\n"), 2);
+        assert_eq!(received_fields_count(b"Subject: x\r\n Received: folded\r\nReceived:"), 1);
+        assert_eq!(received_fields_count(b"\r\nReceived: body\r\n"), 0);
+        assert_eq!(received_fields_count(&b"Received: a\r\n".repeat(500)), limits::RECEIVED_FIELDS_COUNT_MAX + 1);
+    }
+}

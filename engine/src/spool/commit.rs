@@ -1,0 +1,294 @@
+//! Group commit: records that wait are written together, by one durable write, and their tickets come back together.
+//!
+//! ```text
+//!            append                start                 complete(ok)
+//! (ticket) ---------> [ queued ] ---------> [ in flight ] ------------> (tickets: the 250s may go out)
+//!                         |                       | complete(error or short write)
+//!                         +-----------------------+---> Failed for good: all tickets fail, nothing is written again
+//! ```
+//!
+//! There is no timer: while one write is in flight the next batch collects, and its start is the completion of the first.
+//! After a failed write nobody knows what is on the disk, and a second sync could report success for pages the kernel
+//! threw away; so the shard stops, and what follows goes elsewhere.
+//!
+//! A record never spans segments, and a batch neither. When the next record does not fit, the caller brings a new segment;
+//! batches already collected still go to the old one, in order.
+
+use std::collections::VecDeque;
+
+use super::batch::Batch;
+use super::record::{self, RecordMeta};
+use super::segment::{FIRST_BATCH_AT, SegmentHeader, batch_len};
+use super::{BLOCK_LEN, block_end};
+
+/// The caller's name for one waiting transaction. Opaque here.
+pub type Ticket = u64;
+
+/// A batch that has grown to this many bytes takes no further record; the next one begins behind it.
+pub const BATCH_LEN_SOFT_MAX: usize = 4 << 20;
+/// Larger buffers are given back to the allocator after their write, so that one large message is not held for good.
+const BUFFER_KEPT_LEN_MAX: usize = 2 * BATCH_LEN_SOFT_MAX;
+/// Buffers kept: one in flight, one collecting, and those of a change of segment.
+const BUFFERS_KEPT_COUNT_MAX: usize = 4;
+
+/// A durable write to do: all of `bytes` at `offset` of the segment of this epoch, on stable storage when it completes.
+#[derive(Debug)]
+pub struct Write {
+    pub epoch: u64,
+    pub offset: u64,
+    /// Whole blocks. Comes back through [`GroupCommit::complete`].
+    pub bytes: Vec<u8>,
+}
+
+/// Where a record was put. It is there once its ticket came back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub epoch: u64,
+    /// Offset of the record in its segment.
+    pub offset: u64,
+}
+
+/// Why a record was not taken. Nothing has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// Bring one by [`GroupCommit::use_segment`], or let the client try again later.
+    #[error("no segment with room for the record")]
+    NeedsSegment,
+    #[error("the record does not fit into an empty segment")]
+    TooLarge,
+    #[error("a write of this shard failed (errno {0}); it takes no more records")]
+    Failed(i32),
+}
+
+/// The outcome of one write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Completed {
+    /// Epoch of the segment written to.
+    pub epoch: u64,
+    /// Everything of that segment below this offset is durable: publish it. Unchanged by a failed write.
+    pub committed: u64,
+    /// No further batch goes to that segment: seal it after publishing.
+    pub seals: bool,
+    /// Whether the tickets are durable. When not, the shard has failed and every ticket it held was given back.
+    pub ok: bool,
+}
+
+/// The state machine. One per shard.
+#[derive(Debug, Default)]
+pub struct GroupCommit {
+    segment: Option<Assigned>,
+    /// Batches to write, oldest first. Only the last may still take records, while [`Queued::open`] holds.
+    queue: VecDeque<Queued>,
+    in_flight: Option<InFlight>,
+    failed: Option<i32>,
+    buffers: Vec<Vec<u8>>,
+    ticket_lists: Vec<Vec<Ticket>>,
+}
+
+/// The segment that new batches go to.
+#[derive(Clone, Copy, Debug)]
+struct Assigned {
+    epoch: u64,
+    key: u64,
+    capacity: u64,
+    /// Where the next new batch begins. Behind the open batch's place only once that is closed.
+    next_offset: u64,
+    next_sequence: u32,
+}
+
+#[derive(Debug)]
+struct Queued {
+    batch: Batch,
+    tickets: Vec<Ticket>,
+    open: bool,
+    seals: bool,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    epoch: u64,
+    offset: u64,
+    len: usize,
+    tickets: Vec<Ticket>,
+    seals: bool,
+}
+
+impl GroupCommit {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether a record of this encoded length ([`record::encoded_len`]) needs another segment first. True before the first
+    /// segment; false once failed, when no segment helps.
+    pub fn needs_segment(&self, next_len: usize) -> bool {
+        if self.failed.is_some() {
+            return false;
+        }
+        let Some(segment) = self.segment else { return true };
+        match self.open_batch() {
+            Some(open) => {
+                let end = open.batch.offset().saturating_add(block_end((open.batch.len() + next_len) as u64));
+                end > segment.capacity
+            }
+            None => segment.next_offset.saturating_add(batch_len(next_len)) > segment.capacity,
+        }
+    }
+
+    /// New batches go to this fresh segment from now on. Returns the epoch of the former segment if nothing of it is left to
+    /// write: it can be sealed now. Otherwise its last write says so ([`Completed::seals`]).
+    pub fn use_segment(&mut self, header: &SegmentHeader) -> Option<u64> {
+        self.close_open_batch();
+        let former = self.segment.replace(Assigned {
+            epoch: header.epoch,
+            key: header.key,
+            capacity: header.capacity,
+            next_offset: FIRST_BATCH_AT,
+            next_sequence: 0,
+        })?;
+        let queued = self.queue.back_mut().filter(|last| last.batch.epoch() == former.epoch);
+        let in_flight = self.in_flight.as_mut().filter(|write| write.epoch == former.epoch);
+        if let Some(last) = queued {
+            last.seals = true;
+        } else if let Some(write) = in_flight {
+            write.seals = true;
+        } else {
+            return Some(former.epoch);
+        }
+        None
+    }
+
+    /// Puts a record into the batch that goes out next. `content` comes in parts.
+    pub fn append(
+        &mut self,
+        ticket: Ticket,
+        meta: &RecordMeta,
+        envelope: &[u8],
+        content: &[&[u8]],
+    ) -> Result<Place, AppendError> {
+        if let Some(errno) = self.failed {
+            return Err(AppendError::Failed(errno));
+        }
+        let content_len = content.iter().fold(0usize, |len, part| len.saturating_add(part.len()));
+        let record_len = record::encoded_len(envelope.len(), content_len);
+        let segment = self.segment.as_mut().ok_or(AppendError::NeedsSegment)?;
+        if FIRST_BATCH_AT.saturating_add(batch_len(record_len)) > segment.capacity {
+            return Err(AppendError::TooLarge);
+        }
+        if self.needs_segment(record_len) {
+            return Err(AppendError::NeedsSegment);
+        }
+        if self.open_batch().is_none() {
+            self.begin_batch();
+        }
+        let open = self.queue.back_mut().expect("a batch is open");
+        let offset = open.batch.append(meta, envelope, content);
+        open.tickets.push(ticket);
+        let place = Place { epoch: open.batch.epoch(), offset };
+        if open.batch.len() >= BATCH_LEN_SOFT_MAX {
+            self.close_open_batch();
+        }
+        Ok(place)
+    }
+
+    /// The next write, when something waits and none is in flight.
+    pub fn start(&mut self) -> Option<Write> {
+        if self.in_flight.is_some() {
+            return None;
+        }
+        if self.queue.len() == 1 {
+            self.close_open_batch();
+        }
+        let Queued { batch, tickets, seals, .. } = self.queue.pop_front()?;
+        let (epoch, offset) = (batch.epoch(), batch.offset());
+        // One write in flight, in order of place: all of the segment below this batch is durable.
+        let bytes = batch.finish(offset);
+        self.in_flight = Some(InFlight { epoch, offset, len: bytes.len(), tickets, seals });
+        Some(Write { epoch, offset, bytes })
+    }
+
+    /// The write in flight has ended, with the bytes written or an errno. Its tickets are appended to `tickets` in the order of
+    /// their appends; if it failed or fell short, those of all other waiting records too.
+    ///
+    /// # Panics
+    /// When no write is in flight.
+    pub fn complete(
+        &mut self,
+        result: Result<usize, i32>,
+        bytes: Vec<u8>,
+        tickets: &mut Vec<Ticket>,
+    ) -> Completed {
+        let write = self.in_flight.take().expect("each completion answers one start");
+        let InFlight { epoch, offset, len, seals, .. } = write;
+        self.keep_ticket_list(write.tickets, tickets);
+        self.keep_buffer(bytes);
+        let errno = match result {
+            Ok(written) if written == len => {
+                return Completed { epoch, committed: offset + len as u64, seals, ok: true };
+            }
+            Ok(_) => SHORT_WRITE_ERRNO,
+            Err(errno) => errno,
+        };
+        self.failed = Some(errno);
+        self.segment = None;
+        while let Some(queued) = self.queue.pop_front() {
+            self.keep_ticket_list(queued.tickets, tickets);
+            self.keep_buffer(queued.batch.into_buffer());
+        }
+        Completed { epoch, committed: offset, seals: true, ok: false }
+    }
+
+    /// The errno of the write that failed, once one has.
+    pub fn failed(&self) -> Option<i32> {
+        self.failed
+    }
+
+    pub fn in_flight(&self) -> bool {
+        self.in_flight.is_some()
+    }
+
+    /// Whether no record waits and no write is in flight.
+    pub fn is_idle(&self) -> bool {
+        self.in_flight.is_none() && self.queue.is_empty()
+    }
+
+    fn open_batch(&self) -> Option<&Queued> {
+        self.queue.back().filter(|last| last.open)
+    }
+
+    fn begin_batch(&mut self) {
+        let segment = self.segment.as_mut().expect("append asked for a segment first");
+        let buffer = self.buffers.pop().unwrap_or_default();
+        let batch =
+            Batch::begin(buffer, segment.epoch, segment.key, segment.next_offset, segment.next_sequence);
+        let tickets = self.ticket_lists.pop().unwrap_or_default();
+        self.queue.push_back(Queued { batch, tickets, open: true, seals: false });
+    }
+
+    /// The open batch takes no more records: the next one stands behind it.
+    fn close_open_batch(&mut self) {
+        let Some(last) = self.queue.back_mut().filter(|last| last.open) else { return };
+        last.open = false;
+        if let Some(segment) = &mut self.segment {
+            segment.next_offset = last.batch.offset() + block_end(last.batch.len() as u64);
+            segment.next_sequence += 1;
+        }
+    }
+
+    fn keep_buffer(&mut self, buffer: Vec<u8>) {
+        if buffer.capacity() <= BUFFER_KEPT_LEN_MAX && self.buffers.len() < BUFFERS_KEPT_COUNT_MAX {
+            self.buffers.push(buffer);
+        }
+    }
+
+    fn keep_ticket_list(&mut self, mut list: Vec<Ticket>, tickets: &mut Vec<Ticket>) {
+        tickets.append(&mut list);
+        if self.ticket_lists.len() < BUFFERS_KEPT_COUNT_MAX {
+            self.ticket_lists.push(list);
+        }
+    }
+}
+
+/// EIO, for a write that ended early: the disk did not do what it was asked.
+const SHORT_WRITE_ERRNO: i32 = 5;
+
+const _: () = assert!((BATCH_LEN_SOFT_MAX as u64).is_multiple_of(BLOCK_LEN));

@@ -1,0 +1,57 @@
+//! What can be wrong with a spool: each error names the path, the reason and what to do.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Why a spool cannot be opened or read.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("cannot {action} {path}: {source}; {remedy}")]
+    Io { action: &'static str, path: PathBuf, source: io::Error, remedy: &'static str },
+
+    #[error(
+        "the spool {path} is in use by another server{}; stop that one, or give this one its own `[spool] path`",
+        pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default()
+    )]
+    Locked { path: PathBuf, pid: Option<u32> },
+
+    #[error(
+        "{path} was written by a newer ringmx (format version {found}, this one reads up to {supported}); \
+         run that version, or give this one another `[spool] path`. Nothing was changed"
+    )]
+    Newer { path: PathBuf, found: u32, supported: u32 },
+
+    #[error(
+        "{path} does not say that its directory is a spool; if the directory is one, restore the file from a backup, \
+         otherwise choose another `[spool] path`"
+    )]
+    BadMarker { path: PathBuf },
+
+    #[error("there is no spool at {path}; check `[spool] path`, or start the server once to create it")]
+    NoSpool { path: PathBuf },
+
+    #[error("a segment size of {size} bytes is outside {min} to {max}; change `[spool] segment_size`")]
+    SegmentSize { size: u64, min: u64, max: u64 },
+
+    #[error("no message {id} in the spool {path}; delivered messages are overwritten in time")]
+    NoMessage { id: crate::id::MessageId, path: PathBuf },
+}
+
+impl StoreError {
+    /// For `map_err`: the error of doing `action` ("create", "read", ...) with `path`.
+    pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { action, path: path.to_owned(), remedy: remedy(&source), source }
+    }
+}
+
+/// What an operator can do about an error of the system.
+fn remedy(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => "give the server's user read and write permission there",
+        io::ErrorKind::NotFound => "check `[spool] path`",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room on that file system",
+        io::ErrorKind::ReadOnlyFilesystem => "mount that file system for writing",
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => "move away what stands there",
+        _ => "see the kernel's log for the disk's state",
+    }
+}

@@ -1,0 +1,1 @@
+//! `ringmx spool`: reads a spool without the lock, also while a server runs.

@@ -1,0 +1,198 @@
+//! Opening a spool: what a former run left is checked before anything is changed, then put in order.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::acks::AckSet;
+use super::error::StoreError;
+use super::keeper::{Keeper, ShardFeed, ShardHandles, ShardPlan};
+use super::root::{self, Lock};
+use super::segment::{Segment, ack_path};
+use super::shard::{self, Name, ShardDir};
+use crate::spool::recover::{Extent, recover};
+use crate::spool::segment::{
+    FIRST_BATCH_AT, HeaderFault, SEGMENT_SIZE_DEFAULT, SEGMENT_SIZE_MAX, SegmentHeader, segment_size_min,
+};
+use crate::spool::{BLOCK_LEN, FORMAT_VERSION, ReadAt, block_end};
+
+/// How a spool is to be kept.
+#[derive(Clone, Debug)]
+pub struct SpoolOptions {
+    pub path: PathBuf,
+    /// One for each worker. Directories of further shards are emptied and then removed.
+    pub shards_count: u16,
+    /// Bytes of each new segment; rounded up to whole blocks.
+    pub segment_size: u64,
+    /// Largest content of any listener, in octets.
+    pub max_message_size: u64,
+    /// Segments each shard has ready for its worker, 1 to [`super::keeper::READY_COUNT_MAX`].
+    pub ready_count: usize,
+}
+
+impl SpoolOptions {
+    pub fn new(path: impl Into<PathBuf>, shards_count: u16, max_message_size: u64) -> Self {
+        let segment_size = segment_size_min(max_message_size).max(SEGMENT_SIZE_DEFAULT);
+        let ready_count = super::keeper::READY_COUNT_MAX;
+        Self { path: path.into(), shards_count, segment_size, max_message_size, ready_count }
+    }
+}
+
+/// An opened spool: locked, checked and recovered, with nothing running yet.
+#[derive(Debug)]
+pub struct Spool {
+    options: SpoolOptions,
+    lock: Lock,
+    plans: Vec<ShardPlan>,
+}
+
+/// A segment file as found.
+struct FoundSegment {
+    number: u32,
+    path: PathBuf,
+    file: File,
+    len: u64,
+    header: Option<SegmentHeader>,
+}
+
+impl Spool {
+    /// Opens the spool, creates it if need be. Reads every segment's batch headers. Fails without a change to any mail when
+    /// another server holds the spool, or a newer version wrote to it.
+    pub fn open(mut options: SpoolOptions) -> Result<Self, StoreError> {
+        options.segment_size = block_end(options.segment_size);
+        let (size, min) = (options.segment_size, segment_size_min(options.max_message_size));
+        if size < min || size > SEGMENT_SIZE_MAX {
+            return Err(StoreError::SegmentSize { size, min, max: SEGMENT_SIZE_MAX });
+        }
+        let path = options.path.clone();
+        root::check_marker(&path)?;
+        root::create_directory(&path)?;
+        let lock = root::lock(&path)?;
+        // Again under the lock: another server may have been creating it.
+        if !root::check_marker(&path)? {
+            root::create_marker(&path)?;
+        }
+        let mut found = BTreeMap::new();
+        for shard in root::shards(&path)? {
+            found.insert(shard, find_segments(&path.join(shard::directory_name(shard)), shard)?);
+        }
+        // Everything has been read and is of a known version. From here on files change.
+        root::sweep(&path).map_err(StoreError::io("remove delivered shards from", &path))?;
+        for shard in 0..options.shards_count {
+            found.entry(shard).or_default();
+        }
+        let mut plans = Vec::new();
+        for (shard, segments) in found {
+            plans.extend(plan_shard(&options, shard, segments)?);
+        }
+        Ok(Self { options, lock, plans })
+    }
+
+    /// Starts the keeper. The handles are those of shards 0 to `shards_count`, in order; a feed exists for every shard
+    /// that is filled or still has mail.
+    pub fn start(self) -> Result<(Keeper, Vec<ShardHandles>, Vec<ShardFeed>), StoreError> {
+        Keeper::start(self.lock, &self.options, self.plans)
+    }
+}
+
+/// Reads the headers of a shard's segments, in order of their numbers.
+fn find_segments(directory: &Path, shard: u16) -> Result<Vec<FoundSegment>, StoreError> {
+    let mut names = shard::names(directory).map_err(StoreError::io("list", directory))?;
+    names.sort_unstable_by_key(|name| name.number());
+    let numbers = names.into_iter().filter_map(|name| match name {
+        Name::Segment(number) => Some(number),
+        _ => None,
+    });
+    let mut segments = Vec::new();
+    for number in numbers {
+        let path = directory.join(format!("{number:08}.seg"));
+        let file =
+            OpenOptions::new().read(true).write(true).open(&path).map_err(StoreError::io("open", &path))?;
+        let len = file.metadata().map_err(StoreError::io("read", &path))?.len();
+        let header = read_header(&file, len, shard, number).map_err(StoreError::io("read", &path))?;
+        let header = match header {
+            Ok(header) => Some(header),
+            Err(HeaderFault::Newer(found)) => {
+                let supported = u32::from(FORMAT_VERSION);
+                return Err(StoreError::Newer { path, found: u32::from(found), supported });
+            }
+            Err(HeaderFault::Damaged) => None,
+        };
+        segments.push(FoundSegment { number, path, file, len, header });
+    }
+    Ok(segments)
+}
+
+/// The header of a segment's file, from its first batch where both copies are lost.
+pub(super) fn read_header(
+    file: &File,
+    len: u64,
+    shard: u16,
+    number: u32,
+) -> io::Result<Result<SegmentHeader, HeaderFault>> {
+    let mut blocks = vec![0; usize::try_from(len.min(2 * BLOCK_LEN)).unwrap_or(0)];
+    ReadAt::read_exact_at(file, &mut blocks, 0)?;
+    let (first, second) = blocks.split_at(blocks.len().min(BLOCK_LEN as usize));
+    let parsed = SegmentHeader::parse(first);
+    if parsed != Err(HeaderFault::Damaged) {
+        return Ok(parsed);
+    }
+    let salvaged = SegmentHeader::salvage(second, shard, number, len).ok_or(HeaderFault::Damaged);
+    if salvaged.is_ok() {
+        tracing::error!(shard, number, "a segment's header is unreadable; taken from its first batch");
+    }
+    Ok(salvaged)
+}
+
+/// Recovers one shard. `None` for one that is neither filled nor holds anything: it is removed.
+fn plan_shard(
+    options: &SpoolOptions,
+    shard: u16,
+    segments: Vec<FoundSegment>,
+) -> Result<Option<ShardPlan>, StoreError> {
+    let active = shard < options.shards_count;
+    let directory = options.path.join(shard::directory_name(shard));
+    let dir = ShardDir::open(&options.path, shard).map_err(StoreError::io("open", &directory))?;
+    dir.sweep().map_err(StoreError::io("clean up", &directory))?;
+    let names = dir.names().map_err(StoreError::io("list", &directory))?;
+    let next_number = names.iter().map(|name| name.number() + 1).max().unwrap_or(1);
+    let newest_epoch = segments.iter().filter_map(|segment| Some(segment.header?.epoch)).max().unwrap_or(0);
+    let (mut recovered, mut spares) = (Vec::new(), Vec::new());
+    let mut has_damaged = names.iter().any(|name| matches!(name, Name::SetAside(_)));
+    for FoundSegment { number, path, file, len, header } in segments {
+        let Some(header) = header else {
+            tracing::error!(path = %path.display(), "neither the segment's header nor its first batch is readable; set aside");
+            dir.set_aside(number).map_err(StoreError::io("rename", &path))?;
+            has_damaged = true;
+            continue;
+        };
+        let extent = recover(&file, &header, len).map_err(StoreError::io("read", &path))?;
+        if let Some(torn) = extent.torn {
+            let (offset, records_count) = (torn.offset, torn.records_count);
+            tracing::warn!(path = %path.display(), offset, records_count, "left out a batch whose write was interrupted");
+        }
+        if is_delivered(&path, &header, &extent)? {
+            spares.push((number, header.capacity.min(len)));
+        } else {
+            recovered.push(Arc::new(Segment::recovered(&header, path, file, &extent)));
+        }
+    }
+    recovered.sort_by_key(|segment| segment.epoch);
+    if !active && recovered.is_empty() && !has_damaged {
+        root::remove_shard(&options.path, &directory).map_err(StoreError::io("remove", &directory))?;
+        return Ok(None);
+    }
+    Ok(Some(ShardPlan { dir, active, recovered, spares, next_number, newest_epoch }))
+}
+
+/// Whether no record of the segment waits for delivery, as far as its headers tell.
+fn is_delivered(path: &Path, header: &SegmentHeader, extent: &Extent) -> Result<bool, StoreError> {
+    if extent.end == FIRST_BATCH_AT {
+        return Ok(true);
+    }
+    let ack_path = ack_path(path);
+    let acks = AckSet::load_file(&ack_path, header.epoch).map_err(StoreError::io("read", &ack_path))?;
+    Ok(!extent.has_gap && acks.len() as u64 == extent.records_count)
+}

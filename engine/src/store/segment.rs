@@ -1,0 +1,137 @@
+//! An open segment, shared by the worker that fills it, the egress thread that reads it and the keeper.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+
+use crate::spool::ReadAt;
+use crate::spool::recover::Extent;
+use crate::spool::segment::{FIRST_BATCH_AT, SegmentHeader};
+use crate::spool::walk::Damage;
+
+impl ReadAt for File {
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        FileExt::read_exact_at(self, buf, offset)
+    }
+}
+
+/// One use of a segment's file: from its header with this epoch to the next.
+#[derive(Debug)]
+pub struct Segment {
+    pub shard: u16,
+    pub number: u32,
+    pub epoch: u64,
+    pub key: u64,
+    pub path: PathBuf,
+    /// Open for reading and writing, buffered.
+    pub file: File,
+    pub capacity: u64,
+    /// Bytes durable and readable, from 0.
+    committed: AtomicU64,
+    sealed: AtomicBool,
+    /// What is unreadable below was durable once. See [`crate::spool::recover::Extent::watermark`].
+    watermark: u64,
+    fate: AtomicU8,
+}
+
+/// What becomes of a file that egress has done with. Ordered: the graver wins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Fate {
+    Recycle = 0,
+    /// A write failed: nothing is written to these blocks again.
+    Delete = 1,
+    /// Holds damage: set aside under another name for the operator to look at.
+    SetAside = 2,
+}
+
+impl Segment {
+    /// A fresh segment: nothing committed, open for batches.
+    pub(super) fn fresh(header: &SegmentHeader, path: PathBuf, file: File) -> Self {
+        Self {
+            shard: header.shard,
+            number: header.number,
+            epoch: header.epoch,
+            key: header.key,
+            path,
+            file,
+            capacity: header.capacity,
+            committed: AtomicU64::new(FIRST_BATCH_AT),
+            sealed: AtomicBool::new(false),
+            watermark: u64::MAX,
+            fate: AtomicU8::new(Fate::Recycle as u8),
+        }
+    }
+
+    /// A segment of a former run: readable up to the extent's end, sealed.
+    pub(super) fn recovered(header: &SegmentHeader, path: PathBuf, file: File, extent: &Extent) -> Self {
+        let segment = Self { watermark: extent.watermark, ..Self::fresh(header, path, file) };
+        segment.publish(extent.end);
+        segment.seal();
+        segment
+    }
+
+    /// What [`crate::spool::commit::GroupCommit::use_segment`] needs.
+    pub fn header(&self) -> SegmentHeader {
+        let Self { shard, number, epoch, key, capacity, .. } = *self;
+        SegmentHeader { shard, number, epoch, key, capacity }
+    }
+
+    /// Worker: everything below `committed` is durable.
+    pub fn publish(&self, committed: u64) {
+        self.committed.store(committed, Ordering::Release);
+    }
+
+    /// Worker: nothing more is committed here.
+    pub fn seal(&self) {
+        self.sealed.store(true, Ordering::Release);
+    }
+
+    /// Worker: a write failed here. Seals the segment; its file will not be used again.
+    pub fn fail(&self) {
+        self.raise_fate(Fate::Delete);
+        self.seal();
+    }
+
+    /// Whether `damage` hit what was durable. Otherwise a crash interrupted the write, and nobody was promised anything.
+    pub fn was_durable(&self, damage: &Damage) -> bool {
+        damage.offset < self.watermark
+    }
+
+    /// Reader: the segment holds something unreadable; the file is kept for the operator.
+    pub fn mark_damaged(&self) {
+        self.raise_fate(Fate::SetAside);
+    }
+
+    /// Bytes durable and readable, from 0; [`FIRST_BATCH_AT`] while there is no batch.
+    pub fn committed(&self) -> u64 {
+        self.committed.load(Ordering::Acquire)
+    }
+
+    /// Whether [`Self::committed`] has its last value. Ask this first, then that.
+    pub fn is_sealed(&self) -> bool {
+        self.sealed.load(Ordering::Acquire)
+    }
+
+    /// The file of acknowledgements beside the segment.
+    pub fn ack_path(&self) -> PathBuf {
+        ack_path(&self.path)
+    }
+
+    pub(super) fn fate(&self) -> Fate {
+        match self.fate.load(Ordering::Acquire) {
+            0 => Fate::Recycle,
+            1 => Fate::Delete,
+            _ => Fate::SetAside,
+        }
+    }
+
+    fn raise_fate(&self, fate: Fate) {
+        self.fate.fetch_max(fate as u8, Ordering::AcqRel);
+    }
+}
+
+pub(super) fn ack_path(segment_path: &Path) -> PathBuf {
+    segment_path.with_extension("ack")
+}

@@ -1,0 +1,207 @@
+//! One shard's directory and what is done to its files. Each step leaves a state that [`super::Spool::open`] understands;
+//! the names S0 to S9 are those of `engine/docs/spool-format.md`.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
+
+use super::segment::{Segment, ack_path};
+use crate::spool::segment::SegmentHeader;
+use crate::spool::{BLOCK_LEN, block_end};
+
+/// Bytes of zeros written at once into a new segment.
+const ZEROS_LEN: usize = 1 << 20;
+
+/// A shard's directory, held open so that names in it can be made durable.
+#[derive(Debug)]
+pub(super) struct ShardDir {
+    pub shard: u16,
+    pub path: PathBuf,
+    dir: File,
+}
+
+/// What a name in a shard's directory is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Name {
+    Segment(u32),
+    Ack(u32),
+    /// A segment whose creation was not finished: never used.
+    New(u32),
+    /// A segment with damage, set aside.
+    SetAside(u32),
+}
+
+impl Name {
+    /// `None` for what ringmx did not put there.
+    pub(super) fn parse(name: &str) -> Option<Self> {
+        let (number, extension) = name.split_once('.')?;
+        let number =
+            Some(number).filter(|digits| digits.len() == 8 && digits.bytes().all(|b| b.is_ascii_digit()));
+        let number = number?.parse().ok()?;
+        match extension {
+            "seg" => Some(Self::Segment(number)),
+            "ack" => Some(Self::Ack(number)),
+            "new" => Some(Self::New(number)),
+            "damaged" => Some(Self::SetAside(number)),
+            _ => None,
+        }
+    }
+
+    pub(super) fn number(self) -> u32 {
+        let (Self::Segment(number) | Self::Ack(number) | Self::New(number) | Self::SetAside(number)) = self;
+        number
+    }
+}
+
+/// The name of a shard's directory.
+pub(super) fn directory_name(shard: u16) -> String {
+    format!("shard-{shard:03}")
+}
+
+/// The shard of a directory's name.
+pub(super) fn parse_directory_name(name: &str) -> Option<u16> {
+    let shard = name.strip_prefix("shard-")?.parse().ok()?;
+    (directory_name(shard) == name).then_some(shard)
+}
+
+/// Makes the names in a directory durable.
+pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+impl ShardDir {
+    /// Opens the directory of a shard, creates it if need be. The name is durable when this returns.
+    pub(super) fn open(spool: &Path, shard: u16) -> io::Result<Self> {
+        let path = spool.join(directory_name(shard));
+        match DirBuilder::new().mode(0o700).create(&path) {
+            Ok(()) => sync_directory(spool)?,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+        let dir = File::open(&path)?;
+        Ok(Self { shard, path, dir })
+    }
+
+    pub(super) fn segment_path(&self, number: u32) -> PathBuf {
+        self.path.join(format!("{number:08}.seg"))
+    }
+
+    /// Creates a segment's file with all its blocks, so that a later write to it allocates nothing: it cannot meet a full
+    /// disk, and a durable write changes no metadata.
+    pub(super) fn create(&self, header: &SegmentHeader) -> io::Result<Segment> {
+        let path = self.segment_path(header.number);
+        let new_path = path.with_extension("new");
+        // S1: the file exists under a name that says it is not finished.
+        let file = open_options().create_new(true).open(&new_path)?;
+        let created = write_blocks(&file, header)
+            // S2: its acknowledgements are empty, whatever an earlier file of this number left.
+            .and_then(|()| open_options().create(true).truncate(true).open(ack_path(&path)))
+            // S3: complete under its own name; S4 once that is durable.
+            .and_then(|_| fs::rename(&new_path, &path))
+            .and_then(|()| self.dir.sync_all());
+        if let Err(error) = created {
+            // Gives the blocks back to a full disk. If this fails too, the next start removes the file.
+            drop(fs::remove_file(&new_path));
+            return Err(error);
+        }
+        // Zeros nobody will read need no memory.
+        drop(fadvise(&file, 0, None, Advice::DontNeed));
+        Ok(Segment::fresh(header, path, file))
+    }
+
+    /// Gives a wholly acknowledged file a new epoch. All its batches are void once the header is durable (S6).
+    pub(super) fn recycle(&self, header: &SegmentHeader) -> io::Result<Segment> {
+        let path = self.segment_path(header.number);
+        let file = open_options().open(&path)?;
+        file.write_all_at(&header.encode(), 0)?;
+        file.sync_data()?;
+        // Only now: acknowledgements of the old epoch guard its records until the header is durable. They need not be
+        // gone durably, entries of another epoch count for nothing.
+        open_options().create(true).truncate(true).open(ack_path(&path))?;
+        Ok(Segment::fresh(header, path, file))
+    }
+
+    /// Removes a segment, then its acknowledgements: never the other way round, or its records would come back.
+    pub(super) fn delete(&self, number: u32) -> io::Result<()> {
+        let path = self.segment_path(number);
+        fs::remove_file(&path)?;
+        self.dir.sync_all()?;
+        remove_if_there(&ack_path(&path))
+    }
+
+    /// Keeps a damaged segment under a name that no start reads.
+    pub(super) fn set_aside(&self, number: u32) -> io::Result<PathBuf> {
+        let path = self.segment_path(number);
+        let aside = path.with_extension("damaged");
+        fs::rename(&path, &aside)?;
+        self.dir.sync_all()?;
+        remove_if_there(&ack_path(&path))?;
+        Ok(aside)
+    }
+
+    /// The names ringmx gave in this directory, in no order.
+    pub(super) fn names(&self) -> io::Result<Vec<Name>> {
+        names(&self.path)
+    }
+
+    /// Removes what an interrupted creation or deletion left: unfinished files, acknowledgements of no segment.
+    pub(super) fn sweep(&self) -> io::Result<()> {
+        let names = self.names()?;
+        for name in &names {
+            match *name {
+                Name::New(number) => {
+                    fs::remove_file(self.segment_path(number).with_extension("new"))?;
+                }
+                Name::Ack(number) if !names.contains(&Name::Segment(number)) => {
+                    fs::remove_file(ack_path(&self.segment_path(number)))?;
+                }
+                _ => {}
+            }
+        }
+        self.dir.sync_all()
+    }
+}
+
+/// The names ringmx gave in a shard's directory, in no order.
+pub(super) fn names(path: &Path) -> io::Result<Vec<Name>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(path)? {
+        names.extend(entry?.file_name().to_str().and_then(Name::parse));
+    }
+    Ok(names)
+}
+
+fn open_options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(0o600);
+    options
+}
+
+/// Header first, then zeros to the end: written once, so that no block is left in the state "allocated, unwritten", which
+/// the first durable write to it would have to change.
+fn write_blocks(file: &File, header: &SegmentHeader) -> io::Result<()> {
+    match fallocate(file, FallocateFlags::empty(), 0, header.capacity) {
+        // Not every file system can; the zeros below allocate as well.
+        Err(rustix::io::Errno::OPNOTSUPP) | Ok(()) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    file.write_all_at(&header.encode(), 0)?;
+    let zeros = vec![0; ZEROS_LEN];
+    let mut at = block_end(BLOCK_LEN);
+    while at < header.capacity {
+        let len = usize::try_from(header.capacity - at).unwrap_or(usize::MAX).min(ZEROS_LEN);
+        file.write_all_at(&zeros[..len], at)?;
+        at += len as u64;
+    }
+    file.sync_all()
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,208 @@
+//! The main thread: binds, opens the spool, starts every thread, waits for a signal, and stops in order.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::Builder;
+use std::time::Duration;
+
+use ringmx_ring::{BindError, available_cores};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::admin::control::{self, ControlHandles};
+use crate::config::{Config, Durability};
+use crate::egress::{self, EgressError};
+use crate::policy::recipient::{NotADomain, Recipients};
+use crate::readiness::{Obstacle, Readiness};
+use crate::server::{Listeners, Workers, WorkersError, WorkersOptions};
+use crate::stats::WorkerStats;
+use crate::store::{KeeperState, Spool, SpoolOptions, StoreError};
+
+/// Events that a worker may be ahead of the log; about 1 MiB each.
+const EVENTS_COUNT_MAX: usize = 8192;
+/// Octets of content that all workers together hold in memory.
+const CONTENT_LEN_MAX: usize = 1 << 30;
+/// Descriptors besides those of connections: sockets, segments, Maildir files.
+const OTHER_DESCRIPTORS_COUNT: u64 = 1024;
+/// How often readiness is judged anew.
+const WATCH_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Why the server did not start, or ended before it was told to.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error(transparent)]
+    Recipients(#[from] NotADomain),
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error("{0}")]
+    Admin(#[source] io::Error),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Egress(#[from] EgressError),
+    #[error(transparent)]
+    Workers(#[from] WorkersError),
+    #[error("a worker ended: {0}")]
+    WorkerEnded(#[source] io::Error),
+    #[error("{what}: {source}")]
+    System { what: &'static str, source: io::Error },
+}
+
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> ServeError {
+    move |source| ServeError::System { what, source }
+}
+
+/// What the main thread waits for.
+enum Notice {
+    Signal(i32),
+    WorkerEnded(io::Result<()>),
+}
+
+/// Serves until SIGTERM or SIGINT, then drains.
+///
+/// # Errors
+/// Whatever keeps it from serving; then nothing is left running.
+pub fn run(config: &Arc<Config>) -> Result<(), ServeError> {
+    let cores = available_cores().map_err(system("cannot read which cores are available"))?;
+    raise_descriptor_limit(config);
+    // Everything that can be taken by somebody else comes first.
+    let recipients = Arc::new(Recipients::new(config.recipients.domains.iter().map(String::as_str))?);
+    let listeners = Listeners::bind(config, &recipients)?;
+    let admin = config.admin.map(control::bind).transpose().map_err(ServeError::Admin)?;
+    let (keeper, shards, feeds) = Spool::open(spool_options(config))?.start()?;
+    let egress = egress::start(feeds, Arc::clone(config), config.workers.div_ceil(2))?;
+
+    let (notify, notices) = channel();
+    watch_signals(notify.clone())?;
+    let options = WorkersOptions {
+        listeners: &listeners,
+        // With more workers than cores nobody has one alone.
+        cores: if config.workers <= cores.len() { &cores } else { &[] },
+        content_len_max: CONTENT_LEN_MAX,
+        events_count_max: EVENTS_COUNT_MAX,
+        durable: config.spool.durability == Durability::Sync,
+    };
+    let ended = move |result| drop(notify.send(Notice::WorkerEnded(result)));
+    let mut workers = Workers::start(shards, |shard| egress.doorbell(shard), &options, ended)?;
+
+    let readiness = Arc::new(Readiness::new());
+    let stop_control = control::Stop::default();
+    let control = control::spawn(ControlHandles {
+        worker_stats: workers.stats.clone(),
+        events: workers.events.clone(),
+        admin,
+        readiness: Arc::clone(&readiness),
+        durability: config.spool.durability,
+        collectors: Vec::new(),
+        stop: stop_control.clone(),
+    })
+    .map_err(system("cannot start the control thread"))?;
+    listeners.log();
+    readiness.clear(Obstacle::Starting);
+    tracing::info!(workers = config.workers, durability = %config.spool.durability, "ready");
+
+    let watch = Watch { readiness: &readiness, keeper: keeper.state(), stats: &workers.stats };
+    let ended = watch.until_end(&notices);
+    readiness.set(Obstacle::Draining);
+    workers.stop();
+    drop(listeners);
+    egress.stop();
+    drop(keeper);
+    stop_control.stop();
+    if !matches!(control.join(), Ok(Ok(()))) {
+        tracing::error!("the control thread did not end well");
+    }
+    ended
+}
+
+/// What readiness depends on while the server runs.
+struct Watch<'a> {
+    readiness: &'a Readiness,
+    keeper: &'a KeeperState,
+    stats: &'a [Arc<WorkerStats>],
+}
+
+impl Watch<'_> {
+    /// Returns when the server is to stop.
+    fn until_end(&self, notices: &Receiver<Notice>) -> Result<(), ServeError> {
+        loop {
+            match notices.recv_timeout(WATCH_INTERVAL) {
+                Ok(Notice::Signal(SIGHUP)) => {
+                    tracing::warn!("SIGHUP: the configuration is read at the start only; restart to change it");
+                }
+                Ok(Notice::Signal(signal)) => {
+                    tracing::info!(signal, "stopping: no new mail; sessions may finish theirs");
+                    return Ok(());
+                }
+                Ok(Notice::WorkerEnded(result)) => {
+                    self.readiness.set(Obstacle::WorkerFailed);
+                    let error = result.err().unwrap_or_else(|| io::Error::other("without a reason"));
+                    tracing::error!(%error, "a worker ended");
+                    return Err(ServeError::WorkerEnded(error));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            }
+            self.judge();
+        }
+    }
+
+    fn judge(&self) {
+        self.set(Obstacle::SpoolFull, !self.keeper.is_healthy());
+        self.set(Obstacle::ShardFailed, self.stats.iter().any(|stats| stats.shards_failed.get() > 0));
+    }
+
+    fn set(&self, obstacle: Obstacle, there: bool) {
+        let changed = if there { self.readiness.set(obstacle) } else { self.readiness.clear(obstacle) };
+        if changed && there {
+            tracing::error!(reason = obstacle.text(), "not ready");
+        } else if changed {
+            tracing::info!(reason = obstacle.text(), "over");
+        }
+    }
+}
+
+fn spool_options(config: &Config) -> SpoolOptions {
+    let max_message_size = config.listeners.iter().map(|listener| listener.max_message_size).max();
+    let options =
+        SpoolOptions::new(&config.spool.path, config.workers as u16, max_message_size.unwrap_or_default());
+    SpoolOptions { segment_size: config.spool.segment_size, ..options }
+}
+
+/// A thread that turns signals into notices.
+fn watch_signals(notify: Sender<Notice>) -> Result<(), ServeError> {
+    let mut signals =
+        Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(system("cannot handle signals"))?;
+    let body = move || signals.forever().all(|signal| notify.send(Notice::Signal(signal)).is_ok());
+    let spawned = Builder::new().name("signals".into()).spawn(move || drop(body()));
+    spawned.map(drop).map_err(system("cannot start the signal thread"))
+}
+
+/// Each connection is a descriptor. Raises the process's limit to what the configuration may need, or says how far it
+/// got.
+fn raise_descriptor_limit(config: &Config) {
+    let connections: usize = config.listeners.iter().map(|listener| listener.connections_max).sum();
+    let wanted = (connections * config.workers) as u64 + OTHER_DESCRIPTORS_COUNT;
+    let limit = getrlimit(Resource::Nofile);
+    // No limit, or enough.
+    if limit.current.is_none_or(|current| current >= wanted) {
+        return;
+    }
+    let raised = Rlimit { current: Some(wanted), maximum: limit.maximum.map(|maximum| maximum.max(wanted)) };
+    if setrlimit(Resource::Nofile, raised).is_ok() {
+        return;
+    }
+    let most = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let got = if setrlimit(Resource::Nofile, most).is_ok() { limit.maximum } else { limit.current };
+    if got.is_none_or(|got| got >= wanted) {
+        return;
+    }
+    tracing::warn!(
+        wanted,
+        got = got.unwrap_or_default(),
+        "fewer descriptors than connections_max * workers: connections beyond are refused; raise the hard limit \
+         (ulimit -Hn, systemd LimitNOFILE=) or lower connections_max"
+    );
+}
