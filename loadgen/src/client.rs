@@ -130,7 +130,7 @@ pub struct Client {
     phase: Phase,
     outgoing: Option<Outgoing>,
     reader: Reader,
-    greeted: bool,
+    opened: bool,
     /// The code of the last reply read.
     code: u16,
     pipelining_offered: bool,
@@ -148,7 +148,7 @@ impl Client {
             phase: Phase::Closed,
             outgoing: None,
             reader: Reader::default(),
-            greeted: false,
+            opened: false,
             code: 0,
             pipelining_offered: false,
             size_offered: false,
@@ -168,7 +168,7 @@ impl Client {
         self.phase = Phase::Greeting;
         self.outgoing = None;
         self.reader.reset();
-        self.greeted = false;
+        self.opened = false;
         self.code = 0;
         self.pipelining_offered = false;
         self.size_offered = false;
@@ -184,9 +184,9 @@ impl Client {
         matches!(self.phase, Phase::Ready | Phase::Closed)
     }
 
-    /// The server has said 220 on this connection.
-    pub fn is_greeted(&self) -> bool {
-        self.greeted
+    /// EHLO was answered on this connection.
+    pub fn is_opened(&self) -> bool {
+        self.opened
     }
 
     /// A transaction is under way.
@@ -319,7 +319,6 @@ impl Client {
             // A command of this phase still waits to be sent, so that this is no reply to it.
             _ if self.outgoing.is_some() => return Err(Failure::Unexpected),
             (Phase::Greeting, 220) => {
-                self.greeted = true;
                 self.enter(Phase::Ehlo, Outgoing::Ehlo);
                 Some(Event::Greeted { waited_ns })
             }
@@ -328,6 +327,7 @@ impl Client {
                 return Err(Failure::PipeliningMissing);
             }
             (Phase::Ehlo, 250) => {
+                self.opened = true;
                 self.phase = Phase::Ready;
                 Some(Event::Opened { waited_ns })
             }

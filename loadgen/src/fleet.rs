@@ -15,7 +15,7 @@ use std::time::Duration;
 use crate::client::{Event, Failure, Step, Unfinished};
 use crate::limits::{
     CLOSE_MAX, DRAIN_INTERRUPTED_MAX, DRAIN_MAX, FAILURES_IN_A_ROW_MAX, OPENING_COUNT_MAX, RETRY_FIRST,
-    RETRY_LAST, SWEEP_INTERVAL,
+    RETRY_LAST, SWEEP_INTERVAL, WARM_UP_MAX,
 };
 use crate::pace::Claim;
 use crate::slot::{Link, Orders, Slot};
@@ -97,6 +97,9 @@ impl Fleet {
             self.retries.pop();
             self.queue(slot);
         }
+        if self.opening_count == 0 && self.queued.is_empty() || now >= nanos(WARM_UP_MAX) {
+            self.orders.pace.begin(now);
+        }
         self.hand_out(now);
         if now >= self.next_sweep_at {
             self.next_sweep_at = now + nanos(SWEEP_INTERVAL);
@@ -175,11 +178,13 @@ impl Fleet {
         let entry = &mut self.slots[slot as usize];
         match event {
             Event::Greeted { waited_ns } => {
-                self.opening_count -= 1;
                 self.stats.connections_opened += 1;
                 self.stats.record(Interval::Connect, waited_ns);
             }
-            Event::Opened { waited_ns } => self.stats.record(Interval::Ehlo, waited_ns),
+            Event::Opened { waited_ns } => {
+                self.opening_count -= 1;
+                self.stats.record(Interval::Ehlo, waited_ns);
+            }
             Event::EnvelopeAccepted { waited_ns } => self.stats.record(Interval::Envelope, waited_ns),
             Event::Accepted { token, final_ns, transaction_ns } => {
                 if let Some(ledger) = &mut self.orders.ledger {
@@ -250,8 +255,8 @@ impl Fleet {
         if !matches!(entry.link, Link::Opening | Link::Open) {
             return;
         }
-        // Until the greeting, a connection counts as being opened.
-        self.opening_count -= usize::from(!entry.client.is_greeted());
+        // Until EHLO is answered, a connection counts as being opened.
+        self.opening_count -= usize::from(!entry.client.is_opened());
         entry.failures_in_a_row += 1;
         self.open_count -= usize::from(entry.link == Link::Open);
         match entry.client.lose() {
@@ -410,7 +415,7 @@ impl Fleet {
             Some(ending) => ending.until = ending.until.min(until),
             None => {
                 self.ending = Some(Ending { until, closing_all: false });
-                self.dismiss(now);
+                self.dismiss(now, true);
             }
         }
     }
@@ -420,9 +425,10 @@ impl Fleet {
         if self.ending.is_none() && self.orders.pace.is_over(now) {
             self.stats.missed += self.orders.pace.missed_count(now);
             // A number of messages is waited for: the time-out of each reply bounds that.
-            let drain = if self.orders.pace.has_end() { nanos(DRAIN_MAX) } else { u64::MAX };
+            let timed = self.orders.pace.has_end();
+            let drain = if timed { nanos(DRAIN_MAX) } else { u64::MAX };
             self.ending = Some(Ending { until: now.saturating_add(drain), closing_all: false });
-            self.dismiss(now);
+            self.dismiss(now, timed);
         }
         let Some(ending) = &mut self.ending else { return };
         if now < ending.until {
@@ -448,10 +454,16 @@ impl Fleet {
     }
 
     /// Sends away what has nothing to do. A claimed message still gets its one try.
-    fn dismiss(&mut self, now: u64) {
+    /// `at_once`: connections that are still being opened, too.
+    fn dismiss(&mut self, now: u64, at_once: bool) {
         for slot in 0..self.slots.len() as u32 {
             let entry = &self.slots[slot as usize];
             match entry.link {
+                Link::Opening | Link::Open
+                    if at_once && entry.claimed.is_none() && !entry.client.is_opened() =>
+                {
+                    self.drop_link(slot);
+                }
                 Link::Open => self.settle(slot, now),
                 Link::Vacant | Link::Queued | Link::Retrying if entry.claimed.is_none() => self.finish(slot),
                 _ => {}

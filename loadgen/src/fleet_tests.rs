@@ -167,6 +167,16 @@ fn a_run_with_an_end_does_not_wait_for_a_stalled_server() {
 }
 
 #[test]
+fn a_server_that_never_greets_does_not_hold_a_run_with_an_end() {
+    let mut fleet = fleet(2, Pace::share(0, 1, None, Some(100 * MS), None), None);
+    fleet.advance(0);
+    std::mem::take(&mut fleet.opening).into_iter().for_each(|slot| fleet.on_connected(slot));
+    let took = drive(&mut fleet, &mut |_| None);
+    assert_eq!((fleet.stats.started, fleet.stats.errors.total()), (0, 0));
+    assert!(took < 110 * MS, "{took}");
+}
+
+#[test]
 fn an_open_loop_uses_all_connections_and_counts_from_the_intended_time() {
     for messages_per_connection in [None, Some(1)] {
         let mut fleet =

@@ -26,6 +26,8 @@ pub const FAILURES_IN_A_ROW_MAX: u32 = 32;
 pub const LATENCY_MAX: Duration = Duration::from_secs(3600);
 /// Longest wait of one turn: how soon a thread sees that it is to stop.
 pub const TURN_WAIT_MAX: Duration = Duration::from_millis(100);
+/// Longest time that an open loop waits for its connections to be open before its first arrival.
+pub const WARM_UP_MAX: Duration = Duration::from_secs(5);
 /// How often a thread looks for connections whose reply is overdue.
 pub const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 /// How long transactions under way may take to end once the run is over, or interrupted.

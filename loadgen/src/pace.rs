@@ -8,6 +8,8 @@ pub struct Pace {
     /// No message begins from here on, in nanoseconds since the run's start.
     end_at: Option<u64>,
     arrivals: Option<Arrivals>,
+    /// Arrivals wait for the connections to be open, so that opening them is in no message's latency.
+    begun: bool,
     /// Over for another reason: interrupted, or failed.
     stopped: bool,
 }
@@ -55,12 +57,24 @@ impl Pace {
             interval_ns: threads_count as f64 * 1e9 / rate,
             count: 0,
         });
-        Self { left, end_at, arrivals, stopped: false }
+        Self { left, end_at, arrivals, begun: arrivals.is_none(), stopped: false }
+    }
+
+    /// The connections are open: arrivals, and the time of the run, count from now. Only the first call matters.
+    pub fn begin(&mut self, now: u64) {
+        if let (false, Some(arrivals)) = (self.begun, &mut self.arrivals) {
+            arrivals.first_at += now;
+            self.end_at = self.end_at.map(|end_at| end_at.saturating_add(now));
+        }
+        self.begun = true;
     }
 
     pub fn claim(&mut self, now: u64) -> Claim {
         if self.is_over(now) {
             return Claim::Over;
+        }
+        if !self.begun {
+            return Claim::Wait { until: u64::MAX };
         }
         let intended_at = match &mut self.arrivals {
             None => None,
@@ -84,7 +98,7 @@ impl Pace {
     }
 
     pub fn is_over(&self, now: u64) -> bool {
-        self.stopped || self.left == Some(0) || self.end_at.is_some_and(|end_at| now >= end_at)
+        self.stopped || self.left == Some(0) || self.begun && self.end_at.is_some_and(|end_at| now >= end_at)
     }
 
     pub fn stop(&mut self) {
@@ -93,7 +107,7 @@ impl Pace {
 
     /// When the next arrival is due, if there is to be one; in a closed loop it always is.
     pub fn due_at(&self, now: u64) -> Option<u64> {
-        if self.is_over(now) {
+        if !self.begun || self.is_over(now) {
             return None;
         }
         let at = self.arrivals.map_or(now, |arrivals| arrivals.next_at());
@@ -143,6 +157,9 @@ mod tests {
     fn arrivals_keep_their_times_when_nobody_takes_them() {
         // 1000 a second over two threads: this one has the odd milliseconds.
         let mut pace = Pace::share(1, 2, None, Some(10_000_000), Some(1000.0));
+        assert_eq!(pace.claim(0), Claim::Wait { until: u64::MAX });
+        pace.begin(0);
+        pace.begin(77);
         assert_eq!(pace.claim(0), Claim::Wait { until: 1_000_000 });
         let late = 6_500_000;
         for due in [1_000_000, 3_000_000, 5_000_000] {
@@ -155,6 +172,15 @@ mod tests {
         // The next would be due after the end.
         assert_eq!(pace.claim(9_999_999), Claim::Over);
         assert_eq!(pace.missed_count(u64::MAX), 0);
+    }
+
+    #[test]
+    fn an_open_loop_counts_from_its_beginning() {
+        let mut pace = Pace::share(0, 1, None, Some(10), Some(1e9));
+        assert!(!pace.is_over(50));
+        pace.begin(50);
+        assert_eq!(pace.claim(51), Claim::Begin { intended_at: Some(50) });
+        assert!(!pace.is_over(59) && pace.is_over(60));
     }
 
     #[test]

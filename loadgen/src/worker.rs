@@ -179,9 +179,13 @@ impl<'a> Worker<'a> {
         for slot in std::mem::take(&mut self.fleet.closing) {
             let socket = &mut self.sockets[slot as usize];
             socket.closing = true;
-            if let (Some(fd), false) = (socket.fd, socket.is_quiet()) {
-                let token = self.token(CANCEL, slot);
-                self.ring.cancel_all(token, fd);
+            let (fd, recv_alone) = (socket.fd, !socket.connecting && !socket.send_in_flight);
+            match fd {
+                Some(_) if socket.is_quiet() => {}
+                // The kernel finds one operation by its token, but walks over all there are to find those of a descriptor.
+                Some(_) if recv_alone => self.ring.cancel(self.token(CANCEL, slot), self.token(RECV, slot)),
+                Some(fd) => self.ring.cancel_all(self.token(CANCEL, slot), fd),
+                None => {}
             }
             self.close_when_quiet(slot);
         }

@@ -201,7 +201,12 @@ impl<'a> Server<'a> {
         } else if connection.closing && (connection.recv_armed || connection.send_in_flight) {
             if !connection.cancelled {
                 connection.cancelled = true;
-                self.ring.cancel_all(token(CANCEL, key), connection.fd);
+                // The kernel finds one operation by its token, but walks over all there are to find those of a descriptor.
+                if connection.send_in_flight {
+                    self.ring.cancel_all(token(CANCEL, key), connection.fd);
+                } else {
+                    self.ring.cancel(token(CANCEL, key), token(RECV, key));
+                }
             }
         } else if connection.closing && !connection.close_queued {
             connection.close_queued = true;
