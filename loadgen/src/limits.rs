@@ -33,6 +33,8 @@ pub const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 /// How long transactions under way may take to end once the run is over, or interrupted.
 pub const DRAIN_MAX: Duration = Duration::from_secs(10);
 pub const DRAIN_INTERRUPTED_MAX: Duration = Duration::from_secs(1);
+/// A connection that has waited so long for its greeting when the time is over counts as not answered.
+pub const SILENT_MIN: Duration = Duration::from_secs(1);
 /// How long connections may take to say goodbye and close once no transaction is under way.
 pub const CLOSE_MAX: Duration = Duration::from_secs(2);
 /// Connections of one run: what six digits of a token name.

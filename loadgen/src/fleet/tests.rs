@@ -168,12 +168,14 @@ fn a_run_with_an_end_does_not_wait_for_a_stalled_server() {
 
 #[test]
 fn a_server_that_never_greets_does_not_hold_a_run_with_an_end() {
-    let mut fleet = fleet(2, Pace::share(0, 1, None, Some(100 * MS), None), None);
-    fleet.advance(0);
-    std::mem::take(&mut fleet.opening).into_iter().for_each(|slot| fleet.on_connected(slot));
-    let took = drive(&mut fleet, &mut |_| None);
-    assert_eq!((fleet.stats.started, fleet.stats.errors.total()), (0, 0));
-    assert!(took < 110 * MS, "{took}");
+    for (end_at, errors_count) in [(100 * MS, 0), (2000 * MS, 2)] {
+        let mut fleet = fleet(2, Pace::share(0, 1, None, Some(end_at), None), None);
+        fleet.advance(0);
+        std::mem::take(&mut fleet.opening).into_iter().for_each(|slot| fleet.on_connected(slot));
+        let took = drive(&mut fleet, &mut |_| None);
+        assert_eq!((fleet.stats.started, fleet.stats.errors.total()), (0, errors_count));
+        assert!(took < end_at + 10 * MS, "{took}");
+    }
 }
 
 #[test]
