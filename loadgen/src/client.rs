@@ -460,5 +460,4 @@ impl Client {
 }
 
 #[cfg(test)]
-#[path = "client_tests.rs"]
 mod tests;
