@@ -25,7 +25,9 @@ fn commit(c: &mut Criterion) {
             for transaction in 1..=RECORDS_COUNT {
                 let id = MessageId { session: SessionId(1), transaction };
                 let meta = RecordMeta { id, received_unix_us: 0 };
-                commit.append(u64::from(transaction), &meta, &envelope, &[black_box(&content)]).expect("room");
+                commit
+                    .append(u64::from(transaction), &meta, &envelope, &[black_box(&content)])
+                    .expect("room");
             }
             let write = commit.start().expect("records wait");
             let len = write.bytes.len();

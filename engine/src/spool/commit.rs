@@ -1,4 +1,5 @@
-//! Group commit: records that wait are written together, by one durable write, and their tickets come back together.
+//! Group commit: records that wait are written together, by one durable write, and their tickets come back
+//! together.
 //!
 //! ```text
 //!            append                start                 complete(ok)
@@ -7,12 +8,12 @@
 //!                         +-----------------------+---> Failed for good: all tickets fail, nothing is written again
 //! ```
 //!
-//! There is no timer: while one write is in flight the next batch collects, and its start is the completion of the first.
-//! After a failed write nobody knows what is on the disk, and a second sync could report success for pages the kernel
-//! threw away; so the shard stops, and what follows goes elsewhere.
+//! There is no timer: while one write is in flight the next batch collects, and its start is the completion
+//! of the first. After a failed write nobody knows what is on the disk, and a second sync could report
+//! success for pages the kernel threw away; so the shard stops, and what follows goes elsewhere.
 //!
-//! A record never spans segments, and a batch neither. When the next record does not fit, the caller brings a new segment;
-//! batches already collected still go to the old one, in order.
+//! A record never spans segments, and a batch neither. When the next record does not fit, the caller brings a
+//! new segment; batches already collected still go to the old one, in order.
 
 use std::collections::VecDeque;
 
@@ -26,12 +27,14 @@ pub type Ticket = u64;
 
 /// A batch that has grown to this many bytes takes no further record; the next one begins behind it.
 pub const BATCH_LEN_SOFT_MAX: usize = 4 << 20;
-/// Larger buffers are given back to the allocator after their write, so that one large message is not held for good.
+/// Larger buffers are given back to the allocator after their write, so that one large message is not held
+/// for good.
 const BUFFER_KEPT_LEN_MAX: usize = 2 * BATCH_LEN_SOFT_MAX;
 /// Buffers kept: one in flight, one collecting, and those of a change of segment.
 const BUFFERS_KEPT_COUNT_MAX: usize = 4;
 
-/// A durable write to do: all of `bytes` at `offset` of the segment of this epoch, on stable storage when it completes.
+/// A durable write to do: all of `bytes` at `offset` of the segment of this epoch, on stable storage when it
+/// completes.
 #[derive(Debug)]
 pub struct Write {
     pub epoch: u64,
@@ -69,7 +72,8 @@ pub struct Completed {
     pub committed: u64,
     /// No further batch goes to that segment: seal it after publishing.
     pub seals: bool,
-    /// Whether the tickets are durable. When not, the shard has failed and every ticket it held was given back.
+    /// Whether the tickets are durable. When not, the shard has failed and every ticket it held was given
+    /// back.
     pub ok: bool,
 }
 
@@ -118,8 +122,8 @@ impl GroupCommit {
         Self::default()
     }
 
-    /// Whether a record of this encoded length ([`record::encoded_len`]) needs another segment first. True before the first
-    /// segment; false once failed, when no segment helps.
+    /// Whether a record of this encoded length ([`record::encoded_len`]) needs another segment first. True
+    /// before the first segment; false once failed, when no segment helps.
     pub fn needs_segment(&self, next_len: usize) -> bool {
         if self.failed.is_some() {
             return false;
@@ -134,8 +138,8 @@ impl GroupCommit {
         }
     }
 
-    /// New batches go to this fresh segment from now on. Returns the epoch of the former segment if nothing of it is left to
-    /// write: it can be sealed now. Otherwise its last write says so ([`Completed::seals`]).
+    /// New batches go to this fresh segment from now on. Returns the epoch of the former segment if nothing
+    /// of it is left to write: it can be sealed now. Otherwise its last write says so ([`Completed::seals`]).
     pub fn use_segment(&mut self, header: &SegmentHeader) -> Option<u64> {
         self.close_open_batch();
         let former = self.segment.replace(Assigned {
@@ -206,8 +210,9 @@ impl GroupCommit {
         Some(Write { epoch, offset, bytes })
     }
 
-    /// The write in flight has ended, with the bytes written or an errno. Its tickets are appended to `tickets` in the order of
-    /// their appends; if it failed or fell short, those of all other waiting records too.
+    /// The write in flight has ended, with the bytes written or an errno. Its tickets are appended to
+    /// `tickets` in the order of their appends; if it failed or fell short, those of all other waiting
+    /// records too.
     ///
     /// # Panics
     /// When no write is in flight.

@@ -1,7 +1,7 @@
 //! `ringmx spool`: reads a spool without the lock and without a change, also while a server runs.
 //!
-//! A file may be recycled under the reader's eyes. So the header is read again after the acknowledgements and after a walk;
-//! when its epoch has changed, all records of the former epoch were delivered meanwhile.
+//! A file may be recycled under the reader's eyes. So the header is read again after the acknowledgements and
+//! after a walk; when its epoch has changed, all records of the former epoch were delivered meanwhile.
 
 use std::fs::File;
 use std::io;
@@ -112,8 +112,8 @@ pub fn list(path: &Path, visit: &mut dyn FnMut(&Listed<'_>) -> ControlFlow<()>) 
     Ok(())
 }
 
-/// Writes the exact content of one message: CRLF line ends, no dot-stuffing, trace field in front. Its checksum has been
-/// checked before the first byte goes out.
+/// Writes the exact content of one message: CRLF line ends, no dot-stuffing, trace field in front. Its
+/// checksum has been checked before the first byte goes out.
 pub fn cat(path: &Path, id: MessageId, out: &mut dyn io::Write) -> Result<(), StoreError> {
     let mut written = None;
     list(path, &mut |listed| {

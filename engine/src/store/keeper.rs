@@ -1,20 +1,22 @@
 //! The keeper: a thread that has segments ready before workers need them, and takes delivered ones back.
 //!
-//! A worker takes a segment from a queue and never waits: when none is ready (a full disk), it answers 452 until one is.
+//! A worker takes a segment from a queue and never waits: when none is ready (a full disk), it answers 452
+//! until one is.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, OnceLock};
-use std::thread::{JoinHandle, Thread};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_queue::ArrayQueue;
 use rustix::io::Errno;
 
 use super::error::StoreError;
+use super::handles::{Done, KeeperState, Nudge, ShardFeed, ShardHandles};
 use super::open::SpoolOptions;
 use super::root::Lock;
 use super::segment::{Fate, Segment};
@@ -50,105 +52,6 @@ pub(super) struct Spare {
     pub number: u32,
     pub epoch: u64,
     pub capacity: u64,
-}
-
-/// A worker's side of its shard.
-#[derive(Clone, Debug)]
-pub struct ShardHandles {
-    pub shard: u16,
-    /// Fresh segments, in the order egress gets them. Take the next by [`Self::take`].
-    pub ready: Arc<ArrayQueue<Arc<Segment>>>,
-    pub nudge: Nudge,
-}
-
-impl ShardHandles {
-    /// The next segment, if one is ready. Lets the keeper know, which costs one system call.
-    pub fn take(&self) -> Option<Arc<Segment>> {
-        self.ready.pop().inspect(|_| self.nudge.nudge())
-    }
-
-    /// Whether a segment is ready.
-    pub fn is_ready(&self) -> bool {
-        !self.ready.is_empty()
-    }
-}
-
-/// Egress's side of a shard.
-#[derive(Debug)]
-pub struct ShardFeed {
-    pub shard: u16,
-    /// Segments of former runs with mail left, sealed, oldest first.
-    pub recovered: Vec<Arc<Segment>>,
-    /// Each fresh segment, in the order they are filled.
-    pub incoming: Receiver<Arc<Segment>>,
-    pub done: Done,
-}
-
-/// Takes back segments of which every record is acknowledged, durably.
-#[derive(Clone, Debug)]
-pub struct Done {
-    sender: Sender<Arc<Segment>>,
-    nudge: Nudge,
-}
-
-impl Done {
-    /// Gives a segment back: sealed, read to its end, all acknowledgements flushed. Drop its reader and its ack writer.
-    pub fn send(&self, segment: Arc<Segment>) {
-        // Without a keeper the process ends, and the next start finds the segment delivered.
-        drop(self.sender.send(segment));
-        self.nudge.nudge();
-    }
-}
-
-/// Wakes the keeper.
-#[derive(Clone, Debug, Default)]
-pub struct Nudge(Arc<OnceLock<Thread>>);
-
-impl Nudge {
-    pub fn nudge(&self) {
-        if let Some(thread) = self.0.get() {
-            thread.unpark();
-        }
-    }
-}
-
-/// How the keeper fares, for readiness and metrics.
-#[derive(Debug, Default)]
-pub struct KeeperState {
-    /// The error that keeps it from making segments; 0 while it can.
-    errno: AtomicI32,
-    created_count: AtomicU64,
-    recycled_count: AtomicU64,
-    deleted_count: AtomicU64,
-    set_aside_count: AtomicU64,
-}
-
-impl KeeperState {
-    /// The errno that keeps segments from being made, `None` while all is well.
-    pub fn errno(&self) -> Option<i32> {
-        Some(self.errno.load(Ordering::Acquire)).filter(|&errno| errno != 0)
-    }
-
-    pub fn is_healthy(&self) -> bool {
-        self.errno().is_none()
-    }
-
-    /// Whether the disk or the quota is full.
-    pub fn is_out_of_space(&self) -> bool {
-        let kind = self.errno().map(|errno| io::Error::from_raw_os_error(errno).kind());
-        matches!(kind, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
-    }
-
-    /// Segment files created, recycled, deleted and set aside since the start.
-    pub fn counts(&self) -> [(&'static str, u64); 4] {
-        let get = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        [
-            ("created", get(&self.created_count)),
-            ("recycled", get(&self.recycled_count)),
-            ("deleted", get(&self.deleted_count)),
-            ("set_aside", get(&self.set_aside_count)),
-        ]
-    }
 }
 
 /// The running keeper, and with it the lock on the spool. Stops when dropped: after the workers and egress.
@@ -201,7 +104,7 @@ impl Keeper {
             if plan.active {
                 handles.push(ShardHandles { shard, ready: Arc::clone(&ready), nudge: nudge.clone() });
             }
-            let done = Done { sender: done_sender.clone(), nudge: nudge.clone() };
+            let done = Done::new(done_sender.clone(), nudge.clone());
             feeds.push(ShardFeed { shard, recovered: plan.recovered, incoming, done });
             let ShardPlan { dir, active, next_number, newest_epoch, .. } = plan;
             let (last_epoch, durable_epoch) = (newest_epoch, newest_epoch);
@@ -216,7 +119,7 @@ impl Keeper {
             Task { shards, done, segment_size, state: Arc::clone(&state), stop: Arc::clone(&stop) };
         let thread = std::thread::Builder::new().name("keeper".into()).spawn(move || task.run());
         let thread = thread.map_err(StoreError::io("start a thread for", &options.path))?;
-        drop(nudge.0.set(thread.thread().clone()));
+        nudge.set_thread(thread.thread().clone());
         Ok((Self { state, nudge, stop, thread: Some(thread), _lock: lock }, handles, feeds))
     }
 
@@ -241,15 +144,21 @@ impl Drop for Keeper {
 }
 
 impl Task {
-    /// Takes back what is done, makes what is missing, waits for the next nudge.
+    /// Takes back what is done, makes what is missing, waits for the next nudge when nothing is.
     fn run(&mut self) {
         while !self.stop.load(Ordering::Acquire) {
+            // Before each pass: under a steady load there is always something to make, and it is made of what
+            // came back.
             while let Ok(segment) = self.done.try_recv() {
                 self.take_back(&segment);
             }
-            let made = self.make_missing();
+            let wait = match self.make_missing() {
+                Ok(true) => continue,
+                Ok(false) => IDLE_WAIT,
+                Err(_) => RETRY_WAIT,
+            };
             self.drop_surplus();
-            std::thread::park_timeout(if made.is_ok() { IDLE_WAIT } else { RETRY_WAIT });
+            std::thread::park_timeout(wait);
         }
     }
 
@@ -261,7 +170,7 @@ impl Task {
         match segment.fate() {
             Fate::SetAside => match shard.dir.set_aside(segment.number) {
                 Ok(aside) => {
-                    self.state.set_aside_count.fetch_add(1, Ordering::Relaxed);
+                    self.state.set_aside.bump();
                     tracing::error!(path = %aside.display(), "kept a damaged segment; `ringmx spool verify` names the damage");
                 }
                 Err(error) => tracing::error!(%path, %error, "cannot set a damaged segment aside"),
@@ -274,32 +183,26 @@ impl Task {
         }
     }
 
-    /// Fills the queues, one segment a shard in turn, so that no shard waits for another's last. Ends with the first pass that
-    /// makes nothing or meets an error.
-    fn make_missing(&mut self) -> io::Result<()> {
-        loop {
-            let mut made = false;
-            let mut outcome = Ok(());
-            for shard in self.shards.iter_mut().filter(|shard| shard.active && !shard.ready.is_full()) {
-                match shard.make(self.segment_size, &self.state) {
-                    Ok(segment) => {
-                        let segment = Arc::new(segment);
-                        // Egress first: it must know the segment before a worker can commit to it.
-                        drop(shard.feed.send(Arc::clone(&segment)));
-                        drop(shard.ready.push(segment));
-                        made = true;
-                    }
-                    Err(error) => outcome = outcome.and(Err((error, shard.dir.path.as_path()))),
+    /// Makes one segment for each shard that misses some; returns whether any was made.
+    fn make_missing(&mut self) -> io::Result<bool> {
+        let mut made = false;
+        let mut outcome = Ok(());
+        for shard in self.shards.iter_mut().filter(|shard| shard.active && !shard.ready.is_full()) {
+            match shard.make(self.segment_size, &self.state) {
+                Ok(segment) => {
+                    let segment = Arc::new(segment);
+                    // Egress first: it must know the segment before a worker can commit to it.
+                    drop(shard.feed.send(Arc::clone(&segment)));
+                    drop(shard.ready.push(segment));
+                    made = true;
                 }
-            }
-            if made || outcome.is_err() {
-                note_outcome(&self.state, outcome.as_ref().err());
-            }
-            outcome.map_err(|(error, _)| error)?;
-            if !made || self.stop.load(Ordering::Acquire) {
-                return Ok(());
+                Err(error) => outcome = outcome.and(Err((error, shard.dir.path.as_path()))),
             }
         }
+        if made || outcome.is_err() {
+            note_outcome(&self.state, outcome.as_ref().err());
+        }
+        outcome.map(|()| made).map_err(|(error, _)| error)
     }
 
     fn drop_surplus(&mut self) {
@@ -317,7 +220,7 @@ fn note_outcome(state: &KeeperState, error: Option<&(io::Error, &Path)>) {
     // EIO stands for an error without a number.
     let number = |error: &io::Error| error.raw_os_error().unwrap_or(Errno::IO.raw_os_error());
     let errno = error.map_or(0, |(error, _)| number(error));
-    if state.errno.swap(errno, Ordering::AcqRel) == errno {
+    if state.set_errno(errno) == errno {
         return;
     }
     match error {
@@ -346,7 +249,7 @@ impl Shard {
             match self.dir.recycle(&header) {
                 Ok(segment) => {
                     self.durable_epoch = header.epoch;
-                    state.recycled_count.fetch_add(1, Ordering::Relaxed);
+                    state.recycled.bump();
                     return Ok(segment);
                 }
                 Err(error) => {
@@ -360,7 +263,7 @@ impl Shard {
         let segment = self.dir.create(&header)?;
         self.next_number += 1;
         self.durable_epoch = header.epoch;
-        state.created_count.fetch_add(1, Ordering::Relaxed);
+        state.created.bump();
         Ok(segment)
     }
 
@@ -371,12 +274,13 @@ impl Shard {
         Ok(SegmentHeader { shard: self.dir.shard, number, epoch: self.last_epoch, key, capacity })
     }
 
-    /// Removes a file, but of the shard's newest one leaves the header: the next start counts epochs on from there.
+    /// Removes a file, but of the shard's newest one leaves the header: the next start counts epochs on from
+    /// there.
     fn delete(&self, number: u32, epoch: u64, state: &KeeperState) {
         let newest = epoch == self.durable_epoch;
         match if newest { self.dir.cut(number) } else { self.dir.delete(number) } {
             Ok(()) => {
-                state.deleted_count.fetch_add(1, Ordering::Relaxed);
+                state.deleted.bump();
             }
             Err(error) => {
                 let path = self.dir.segment_path(number);

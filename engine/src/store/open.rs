@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use super::acks::AckSet;
 use super::error::StoreError;
-use super::keeper::{Keeper, ShardFeed, ShardHandles, ShardPlan, Spare};
+use super::handles::{ShardFeed, ShardHandles};
+use super::keeper::{Keeper, ShardPlan, Spare};
 use super::root::{self, Lock};
 use super::segment::{Segment, ack_path};
 use super::shard::{self, Name, ShardDir};
@@ -58,8 +59,8 @@ struct FoundSegment {
 }
 
 impl Spool {
-    /// Opens the spool, creates it if need be. Reads every segment's batch headers. Fails without a change to any mail when
-    /// another server holds the spool, or a newer version wrote to it.
+    /// Opens the spool, creates it if need be. Reads every segment's batch headers. Fails without a change to
+    /// any mail when another server holds the spool, or a newer version wrote to it.
     pub fn open(mut options: SpoolOptions) -> Result<Self, StoreError> {
         options.segment_size = block_end(options.segment_size);
         let (size, min) = (options.segment_size, segment_size_min(options.max_message_size));
@@ -90,8 +91,8 @@ impl Spool {
         Ok(Self { options, lock, plans })
     }
 
-    /// Starts the keeper. The handles are those of shards 0 to `shards_count`, in order; a feed exists for every shard
-    /// that is filled or still has mail.
+    /// Starts the keeper. The handles are those of shards 0 to `shards_count`, in order; a feed exists for
+    /// every shard that is filled or still has mail.
     pub fn start(self) -> Result<(Keeper, Vec<ShardHandles>, Vec<ShardFeed>), StoreError> {
         Keeper::start(self.lock, &self.options, self.plans)
     }
@@ -188,6 +189,9 @@ fn plan_shard(
     if !active && recovered.is_empty() && !has_damaged {
         root::remove_shard(&options.path, &directory).map_err(StoreError::io("remove", &directory))?;
         return Ok(None);
+    }
+    if !recovered.is_empty() {
+        tracing::info!(shard, segments_count = recovered.len(), "mail of a former run is left to deliver");
     }
     Ok(Some(ShardPlan { dir, active, recovered, spares, next_number, newest_epoch }))
 }
