@@ -91,7 +91,7 @@ pub fn start(feeds: Vec<ShardFeed>, config: Arc<Config>, threads: usize) -> Resu
         egress.threads.push(EgressThread { handle: handle.map_err(EgressError::Thread)?, alive });
     }
     drop(ready_sender);
-    ready.into_iter().collect::<io::Result<()>>().map_err(EgressError::Ring)?;
+    ready.into_iter().take(threads_count).collect::<io::Result<()>>().map_err(EgressError::Ring)?;
     Ok(egress)
 }
 
@@ -124,9 +124,13 @@ fn runtime() -> io::Result<tokio_uring::Runtime> {
 }
 
 impl Egress {
-    /// What the shard's worker rings after it has published a commit or sealed a segment; `None` for a shard without a feed.
-    pub fn doorbell(&self, shard: u16) -> Option<Arc<Doorbell>> {
-        self.bells.iter().find(|(of, _)| *of == shard).map(|(_, bell)| Arc::clone(bell))
+    /// What the shard's worker rings after it has published a commit or sealed a segment.
+    ///
+    /// # Panics
+    /// For a shard of which there was no feed.
+    pub fn doorbell(&self, shard: u16) -> Arc<Doorbell> {
+        let bell = self.bells.iter().find(|(of, _)| *of == shard);
+        Arc::clone(&bell.expect("each shard that a worker fills has a feed").1)
     }
 
     /// One for each shard.
@@ -150,7 +154,10 @@ impl Drop for Egress {
             match alive.recv_timeout(give_up_at.saturating_duration_since(Instant::now())) {
                 Err(RecvTimeoutError::Disconnected) | Ok(()) => drop(handle.join()),
                 Err(RecvTimeoutError::Timeout) => {
-                    tracing::error!(name, "a delivery thread hangs in the kernel; left behind. The next start repeats its deliveries");
+                    tracing::error!(
+                        name,
+                        "a delivery thread hangs in the kernel; left behind. The next start repeats its deliveries"
+                    );
                 }
             }
         }

@@ -138,7 +138,11 @@ impl Tail {
         let unfinished_count = self.deliveries_count + self.finished.len() + self.flushing.unwrap_or(0);
         if unfinished_count > 0 {
             let shard = self.stats.shard;
-            tracing::warn!(shard, unfinished_count, "stopped before all deliveries ended; the next start repeats them");
+            tracing::warn!(
+                shard,
+                unfinished_count,
+                "stopped before all deliveries ended; the next start repeats them"
+            );
         }
     }
 
@@ -324,7 +328,8 @@ impl Tail {
         let Job { mut ticket, copies, .. } = job;
         self.stats.failed_attempts.bump();
         ticket.failures_count += 1;
-        let failed = copies.iter().filter_map(|attempt| Some((&attempt.copy, attempt.outcome.as_ref().err()?)));
+        let failed =
+            copies.iter().filter_map(|attempt| Some((&attempt.copy, attempt.outcome.as_ref().err()?)));
         let routes = &self.config.routes;
         let wait_of = |route_index: usize| {
             retry_wait(routes.get(route_index).map_or(&[], |route| &route.retry), ticket.failures_count)
@@ -347,7 +352,9 @@ impl Tail {
         self.stats.kept.bump();
         self.segments.keep(job.ticket.segment.epoch);
         match kept {
-            Kept::ByRoute(route) => tracing::info!(%message, route, "kept in the spool: the route holds its mail"),
+            Kept::ByRoute(route) => {
+                tracing::info!(%message, route, "kept in the spool: the route holds its mail")
+            }
             Kept::NoRoute(domain) => self.report.problem(Topic::NoRoute, |suppressed_count| {
                 tracing::warn!(
                     %message, domain, suppressed_count,
