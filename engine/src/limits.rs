@@ -27,6 +27,8 @@ pub const FAULTS_COUNT_MAX: u16 = 20;
 /// Refused recipients of one session since its last accepted message, before 421 and close: more than one full
 /// transaction of a sender with an old list, far less than a harvest of addresses.
 pub const REFUSED_RECIPIENTS_COUNT_MAX: u16 = 200;
+/// Digits of SIZE's value. RFC 1870 §6.
+pub const SIZE_DIGITS_MAX: usize = 20;
 
 const _: () = assert!(COMMAND_LINE_LEN_MAX >= 512 + 26 + 17 + 1000 + 10);
 const _: () = assert!(RECIPIENTS_COUNT_MAX >= 100);

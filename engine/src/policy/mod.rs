@@ -1,1 +1,3 @@
-//! (under construction)
+//! What is accepted from whom: decisions over facts, without a session and without waiting.
+
+pub mod recipient;

@@ -1,0 +1,275 @@
+//! Every reply the engine can give, and their encoding. No other module writes a reply code.
+//!
+//! Codes are RFC 5321's (§4.2.2, §4.3.2), enhanced status codes RFC 3463's and its registry's. RFC 2034 §4: they precede
+//! the text of each 2yz, 4yz and 5yz reply but the greeting and the replies to EHLO and HELO.
+//! A text tells the client's operator what to do; it holds nothing that the client sent.
+
+use std::io::Write;
+
+use crate::id::MessageId;
+
+/// One reply of one line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reply {
+    pub code: u16,
+    /// Empty where RFC 2034 has none.
+    pub enhanced: &'static str,
+    pub text: &'static str,
+}
+
+/// A reply and when it is given, for the table in the documentation.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    pub name: &'static str,
+    pub meaning: &'static str,
+    pub reply: &'static Reply,
+}
+
+macro_rules! replies {
+    ($($(#[doc = $doc:literal])+ $name:ident = $code:literal $enhanced:literal $text:literal;)*) => {
+        $($(#[doc = $doc])+ pub const $name: Reply = Reply { code: $code, enhanced: $enhanced, text: $text };)*
+
+        /// All of them, by code.
+        pub const ALL: &[Entry] =
+            &[$(Entry { name: stringify!($name), meaning: concat!($($doc),+), reply: &$name },)*];
+    };
+}
+
+replies! {
+    /// HELP.
+    HELP = 214 "2.0.0" "EHLO HELO MAIL RCPT DATA RSET NOOP VRFY HELP QUIT are served as in RFC 5321";
+    /// The greeting; the host's name precedes the text.
+    GREETING = 220 "" "ESMTP ringmx";
+    /// QUIT.
+    CLOSING = 221 "2.0.0" "goodbye";
+    /// HELO, and the first line to EHLO; the host's name precedes the text.
+    HELLO = 250 "" "greets you";
+    /// RSET, NOOP.
+    OK = 250 "2.0.0" "ok";
+    /// MAIL was taken.
+    SENDER_OK = 250 "2.1.0" "sender ok";
+    /// RCPT was taken.
+    RECIPIENT_OK = 250 "2.1.5" "recipient ok";
+    /// The message is durable and the engine is responsible for it; the message's id follows the text.
+    QUEUED = 250 "2.0.0" "queued as";
+    /// VRFY: mailboxes are not told.
+    NOT_VERIFIED = 252 "2.5.0" "not verified here; send RCPT and see whether it is accepted";
+    /// DATA: content is awaited.
+    START_CONTENT = 354 "" "send the content, end it with <CRLF>.<CRLF>";
+
+    /// The spool of the worker has failed; at the greeting or in place of the next reply.
+    SPOOL_FAILED = 421 "4.3.0" "cannot store mail; closing, try again later";
+    /// As many connections are open as the listener allows.
+    FULL = 421 "4.3.2" "too many connections; closing, try again later";
+    /// The server drains.
+    SHUTTING_DOWN = 421 "4.3.2" "shutting down; closing, try again later";
+    /// Nothing was received for the time allowed.
+    TIMED_OUT = 421 "4.4.2" "waited too long for the client; closing";
+    /// The session's budget of faults is used up.
+    TOO_MANY_FAULTS = 421 "4.7.0" "too many faults in this session; closing, correct the client";
+    /// The session's budget of refused recipients is used up.
+    TOO_MANY_REFUSED_RECIPIENTS = 421 "4.7.0" "too many refused recipients in this session; closing, correct the list";
+    /// An over-long command line went on beyond all bounds.
+    ENDLESS_LINE = 421 "4.7.0" "command line does not end; closing, send commands in lines";
+
+    /// The message could not be made durable.
+    LOCAL_ERROR = 451 "4.3.0" "the message was not stored: error of this server; try again later";
+    /// MAIL, or the end of data: there is no room.
+    NO_STORAGE = 452 "4.3.1" "no room to store the message; try again later";
+    /// RCPT beyond the number that one transaction takes (RFC 5321 §4.5.3.1.10).
+    TOO_MANY_RECIPIENTS = 452 "4.5.3" "too many recipients; send the rest in another transaction";
+
+    /// The verb is not known.
+    UNKNOWN_COMMAND = 500 "5.5.1" "command not known; this is an SMTP server, send HELP for its commands";
+    /// The line is longer than a command may be.
+    LINE_TOO_LONG = 500 "5.5.2" "command line too long; the limit is 2048 octets with its <CRLF>";
+    /// A line ended with LF alone.
+    BARE_NEWLINE = 500 "5.5.2" "line ended with a bare <LF>; end lines with <CRLF>";
+    /// An octet below 32, or 127, in a command line.
+    CONTROL_OCTET = 500 "5.5.2" "control character in the command; send printable ASCII ended with <CRLF>";
+    /// An octet above 127 in a command line.
+    NON_ASCII = 500 "5.5.2" "octet above 127 in the command; send printable ASCII";
+    /// The argument is not of the verb's form.
+    BAD_ARGUMENT = 501 "5.5.4" "argument not understood; send MAIL FROM:<address> or RCPT TO:<address>";
+    /// The verb needs an argument.
+    ARGUMENT_MISSING = 501 "5.5.4" "argument missing; send it after the command and a space";
+    /// The verb has no argument.
+    ARGUMENT_UNEXPECTED = 501 "5.5.4" "the command takes no argument; send it alone";
+    /// EHLO or HELO with something else than a name.
+    BAD_HELO_NAME = 501 "5.5.4" "not a host name; send a domain name or an [address] literal";
+    /// A parameter, or its value, is not of its form.
+    BAD_PARAMETER = 501 "5.5.4" "parameter not understood; send KEYWORD or KEYWORD=value as the extension defines it";
+    /// A parameter was given twice.
+    DUPLICATE_PARAMETER = 501 "5.5.4" "parameter given twice; send it once";
+    /// RCPT's path is not a path.
+    BAD_RECIPIENT_SYNTAX = 501 "5.1.3" "recipient is not an address in <>; send RCPT TO:<local-part@domain>";
+    /// MAIL's path is not a path.
+    BAD_SENDER_SYNTAX = 501 "5.1.7" "sender is not an address in <>; send MAIL FROM:<local-part@domain> or MAIL FROM:<>";
+    /// RFC 5321 §4.5.3.1.1; RCPT.
+    RECIPIENT_LOCAL_PART_TOO_LONG = 501 "5.1.3" "local-part of the recipient too long; the limit is 64 octets";
+    /// RFC 5321 §4.5.3.1.1; MAIL.
+    SENDER_LOCAL_PART_TOO_LONG = 501 "5.1.7" "local-part of the sender too long; the limit is 64 octets";
+    /// RFC 5321 §4.5.3.1.2; RCPT.
+    RECIPIENT_DOMAIN_TOO_LONG = 501 "5.1.3" "domain of the recipient too long; the limit is 255 octets";
+    /// RFC 5321 §4.5.3.1.2; MAIL.
+    SENDER_DOMAIN_TOO_LONG = 501 "5.1.7" "domain of the sender too long; the limit is 255 octets";
+    /// RFC 5321 §4.5.3.1.3; RCPT.
+    RECIPIENT_PATH_TOO_LONG = 501 "5.1.3" "path too long; its local-part and its domain are";
+    /// RFC 5321 §4.5.3.1.3; MAIL.
+    SENDER_PATH_TOO_LONG = 501 "5.1.7" "path too long; its local-part and its domain are";
+    /// AUTH, BDAT, STARTTLS and EXPN: known, not announced.
+    NOT_IMPLEMENTED = 502 "5.5.1" "command not implemented; send EHLO for what is";
+    /// MAIL before EHLO or HELO.
+    EXPECTED_HELLO = 503 "5.5.1" "send EHLO first";
+    /// RCPT or DATA before MAIL.
+    EXPECTED_MAIL = 503 "5.5.1" "send MAIL first";
+    /// MAIL within a transaction.
+    EXPECTED_RCPT_OR_RSET = 503 "5.5.1" "a transaction is open; send RCPT, or RSET to begin another";
+    /// DATA before any RCPT.
+    EXPECTED_RCPT = 503 "5.5.1" "send RCPT first";
+
+    /// RCPT of a domain that is not served: never an open relay.
+    RELAY_DENIED = 550 "5.7.1" "mail for this domain is not accepted here; look up the domain's MX";
+    /// MAIL announced, or the content turned out, to be larger than the listener takes.
+    TOO_LARGE = 552 "5.3.4" "message larger than the limit that SIZE in the reply to EHLO states";
+    /// An octet above 127 in MAIL's or RCPT's argument; SMTPUTF8 (RFC 6531) is not announced.
+    NON_ASCII_MAILBOX = 553 "5.6.7" "internationalized addresses are not accepted here; use an ASCII address";
+    /// The message has passed too many servers (RFC 5321 §6.3).
+    LOOP = 554 "5.4.6" "too many Received fields: mail loop; correct the forwarding";
+    /// DATA when every RCPT was refused.
+    NO_VALID_RECIPIENTS = 554 "5.5.1" "no valid recipients; send a RCPT that is accepted first";
+    /// The content held what other servers could take for its end.
+    END_OF_DATA_LOOKALIKE = 554 "5.6.0" "refused: a line is a dot with a bare <CR> or <LF> before or after it; end lines with <CRLF>";
+    /// A parameter of MAIL or RCPT that is not announced.
+    UNKNOWN_PARAMETER = 555 "5.5.4" "parameter not implemented; send only what the reply to EHLO lists";
+    /// BODY with a value that is not announced.
+    UNSUPPORTED_BODY = 555 "5.5.4" "BODY value not implemented; send BODY=7BIT or BODY=8BITMIME";
+}
+
+/// Appends the reply's line.
+///
+/// RFC 5321 §4.2: `Reply-line = *( Reply-code "-" [ textstring ] CRLF ) Reply-code [ SP textstring ] CRLF`
+pub fn encode(reply: &Reply, out: &mut Vec<u8>) {
+    encode_start(reply, b' ', out);
+    out.extend_from_slice(reply.text.as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends the greeting.
+///
+/// RFC 5321 §4.2: `Greeting = "220 " (Domain / address-literal) [ SP textstring ] CRLF`
+pub fn encode_greeting(hostname: &str, out: &mut Vec<u8>) {
+    encode_hello_line(&GREETING, b' ', hostname, out);
+}
+
+/// Appends the reply to HELO.
+pub fn encode_helo(hostname: &str, out: &mut Vec<u8>) {
+    encode_hello_line(&HELLO, b' ', hostname, out);
+}
+
+/// Appends the reply to EHLO; each extension is its line, such as `SIZE 52428800`.
+///
+/// RFC 5321 §4.1.1.1: `ehlo-ok-rsp = ( "250" SP Domain [ SP ehlo-greet ] CRLF ) / ( "250-" Domain [ SP ehlo-greet ] CRLF
+/// *( "250-" ehlo-line CRLF ) "250" SP ehlo-line CRLF )`
+pub fn encode_ehlo(hostname: &str, extensions: &[&str], out: &mut Vec<u8>) {
+    let separator = |is_last| if is_last { b' ' } else { b'-' };
+    encode_hello_line(&HELLO, separator(extensions.is_empty()), hostname, out);
+    for (index, extension) in extensions.iter().enumerate() {
+        encode_start(&HELLO, separator(index + 1 == extensions.len()), out);
+        out.extend_from_slice(extension.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// Appends the reply that takes responsibility for a message (RFC 5321 §6.1).
+pub fn encode_queued(message: MessageId, out: &mut Vec<u8>) {
+    encode_start(&QUEUED, b' ', out);
+    write!(out, "{} {message}\r\n", QUEUED.text).expect("writing to a Vec does not fail");
+}
+
+fn encode_hello_line(reply: &Reply, separator: u8, hostname: &str, out: &mut Vec<u8>) {
+    encode_start(reply, separator, out);
+    out.extend_from_slice(hostname.as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(reply.text.as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Code, separator and enhanced status code.
+fn encode_start(reply: &Reply, separator: u8, out: &mut Vec<u8>) {
+    // Three digits by hand: this runs once a command.
+    let digit = |value: u16| b'0' + (value % 10) as u8;
+    out.extend_from_slice(&[digit(reply.code / 100), digit(reply.code / 10), digit(reply.code), separator]);
+    if !reply.enhanced.is_empty() {
+        out.extend_from_slice(reply.enhanced.as_bytes());
+        out.push(b' ');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::SessionId;
+    use crate::limits::{COMMAND_LINE_LEN_MAX, DOMAIN_LEN_MAX, LOCAL_PART_LEN_MAX, REPLY_LINE_LEN_MAX};
+
+    fn encoded(encode: impl FnOnce(&mut Vec<u8>)) -> String {
+        let mut out = Vec::new();
+        encode(&mut out);
+        String::from_utf8(out).expect("ASCII")
+    }
+
+    #[test]
+    fn replies_are_well_formed() {
+        for Entry { name, reply, meaning } in ALL {
+            let line = encoded(|out| encode(reply, out));
+            assert!(line.len() + DOMAIN_LEN_MAX < REPLY_LINE_LEN_MAX, "{name}");
+            assert!(
+                line.strip_suffix("\r\n").expect("a line").bytes().all(|b| matches!(b, b' '..=b'~')),
+                "{name}"
+            );
+            assert!((200..560).contains(&reply.code) && !meaning.is_empty(), "{name}");
+            // RFC 2034 §4: the class is the reply code's first digit; RFC 3463 §2: class "." subject "." detail.
+            let hello = matches!(*name, "GREETING" | "HELLO");
+            assert_eq!(reply.enhanced.is_empty(), hello || reply.code / 100 == 3, "{name}");
+            if !reply.enhanced.is_empty() {
+                let parts = reply
+                    .enhanced
+                    .split('.')
+                    .map(|part| part.parse::<u16>().expect("a number"))
+                    .collect::<Vec<_>>();
+                assert_eq!((parts.len(), parts[0]), (3, reply.code / 100), "{name}");
+                assert!(parts[1] <= 7 && parts[2] <= 999, "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn replies_are_sorted_and_state_the_limits() {
+        for pair in ALL.windows(2) {
+            assert!(pair[0].reply.code <= pair[1].reply.code, "{}", pair[1].name);
+        }
+        assert!(LINE_TOO_LONG.text.contains(&COMMAND_LINE_LEN_MAX.to_string()));
+        assert!(SENDER_LOCAL_PART_TOO_LONG.text.contains(&LOCAL_PART_LEN_MAX.to_string()));
+        assert!(SENDER_DOMAIN_TOO_LONG.text.contains(&DOMAIN_LEN_MAX.to_string()));
+    }
+
+    #[test]
+    fn lines_on_the_wire() {
+        assert_eq!(encoded(|out| encode(&RELAY_DENIED, out)).get(..10), Some("550 5.7.1 "));
+        assert_eq!(encoded(|out| encode(&OK, out)), "250 2.0.0 ok\r\n");
+        assert_eq!(encoded(|out| encode(&START_CONTENT, out)).get(..8), Some("354 send"));
+        assert_eq!(encoded(|out| encode_greeting("mx.example", out)), "220 mx.example ESMTP ringmx\r\n");
+        assert_eq!(encoded(|out| encode_helo("mx.example", out)), "250 mx.example greets you\r\n");
+        let id = MessageId { session: SessionId(1), transaction: 2 };
+        assert_eq!(encoded(|out| encode_queued(id, out)), "250 2.0.0 queued as 0000000000001.2\r\n");
+    }
+
+    #[test]
+    fn ehlo_has_a_line_for_each_extension() {
+        assert_eq!(encoded(|out| encode_ehlo("mx", &[], out)), "250 mx greets you\r\n");
+        assert_eq!(
+            encoded(|out| encode_ehlo("mx", &["PIPELINING", "SIZE 5", "8BITMIME"], out)),
+            "250-mx greets you\r\n250-PIPELINING\r\n250-SIZE 5\r\n250 8BITMIME\r\n"
+        );
+    }
+}
