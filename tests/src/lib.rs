@@ -1,5 +1,11 @@
 //! What the tests of ringmx share. None of it is part of the server.
 //!
 //! - [`source`]: Rust source as text, for the tests that read the code.
+//! - [`pair`]: a session with a virtual clock and a journal that does as it is told.
+//! - [`dialogue`]: dialogue files and how they are played.
+//! - [`random`]: the seeded generator behind every random choice.
 
+pub mod dialogue;
+pub mod pair;
+pub mod random;
 pub mod source;
