@@ -3,7 +3,7 @@
 //! Layers, left to right; a module may `use crate::` only what stands to its left (a test in `tests/` fails otherwise):
 //!
 //! ```text
-//! limits, time, id, event, stats <- protocol <- policy <- session <- spool <- store <- config <- server, egress <- admin, cli <- main
+//! limits, time, id, event, stats, readiness <- protocol <- policy <- session <- spool <- store <- config <- server, egress <- admin <- supervisor <- cli <- main
 //! (pure)                            (pure)      (pure)    (pure)     (pure)   (files)  (text)    (sockets, threads)
 //! ```
 //!
@@ -15,6 +15,7 @@
 pub mod event;
 pub mod id;
 pub mod limits;
+pub mod readiness;
 pub mod stats;
 pub mod time;
 
@@ -28,3 +29,4 @@ pub mod server;
 pub mod session;
 pub mod spool;
 pub mod store;
+pub mod supervisor;

@@ -9,14 +9,14 @@ pub const COMMAND_LINE_LEN_MAX: usize = 2048;
 pub const DISCARDED_LINE_LEN_MAX: usize = 1 << 20;
 /// Longest reply line the engine writes, CR LF included. RFC 5321 §4.5.3.1.5.
 pub const REPLY_LINE_LEN_MAX: usize = 512;
-/// Longest local-part in octets. RFC 5321 §4.5.3.1.1.
-pub const LOCAL_PART_LEN_MAX: usize = 64;
+/// Longest local-part in octets. RFC 5321 §4.5.3.1.1 sets 64 as the least; senders that code the recipient into the
+/// reverse-path (VERP, SRS) need more.
+pub const LOCAL_PART_LEN_MAX: usize = 256;
 /// Longest domain in octets. RFC 5321 §4.5.3.1.2.
 pub const DOMAIN_LEN_MAX: usize = 255;
 /// Longest domain label in octets. RFC 1035 §2.3.4.
 pub const LABEL_LEN_MAX: usize = 63;
-/// Longest path, `<` and `>` included, source route not. RFC 5321 §4.5.3.1.3 says 256 in all; a mailbox of 64 + 1 + 255 is
-/// taken too (the minimum sizes of the parts do not fit into the minimum size of the whole).
+/// Longest path, `<` and `>` included, source route not. RFC 5321 §4.5.3.1.3 sets 256 as the least.
 pub const PATH_LEN_MAX: usize = LOCAL_PART_LEN_MAX + 1 + DOMAIN_LEN_MAX + 2;
 /// Recipients of one transaction. RFC 5321 §4.5.3.1.8 sets 100 as the least; beyond it the reply is 452 (§4.5.3.1.10).
 pub const RECIPIENTS_COUNT_MAX: usize = 1000;
@@ -61,9 +61,5 @@ pub const LAST_REPLY_TIME_MAX: Duration = Duration::from_secs(30);
 pub const LINGER_TIME_MAX: Duration = Duration::from_secs(5);
 /// Octets read and thrown away meanwhile.
 pub const LINGER_LEN_MAX: usize = 1 << 20;
-/// How long sessions may go on after the server was told to stop.
-pub const DRAIN_TIME_MAX: Duration = Duration::from_secs(30);
 /// How long accepting pauses after it failed for want of descriptors or memory.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
-/// Digits of SIZE's value. RFC 1870 §6.
-pub const SIZE_DIGITS_MAX: usize = 20;

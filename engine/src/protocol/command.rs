@@ -54,9 +54,9 @@ pub enum Malformed {
     HeloName,
     ReversePath,
     ForwardPath,
-    LocalPartTooLong,
-    DomainTooLong,
-    PathTooLong,
+    LocalPartTooLong(Side),
+    DomainTooLong(Side),
+    PathTooLong(Side),
     /// A parameter of MAIL or RCPT that no extension served here has.
     UnknownParam,
     /// A parameter that is not of the form of a parameter, or whose value is not of its form.
@@ -71,11 +71,11 @@ pub enum Malformed {
     ControlOctet,
 }
 
-/// Which end of the transaction a path is: its faults are told apart by it.
-#[derive(Clone, Copy)]
-enum End {
-    Reverse,
-    Forward,
+/// Whose path it is: MAIL's or RCPT's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Sender,
+    Recipient,
 }
 
 impl Command<'_> {
@@ -149,15 +149,16 @@ pub fn parse(line: &[u8]) -> Result<Command<'_>, Malformed> {
 /// `mail = "MAIL FROM:" Reverse-path [SP Mail-parameters] CRLF`
 fn mail(argument: &[u8]) -> Result<Mail<'_>, Malformed> {
     let path = path_argument(argument, b"FROM:")?;
-    let (reverse_path, rest) = ReversePath::parse(path).map_err(|fault| path_fault(fault, End::Reverse))?;
-    Ok(Mail { reverse_path, params: MailParams::parse(behind_path(rest, End::Reverse)?)? })
+    let (reverse_path, rest) = ReversePath::parse(path).map_err(|fault| path_fault(fault, Side::Sender))?;
+    Ok(Mail { reverse_path, params: MailParams::parse(behind_path(rest, Side::Sender)?)? })
 }
 
 /// `rcpt = "RCPT TO:" ( "<Postmaster@" Domain ">" / "<Postmaster>" / Forward-path ) [SP Rcpt-parameters] CRLF`
 fn rcpt(argument: &[u8]) -> Result<Rcpt<'_>, Malformed> {
     let path = path_argument(argument, b"TO:")?;
-    let (forward_path, rest) = ForwardPath::parse(path).map_err(|fault| path_fault(fault, End::Forward))?;
-    refuse_rcpt_params(behind_path(rest, End::Forward)?)?;
+    let (forward_path, rest) =
+        ForwardPath::parse(path).map_err(|fault| path_fault(fault, Side::Recipient))?;
+    refuse_rcpt_params(behind_path(rest, Side::Recipient)?)?;
     Ok(Rcpt { forward_path })
 }
 
@@ -174,17 +175,21 @@ fn path_argument<'a>(argument: &'a [u8], prefix: &[u8]) -> Result<&'a [u8], Malf
 }
 
 /// Nothing, or what begins with a space.
-fn behind_path(rest: &[u8], end: End) -> Result<&[u8], Malformed> {
-    if rest.is_empty() || rest.starts_with(b" ") { Ok(rest) } else { Err(path_fault(PathFault::Syntax, end)) }
+fn behind_path(rest: &[u8], side: Side) -> Result<&[u8], Malformed> {
+    if rest.is_empty() || rest.starts_with(b" ") {
+        Ok(rest)
+    } else {
+        Err(path_fault(PathFault::Syntax, side))
+    }
 }
 
-fn path_fault(fault: PathFault, end: End) -> Malformed {
-    match (fault, end) {
-        (PathFault::Syntax, End::Reverse) => Malformed::ReversePath,
-        (PathFault::Syntax, End::Forward) => Malformed::ForwardPath,
-        (PathFault::LocalPartTooLong, _) => Malformed::LocalPartTooLong,
-        (PathFault::DomainTooLong, _) => Malformed::DomainTooLong,
-        (PathFault::PathTooLong, _) => Malformed::PathTooLong,
+fn path_fault(fault: PathFault, side: Side) -> Malformed {
+    match (fault, side) {
+        (PathFault::Syntax, Side::Sender) => Malformed::ReversePath,
+        (PathFault::Syntax, Side::Recipient) => Malformed::ForwardPath,
+        (PathFault::LocalPartTooLong, side) => Malformed::LocalPartTooLong(side),
+        (PathFault::DomainTooLong, side) => Malformed::DomainTooLong(side),
+        (PathFault::PathTooLong, side) => Malformed::PathTooLong(side),
     }
 }
 
@@ -286,7 +291,7 @@ mod tests {
 
     #[test]
     fn each_way_to_be_malformed_has_its_name() {
-        let long = "x".repeat(65);
+        let long = "x".repeat(crate::limits::LOCAL_PART_LEN_MAX + 1);
         let name = ["y"; 128].join(".");
         for (line, malformed) in [
             ("", Malformed::UnknownVerb),
@@ -316,9 +321,9 @@ mod tests {
             ("RCPT TO:<a>", Malformed::ForwardPath),
             ("RCPT TO:<a@b>x", Malformed::ForwardPath),
             ("RCPT TO:<a@b> NOTIFY=NEVER", Malformed::UnknownParam),
-            (&format!("RCPT TO:<{long}@b>"), Malformed::LocalPartTooLong),
-            (&format!("RCPT TO:<a@{name}.z>"), Malformed::DomainTooLong),
-            (&format!("RCPT TO:<{long}@{name}.z>"), Malformed::PathTooLong),
+            (&format!("RCPT TO:<{long}@b>"), Malformed::LocalPartTooLong(Side::Recipient)),
+            (&format!("RCPT TO:<a@{name}.z>"), Malformed::DomainTooLong(Side::Recipient)),
+            (&format!("RCPT TO:<{long}@{name}.z>"), Malformed::PathTooLong(Side::Recipient)),
             ("EHLO", Malformed::ArgumentMissing),
             ("VRFY", Malformed::ArgumentMissing),
             ("DATA now", Malformed::ArgumentUnexpected),

@@ -106,9 +106,9 @@ replies! {
     /// MAIL's path is not a path.
     BAD_SENDER_SYNTAX = 501 "5.1.7" "sender is not an address in <>; send MAIL FROM:<local-part@domain> or MAIL FROM:<>";
     /// RFC 5321 §4.5.3.1.1; RCPT.
-    RECIPIENT_LOCAL_PART_TOO_LONG = 501 "5.1.3" "local-part of the recipient too long; the limit is 64 octets";
+    RECIPIENT_LOCAL_PART_TOO_LONG = 501 "5.1.3" "local-part of the recipient too long; the limit is 256 octets";
     /// RFC 5321 §4.5.3.1.1; MAIL.
-    SENDER_LOCAL_PART_TOO_LONG = 501 "5.1.7" "local-part of the sender too long; the limit is 64 octets";
+    SENDER_LOCAL_PART_TOO_LONG = 501 "5.1.7" "local-part of the sender too long; the limit is 256 octets";
     /// RFC 5321 §4.5.3.1.2; RCPT.
     RECIPIENT_DOMAIN_TOO_LONG = 501 "5.1.3" "domain of the recipient too long; the limit is 255 octets";
     /// RFC 5321 §4.5.3.1.2; MAIL.
@@ -152,6 +152,17 @@ replies! {
 pub fn encode(reply: &Reply, out: &mut Vec<u8>) {
     encode_start(reply, b' ', out);
     out.extend_from_slice(reply.text.as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends the reply with another text, and behind it where to find help.
+pub fn encode_text(reply: &Reply, text: &str, help: Option<&str>, out: &mut Vec<u8>) {
+    encode_start(reply, b' ', out);
+    out.extend_from_slice(text.as_bytes());
+    if let Some(help) = help {
+        out.extend_from_slice(b"; see ");
+        out.extend_from_slice(help.as_bytes());
+    }
     out.extend_from_slice(b"\r\n");
 }
 
@@ -261,7 +272,7 @@ mod tests {
         assert_eq!(encoded(|out| encode_greeting("mx.example", out)), "220 mx.example ESMTP ringmx\r\n");
         assert_eq!(encoded(|out| encode_helo("mx.example", out)), "250 mx.example greets you\r\n");
         let id = MessageId { session: SessionId(1), transaction: 2 };
-        assert_eq!(encoded(|out| encode_queued(id, out)), "250 2.0.0 queued as 0000000000001.2\r\n");
+        assert_eq!(encoded(|out| encode_queued(id, out)), "250 2.0.0 queued as 0000000000001-2\r\n");
     }
 
     #[test]

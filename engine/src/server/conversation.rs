@@ -136,7 +136,9 @@ impl<R: Ring, S: Segments> Worker<R, S> {
     }
 
     pub(super) fn on_send(&mut self, key: Key, completion: Completion) {
-        let Payload::Returned(mut bytes) = completion.payload else { unreachable!("a send returns its bytes") };
+        let Payload::Returned(mut bytes) = completion.payload else {
+            unreachable!("a send returns its bytes")
+        };
         let Some(connection) = self.connections.get_mut(key) else { return };
         connection.ops_count -= 1;
         connection.sending = false;
@@ -229,9 +231,14 @@ impl<R: Ring, S: Segments> Worker<R, S> {
             connection.reason = reason;
         }
         connection.state = State::Ending;
-        if connection.ops_count > 0 {
+        let token = Op::Connection(ConnectionOp::Cancel, key).token();
+        if connection.sending {
             connection.ops_count += 1;
-            self.ring.cancel_all(Op::Connection(ConnectionOp::Cancel, key).token(), connection.fd);
+            self.ring.cancel_all(token, connection.fd);
+        } else if connection.recv == Recv::Armed {
+            // By its token: `cancel_all` makes the kernel walk over the operations of all connections.
+            connection.ops_count += 1;
+            self.ring.cancel(token, Op::Connection(ConnectionOp::Recv, key).token());
         }
         self.settle(key);
     }
@@ -256,7 +263,10 @@ impl<R: Ring, S: Segments> Worker<R, S> {
             connection.touched = true;
             self.touched.push(key);
         }
-        if matches!(connection.state, State::Flushing { .. }) && connection.out.is_empty() && !connection.sending {
+        if matches!(connection.state, State::Flushing { .. })
+            && connection.out.is_empty()
+            && !connection.sending
+        {
             self.ring.shutdown_write(connection.fd);
             let until = now + limits::LINGER_TIME_MAX;
             connection.state = State::Lingering { until, left_len: limits::LINGER_LEN_MAX };
@@ -315,7 +325,6 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         keep_buffer(&mut self.spare, std::mem::take(&mut connection.parked));
         keep_buffer(&mut self.spare, std::mem::take(&mut connection.out));
     }
-
 }
 
 /// Gives input to the session for as long as it takes any; returns what it consumed.

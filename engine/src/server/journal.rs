@@ -131,7 +131,9 @@ impl<S: Segments> Journal<S> {
         let result = result.map(|len| len as usize).map_err(|errno| errno.0);
         let completed = self.commit.complete(result, bytes, &mut tickets);
         if completed.ok {
-            if let Some(segment) = self.open.iter().find(|segment| S::header(segment).epoch == completed.epoch) {
+            if let Some(segment) =
+                self.open.iter().find(|segment| S::header(segment).epoch == completed.epoch)
+            {
                 self.segments.publish(segment, completed.committed);
             }
             if completed.seals {

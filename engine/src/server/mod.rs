@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 
 use ringmx_ring::{Doorbell, Options, SetupError, Uring, pin_to_core};
 
@@ -47,6 +48,8 @@ pub struct WorkersOptions<'a> {
     pub events_count_max: usize,
     /// False only for `durability = "none"`.
     pub durable: bool,
+    /// How long sessions may go on once the server stops.
+    pub drain_time: Duration,
 }
 
 /// The running workers.
@@ -84,6 +87,7 @@ impl Workers {
                 ports: options.listeners.ports(index),
                 content_len_max: options.content_len_max / shards_count,
                 durable: options.durable,
+                drain_time: options.drain_time,
                 stats,
                 events,
                 stop: Arc::clone(&stop),

@@ -6,7 +6,9 @@ use ringmx_ring::{Key, Token};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Op {
     /// A connection on the listener with this index.
-    Accept { listener_index: u32 },
+    Accept {
+        listener_index: u32,
+    },
     Connection(ConnectionOp, Key),
     /// The journal's write.
     Commit,
@@ -77,12 +79,7 @@ mod tests {
     #[test]
     fn every_op_survives_its_token() {
         let key = Key { slot: 77, generation: 5 };
-        let connection = [
-            ConnectionOp::Recv,
-            ConnectionOp::Send,
-            ConnectionOp::Cancel,
-            ConnectionOp::Close,
-        ];
+        let connection = [ConnectionOp::Recv, ConnectionOp::Send, ConnectionOp::Cancel, ConnectionOp::Close];
         let ops = connection.map(|op| Op::Connection(op, key));
         let others = [Op::Accept { listener_index: 3 }, Op::Commit, Op::Wake, Op::Aside];
         for op in ops.into_iter().chain(others) {

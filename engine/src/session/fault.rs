@@ -1,7 +1,7 @@
 //! Why a session says no: faults of the client and errors of ours, and the only place where a cause becomes a reply.
 
 use crate::limits;
-use crate::protocol::command::Malformed;
+use crate::protocol::command::{Malformed, Side};
 use crate::protocol::reply::{self, Reply};
 
 /// The client did something that RFC 5321 or our policy does not allow.
@@ -158,9 +158,12 @@ fn of_malformed(malformed: Malformed) -> Reply {
         Malformed::HeloName => reply::BAD_HELO_NAME,
         Malformed::ReversePath => reply::BAD_SENDER_SYNTAX,
         Malformed::ForwardPath => reply::BAD_RECIPIENT_SYNTAX,
-        Malformed::LocalPartTooLong => reply::SENDER_LOCAL_PART_TOO_LONG,
-        Malformed::DomainTooLong => reply::SENDER_DOMAIN_TOO_LONG,
-        Malformed::PathTooLong => reply::SENDER_PATH_TOO_LONG,
+        Malformed::LocalPartTooLong(Side::Sender) => reply::SENDER_LOCAL_PART_TOO_LONG,
+        Malformed::LocalPartTooLong(Side::Recipient) => reply::RECIPIENT_LOCAL_PART_TOO_LONG,
+        Malformed::DomainTooLong(Side::Sender) => reply::SENDER_DOMAIN_TOO_LONG,
+        Malformed::DomainTooLong(Side::Recipient) => reply::RECIPIENT_DOMAIN_TOO_LONG,
+        Malformed::PathTooLong(Side::Sender) => reply::SENDER_PATH_TOO_LONG,
+        Malformed::PathTooLong(Side::Recipient) => reply::RECIPIENT_PATH_TOO_LONG,
         Malformed::UnknownParam => reply::UNKNOWN_PARAMETER,
         Malformed::BadParam => reply::BAD_PARAMETER,
         Malformed::DuplicateParam => reply::DUPLICATE_PARAMETER,
@@ -180,9 +183,9 @@ fn name_of(malformed: Malformed) -> &'static str {
         Malformed::HeloName => "helo-name",
         Malformed::ReversePath => "reverse-path",
         Malformed::ForwardPath => "forward-path",
-        Malformed::LocalPartTooLong => "local-part-too-long",
-        Malformed::DomainTooLong => "domain-too-long",
-        Malformed::PathTooLong => "path-too-long",
+        Malformed::LocalPartTooLong(_) => "local-part-too-long",
+        Malformed::DomainTooLong(_) => "domain-too-long",
+        Malformed::PathTooLong(_) => "path-too-long",
         Malformed::UnknownParam => "unknown-parameter",
         Malformed::BadParam => "bad-parameter",
         Malformed::DuplicateParam => "duplicate-parameter",

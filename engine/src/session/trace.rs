@@ -122,9 +122,15 @@ mod tests {
 
     #[test]
     fn only_fields_of_the_header_section_count() {
-        assert_eq!(received_fields_count(b"Received: a\r\nSubject: b\r\nRECEIVED: c\r\n\r\nReceived: d\r\n"), 2);
+        assert_eq!(
+            received_fields_count(b"Received: a\r\nSubject: b\r\nRECEIVED: c\r\n\r\nReceived: d\r\n"),
+            2
+        );
         assert_eq!(received_fields_count(b"Subject: x\r\n Received: folded\r\nReceived:"), 1);
         assert_eq!(received_fields_count(b"\r\nReceived: body\r\n"), 0);
-        assert_eq!(received_fields_count(&b"Received: a\r\n".repeat(500)), limits::RECEIVED_FIELDS_COUNT_MAX + 1);
+        assert_eq!(
+            received_fields_count(&b"Received: a\r\n".repeat(500)),
+            limits::RECEIVED_FIELDS_COUNT_MAX + 1
+        );
     }
 }

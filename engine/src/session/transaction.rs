@@ -41,7 +41,14 @@ pub(super) enum Refused {
 
 impl Transaction {
     /// MAIL. Everything a former use left behind is cleared here.
-    pub(super) fn begin(&mut self, id: MessageId, now: Now, client: SocketAddr, helo: &[u8], mail: &Mail<'_>) {
+    pub(super) fn begin(
+        &mut self,
+        id: MessageId,
+        now: Now,
+        client: SocketAddr,
+        helo: &[u8],
+        mail: &Mail<'_>,
+    ) {
         let (mut envelope, content) = (std::mem::take(&mut self.envelope), std::mem::take(&mut self.content));
         envelope.clear();
         *self = Self { id, received_unix_us: now.unix_us(), envelope, content, ..Self::default() };
@@ -88,7 +95,8 @@ impl Transaction {
             self.trace_len = self.content.len();
         }
         let content_len_max = usize::try_from(len_max).unwrap_or(usize::MAX).saturating_add(self.trace_len);
-        let mut keeper = Keeper { content: &mut self.content, refused: &mut self.refused, content_len_max, memory };
+        let mut keeper =
+            Keeper { content: &mut self.content, refused: &mut self.refused, content_len_max, memory };
         self.decoder.decode(input, &mut keeper)
     }
 

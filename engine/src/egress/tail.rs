@@ -1,0 +1,384 @@
+//! The tail of one shard: follows its segments, delivers what is committed, acknowledges what is delivered.
+//!
+//! A turn reads as long as there is room ([`Tail::has_room`]); each record becomes a [`Job`] that runs by itself. A job
+//! that is through waits for the next [`Flush`], which makes many durable and acknowledges them at once. A job of which
+//! something failed waits in memory for its next attempt, its record stays in the spool. What a restart forgets is how
+//! often an attempt was made and which of a message's copies were delivered already.
+
+use std::fs::File as StdFile;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use ringmx_ring::Doorbell;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_uring::fs::File;
+
+use super::flush::{Flush, Flushed};
+use super::job::{Attempt, Job, Ticket};
+use super::plan::Kept;
+use super::report::{Report, Topic};
+use super::segments::Segments;
+use super::stats::EgressStats;
+use super::waiting::{Waiting, retry_wait};
+use crate::config::Config;
+use crate::spool::commit::Place;
+use crate::store::{ShardFeed, read_record};
+
+/// Messages being written at the same time: enough for their syncs to share the file system's commits.
+const DELIVERIES_COUNT_MAX: usize = 64;
+/// Of those, second and later attempts: a dead disk behind one route must not take all places.
+const RETRIES_COUNT_MAX: usize = DELIVERIES_COUNT_MAX / 2;
+/// Octets of content held for deliveries. One message more may be held, of whatever length.
+const CONTENT_LEN_MAX: usize = 64 << 20;
+/// Messages written and not yet acknowledged.
+const FINISHED_COUNT_MAX: usize = 1024;
+/// Messages that wait for another attempt; beyond it the tail reads no further.
+pub(super) const WAITING_COUNT_MAX: usize = 10_000;
+/// Longest sleep without a look at the segments, should a bell not have rung.
+const IDLE_WAIT: Duration = Duration::from_secs(1);
+/// Between two tries to write acknowledgements.
+const ACKS_WAIT: Duration = Duration::from_secs(1);
+/// How long deliveries under way may take to end after a stop.
+pub(super) const STOP_WAIT: Duration = Duration::from_secs(10);
+
+/// What a tail is made of; it goes to its thread like this.
+#[derive(Debug)]
+pub(super) struct TailParts {
+    pub feed: ShardFeed,
+    pub config: Arc<Config>,
+    pub bell: Arc<Doorbell>,
+    pub stats: Arc<EgressStats>,
+    pub stopping: Arc<AtomicBool>,
+}
+
+pub(super) struct Tail {
+    config: Arc<Config>,
+    bell: Arc<Doorbell>,
+    /// Told by [`listen`] when the bell has rung.
+    rung: Rc<Notify>,
+    stats: Arc<EgressStats>,
+    stopping: Arc<AtomicBool>,
+    segments: Segments,
+    report: Report,
+    waiting: Waiting,
+    tasks: JoinSet<Event>,
+    deliveries_count: usize,
+    retries_count: usize,
+    content_len: usize,
+    /// Written, waiting for the next flush.
+    finished: Vec<Job>,
+    /// Jobs in the flush under way.
+    flushing: Option<usize>,
+    /// Not before then are acknowledgements written again that could not be.
+    acks_at: Instant,
+    /// Reused for records that are read again.
+    record_buffer: Vec<u8>,
+}
+
+/// What a task ends with.
+enum Event {
+    Delivered { job: Box<Job>, content_len: usize },
+    Flushed(Flushed),
+}
+
+impl Tail {
+    /// Within the runtime of its thread.
+    pub(super) fn new(parts: TailParts) -> io::Result<Self> {
+        let TailParts { feed, config, bell, stats, stopping } = parts;
+        let rung = Rc::new(Notify::new());
+        let eventfd = StdFile::from(bell.as_fd().try_clone_to_owned()?);
+        tokio_uring::spawn(listen(File::from_std(eventfd), Rc::clone(&rung)));
+        Ok(Self {
+            config,
+            bell,
+            rung,
+            stats,
+            stopping,
+            segments: Segments::new(feed),
+            report: Report::default(),
+            waiting: Waiting::default(),
+            tasks: JoinSet::new(),
+            deliveries_count: 0,
+            retries_count: 0,
+            content_len: 0,
+            finished: Vec::new(),
+            flushing: None,
+            acks_at: Instant::now(),
+            record_buffer: Vec::new(),
+        })
+    }
+
+    /// Until a stop, and then until what is under way has ended or [`STOP_WAIT`] is over.
+    pub(super) async fn run(mut self) {
+        while !self.stopping.load(Ordering::Acquire) {
+            self.turn();
+            if self.has_room() {
+                // A worker that saw nobody wait has made its work visible before this second look.
+                self.bell.will_wait();
+                self.turn();
+            }
+            self.wait(Instant::now() + IDLE_WAIT).await;
+            self.bell.awake();
+        }
+        let give_up_at = Instant::now() + STOP_WAIT;
+        loop {
+            self.start_flush();
+            if self.tasks.is_empty() || Instant::now() >= give_up_at {
+                break;
+            }
+            self.wait(give_up_at).await;
+        }
+        self.segments.retire();
+        let unfinished_count = self.deliveries_count + self.finished.len() + self.flushing.unwrap_or(0);
+        if unfinished_count > 0 {
+            let shard = self.stats.shard;
+            tracing::warn!(shard, unfinished_count, "stopped before all deliveries ended; the next start repeats them");
+        }
+    }
+
+    /// Starts what can be started.
+    fn turn(&mut self) {
+        self.segments.admit(&mut self.report);
+        self.start_retries();
+        self.start_fresh();
+        self.start_flush();
+        self.segments.retire();
+        let in_flight_count = self.deliveries_count + self.finished.len() + self.flushing.unwrap_or(0);
+        self.stats.in_flight_now.set(in_flight_count as u64);
+        self.stats.waiting_now.set(self.waiting.len() as u64);
+        self.stats.segments_now.set(self.segments.count() as u64);
+    }
+
+    /// Whether another record may be read.
+    fn has_room(&self) -> bool {
+        self.deliveries_count < DELIVERIES_COUNT_MAX
+            && self.content_len < CONTENT_LEN_MAX
+            && self.finished.len() + self.flushing.unwrap_or(0) < FINISHED_COUNT_MAX
+            && self.waiting.len() < WAITING_COUNT_MAX
+    }
+
+    fn start_fresh(&mut self) {
+        while self.has_room() {
+            let config = &self.config;
+            let job = self.segments.next(&mut self.report, &self.stats, |segment, record| {
+                Job::new(Ticket::new(segment, record), record, config)
+            });
+            let Some(job) = job else { return };
+            self.start(job);
+        }
+    }
+
+    fn start_retries(&mut self) {
+        let now = Instant::now();
+        while self.retries_count < RETRIES_COUNT_MAX && self.deliveries_count < DELIVERIES_COUNT_MAX {
+            let Some(ticket) = self.waiting.pop_due(now) else { return };
+            let place = Place { epoch: ticket.segment.epoch, offset: ticket.offset };
+            let segment = Arc::clone(&ticket.segment);
+            match read_record(&segment, place, &mut self.record_buffer) {
+                Ok(Some(record)) => {
+                    let job = Job::new(ticket, &record, &self.config);
+                    self.start(job);
+                }
+                Ok(None) => {
+                    segment.mark_damaged();
+                    self.stats.damages.bump();
+                    self.stats.kept.bump();
+                    self.segments.keep(segment.epoch);
+                    let (path, offset) = (segment.path.display(), place.offset);
+                    tracing::error!(
+                        %path, offset, message = %ticket.meta.id,
+                        "a message was readable and is no more; `ringmx spool verify` lists the damage"
+                    );
+                }
+                Err(error) => {
+                    let path = segment.path.display();
+                    self.report.problem(Topic::Spool, |suppressed_count| {
+                        tracing::error!(%path, %error, suppressed_count, "cannot read a segment; its mail waits. See the kernel's log");
+                    });
+                    self.waiting.push(now + retry_wait(&[], 1), ticket);
+                }
+            }
+            self.record_buffer.truncate(0);
+            self.record_buffer.shrink_to(1 << 20);
+        }
+    }
+
+    fn start(&mut self, job: Job) {
+        if job.copies.is_empty() {
+            self.finished.push(job);
+            return;
+        }
+        self.deliveries_count += 1;
+        self.retries_count += usize::from(job.ticket.failures_count > 0);
+        let content_len = job.content.len();
+        self.content_len += content_len;
+        let config = Arc::clone(&self.config);
+        self.tasks.spawn_local(async move {
+            let job = Box::new(job.deliver(&config.hostname).await);
+            Event::Delivered { job, content_len }
+        });
+    }
+
+    /// Starts a flush for all that is finished, unless one is under way: the end of that one starts the next.
+    fn start_flush(&mut self) {
+        let again = Instant::now() >= self.acks_at && self.segments.has_unwritten_acks();
+        if self.flushing.is_some() || (self.finished.is_empty() && !again) {
+            return;
+        }
+        let jobs = std::mem::take(&mut self.finished);
+        let mut writers = self.segments.lend_unwritten_acks();
+        for job in &jobs {
+            let epoch = job.ticket.segment.epoch;
+            writers.extend(self.segments.lend_acks(epoch).map(|writer| (epoch, writer)));
+        }
+        self.flushing = Some(jobs.len());
+        self.stats.flushes.bump();
+        self.tasks.spawn_local(async { Event::Flushed(Flush { jobs, writers }.run().await) });
+    }
+
+    /// Until something has happened: a task has ended, the bell has rung, an attempt is due, or it is `until`.
+    async fn wait(&mut self, until: Instant) {
+        let due_at = self.waiting.next_due_at().filter(|_| self.retries_count < RETRIES_COUNT_MAX);
+        let wake_at = due_at.map_or(until, |due_at| due_at.min(until));
+        tokio::select! {
+            biased;
+            Some(event) = self.tasks.join_next(), if !self.tasks.is_empty() => self.on_event(ended(event)),
+            () = self.rung.notified() => {}
+            () = tokio::time::sleep_until(wake_at) => {}
+        }
+        while let Some(event) = self.tasks.try_join_next() {
+            self.on_event(ended(event));
+        }
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Delivered { job, content_len } => {
+                self.deliveries_count -= 1;
+                self.retries_count -= usize::from(job.ticket.failures_count > 0);
+                self.content_len -= content_len;
+                self.finished.push(*job);
+            }
+            Event::Flushed(flushed) => self.on_flushed(flushed),
+        }
+    }
+
+    fn on_flushed(&mut self, flushed: Flushed) {
+        self.flushing = None;
+        for flushed in flushed.writers {
+            let written_count = flushed.written.unwrap_or_else(|error| {
+                self.acks_at = Instant::now() + ACKS_WAIT;
+                self.report.problem(Topic::Acknowledgements, |suppressed_count| {
+                    tracing::error!(
+                        shard = self.stats.shard, %error, suppressed_count,
+                        "cannot write acknowledgements; delivered mail keeps its place in the spool until that succeeds. Make \
+                         room there, or see the kernel's log"
+                    );
+                });
+                0
+            });
+            self.segments.return_acks(flushed.epoch, flushed.writer, written_count);
+        }
+        let now_unix_us = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_micros());
+        let now_unix_us = u64::try_from(now_unix_us).unwrap_or(u64::MAX);
+        for job in flushed.jobs {
+            self.conclude(job, now_unix_us);
+        }
+    }
+
+    /// What is to become of a message after an attempt.
+    fn conclude(&mut self, mut job: Job, now_unix_us: u64) {
+        let meta = job.ticket.meta;
+        let age_ms = now_unix_us.saturating_sub(meta.received_unix_us) / 1000;
+        for Attempt { copy, octets, outcome } in &job.copies {
+            if outcome.is_ok() {
+                let (route, octets) = (copy.route_index, *octets);
+                self.stats.files.bump();
+                self.stats.file_octets.add(octets);
+                tracing::info!(message = %meta.id, route, octets, age_ms, "delivered");
+                if self.report.is_over(Topic::Route(route)) {
+                    tracing::info!(route, "the route delivers again");
+                }
+            }
+        }
+        if job.copies.iter().any(|attempt| attempt.outcome.is_err()) {
+            self.defer(job);
+        } else if let Some(kept) = job.kept.take() {
+            self.keep(&job, &kept);
+        } else if job.discards && job.copies.is_empty() && job.ticket.pending.is_none() {
+            self.stats.discarded.bump();
+            tracing::info!(message = %meta.id, age_ms, "discarded: so the route wants it");
+        } else {
+            self.stats.delivered.bump();
+        }
+    }
+
+    /// Lets a message wait for its next attempt at what failed.
+    fn defer(&mut self, job: Job) {
+        let Job { mut ticket, copies, .. } = job;
+        self.stats.failed_attempts.bump();
+        ticket.failures_count += 1;
+        let failed = copies.iter().filter_map(|attempt| Some((&attempt.copy, attempt.outcome.as_ref().err()?)));
+        let routes = &self.config.routes;
+        let wait_of = |route_index: usize| {
+            retry_wait(routes.get(route_index).map_or(&[], |route| &route.retry), ticket.failures_count)
+        };
+        let wait = failed.clone().map(|(copy, _)| wait_of(copy.route_index)).min().unwrap_or(IDLE_WAIT);
+        for (copy, error) in failed.clone() {
+            self.report.problem(Topic::Route(copy.route_index), |suppressed_count| {
+                tracing::warn!(
+                    message = %ticket.meta.id, route = copy.route_index, %error, retry_in_secs = wait.as_secs(),
+                    suppressed_count, "delivery failed, the message stays in the spool: {}", error.remedy()
+                );
+            });
+        }
+        ticket.pending = Some(failed.map(|(copy, _)| copy.index).collect());
+        self.waiting.push(Instant::now() + wait, ticket);
+    }
+
+    fn keep(&mut self, job: &Job, kept: &Kept) {
+        let message = job.ticket.meta.id;
+        self.stats.kept.bump();
+        self.segments.keep(job.ticket.segment.epoch);
+        match kept {
+            Kept::ByRoute(route) => tracing::info!(%message, route, "kept in the spool: the route holds its mail"),
+            Kept::NoRoute(domain) => self.report.problem(Topic::NoRoute, |suppressed_count| {
+                tracing::warn!(
+                    %message, domain, suppressed_count,
+                    "kept in the spool: no route takes this domain any more. Add one and start again"
+                );
+            }),
+            Kept::Unreadable(error) => self.report.problem(Topic::Envelope, |suppressed_count| {
+                let path = job.ticket.segment.path.display();
+                tracing::error!(
+                    %message, %path, offset = job.ticket.offset, %error, suppressed_count,
+                    "kept in the spool: its envelope cannot be read"
+                );
+            }),
+        }
+    }
+}
+
+/// Passes on what the bell rings, until the runtime ends. One read that always waits: this runtime cannot cancel one.
+async fn listen(eventfd: File, rung: Rc<Notify>) {
+    let mut buffer = vec![0; 8];
+    loop {
+        let (read, back) = eventfd.read_at(buffer, 0).await;
+        buffer = back;
+        if let Err(error) = read {
+            tracing::error!(%error, "a delivery thread cannot be woken; it looks for mail once a second");
+            return;
+        }
+        rung.notify_one();
+    }
+}
+
+fn ended(event: Result<Event, tokio::task::JoinError>) -> Event {
+    event.expect("a delivery does not panic and is not cancelled")
+}
