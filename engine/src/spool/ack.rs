@@ -30,7 +30,8 @@ pub struct Ack {
 }
 
 impl Ack {
-    /// `offset` is one of a record, so a multiple of 8 and below 32 GiB; anything else would be an entry for no record.
+    /// `offset` is one of a record, so a multiple of 8 and below 32 GiB; anything else would be an entry for
+    /// no record.
     pub fn encode(&self) -> [u8; ACK_LEN] {
         let units = u32::try_from(self.offset / OFFSET_UNIT).unwrap_or(0);
         let kind = match self.kind {

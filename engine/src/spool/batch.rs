@@ -13,10 +13,12 @@ const MAGIC: &[u8; 4] = b"RMXb";
 pub struct BatchHeader {
     pub epoch: u64,
     pub key: u64,
-    /// Where in the segment the batch stands: a block that a disk wrote to the wrong place is not taken for a batch.
+    /// Where in the segment the batch stands: a block that a disk wrote to the wrong place is not taken for a
+    /// batch.
     pub offset: u64,
-    /// When this batch was written, everything of the segment below this offset was on stable storage. What is damaged
-    /// below it was durable once; what is damaged above it may have been in flight when a crash came.
+    /// When this batch was written, everything of the segment below this offset was on stable storage. What
+    /// is damaged below it was durable once; what is damaged above it may have been in flight when a crash
+    /// came.
     pub committed_below: u64,
     /// Bytes of records after the header.
     pub records_len: u64,
@@ -57,6 +59,7 @@ impl BatchHeader {
             && header.offset == offset
             && offset.is_multiple_of(BLOCK_LEN)
             && header.committed_below <= offset
+            && header.committed_below.is_multiple_of(BLOCK_LEN)
             && header.records_count > 0
             && header.records_len >= records_len_min
             && header.records_len <= u64::MAX / 2 - offset.min(u64::MAX / 4);

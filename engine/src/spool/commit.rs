@@ -1,4 +1,5 @@
-//! Group commit: records that wait are written together, by one durable write, and their tickets come back together.
+//! Group commit: records that wait are written together, by one durable write, and their tickets come back
+//! together.
 //!
 //! ```text
 //!            append                start                 complete(ok)
@@ -7,12 +8,12 @@
 //!                         +-----------------------+---> Failed for good: all tickets fail, nothing is written again
 //! ```
 //!
-//! There is no timer: while one write is in flight the next batch collects, and its start is the completion of the first.
-//! After a failed write nobody knows what is on the disk, and a second sync could report success for pages the kernel
-//! threw away; so the shard stops, and what follows goes elsewhere.
+//! There is no timer: while one write is in flight the next batch collects, and its start is the completion
+//! of the first. After a failed write nobody knows what is on the disk, and a second sync could report
+//! success for pages the kernel threw away; so the shard stops, and what follows goes elsewhere.
 //!
-//! A record never spans segments, and a batch neither. When the next record does not fit, the caller brings a new segment;
-//! batches already collected still go to the old one, in order.
+//! A record never spans segments, and a batch neither. When the next record does not fit, the caller brings a
+//! new segment; batches already collected still go to the old one, in order.
 
 use std::collections::VecDeque;
 
@@ -26,12 +27,14 @@ pub type Ticket = u64;
 
 /// A batch that has grown to this many bytes takes no further record; the next one begins behind it.
 pub const BATCH_LEN_SOFT_MAX: usize = 4 << 20;
-/// Larger buffers are given back to the allocator after their write, so that one large message is not held for good.
+/// Larger buffers are given back to the allocator after their write, so that one large message is not held
+/// for good.
 const BUFFER_KEPT_LEN_MAX: usize = 2 * BATCH_LEN_SOFT_MAX;
 /// Buffers kept: one in flight, one collecting, and those of a change of segment.
 const BUFFERS_KEPT_COUNT_MAX: usize = 4;
 
-/// A durable write to do: all of `bytes` at `offset` of the segment of this epoch, on stable storage when it completes.
+/// A durable write to do: all of `bytes` at `offset` of the segment of this epoch, on stable storage when it
+/// completes.
 #[derive(Debug)]
 pub struct Write {
     pub epoch: u64,
@@ -69,7 +72,8 @@ pub struct Completed {
     pub committed: u64,
     /// No further batch goes to that segment: seal it after publishing.
     pub seals: bool,
-    /// Whether the tickets are durable. When not, the shard has failed and every ticket it held was given back.
+    /// Whether the tickets are durable. When not, the shard has failed and every ticket it held was given
+    /// back.
     pub ok: bool,
 }
 
@@ -118,8 +122,8 @@ impl GroupCommit {
         Self::default()
     }
 
-    /// Whether a record of this encoded length ([`record::encoded_len`]) needs another segment first. True before the first
-    /// segment; false once failed, when no segment helps.
+    /// Whether a record of this encoded length ([`record::encoded_len`]) needs another segment first. True
+    /// before the first segment; false once failed, when no segment helps.
     pub fn needs_segment(&self, next_len: usize) -> bool {
         if self.failed.is_some() {
             return false;
@@ -134,8 +138,8 @@ impl GroupCommit {
         }
     }
 
-    /// New batches go to this fresh segment from now on. Returns the epoch of the former segment if nothing of it is left to
-    /// write: it can be sealed now. Otherwise its last write says so ([`Completed::seals`]).
+    /// New batches go to this fresh segment from now on. Returns the epoch of the former segment if nothing
+    /// of it is left to write: it can be sealed now. Otherwise its last write says so ([`Completed::seals`]).
     pub fn use_segment(&mut self, header: &SegmentHeader) -> Option<u64> {
         self.close_open_batch();
         let former = self.segment.replace(Assigned {
@@ -206,8 +210,9 @@ impl GroupCommit {
         Some(Write { epoch, offset, bytes })
     }
 
-    /// The write in flight has ended, with the bytes written or an errno. Its tickets are appended to `tickets` in the order of
-    /// their appends; if it failed or fell short, those of all other waiting records too.
+    /// The write in flight has ended, with the bytes written or an errno. Its tickets are appended to
+    /// `tickets` in the order of their appends; if it failed or fell short, those of all other waiting
+    /// records too.
     ///
     /// # Panics
     /// When no write is in flight.
@@ -292,3 +297,140 @@ impl GroupCommit {
 const SHORT_WRITE_ERRNO: i32 = 5;
 
 const _: () = assert!((BATCH_LEN_SOFT_MAX as u64).is_multiple_of(BLOCK_LEN));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EPOCH_1: SegmentHeader =
+        SegmentHeader { shard: 0, number: 1, epoch: 1, key: 11, capacity: 4 * BLOCK_LEN };
+    const EPOCH_2: SegmentHeader =
+        SegmentHeader { shard: 0, number: 2, epoch: 2, key: 12, capacity: 4 * BLOCK_LEN };
+
+    fn append(commit: &mut GroupCommit, ticket: Ticket, len: usize) -> Result<Place, AppendError> {
+        commit.append(ticket, &RecordMeta::default(), b"", &[&vec![b'x'; len]])
+    }
+
+    /// Completes `write` well; returns the outcome and the tickets.
+    fn succeed(commit: &mut GroupCommit, write: Write) -> (Completed, Vec<Ticket>) {
+        let mut tickets = Vec::new();
+        let completed = commit.complete(Ok(write.bytes.len()), write.bytes, &mut tickets);
+        (completed, tickets)
+    }
+
+    #[test]
+    fn what_waits_during_a_write_goes_out_together_after_it() {
+        let mut commit = GroupCommit::new();
+        assert!(commit.needs_segment(1) && commit.start().is_none());
+        assert_eq!(commit.use_segment(&EPOCH_1), None);
+        assert_eq!(append(&mut commit, 1, 10), Ok(Place { epoch: 1, offset: 4096 + 64 }));
+        let first = commit.start().unwrap();
+        assert_eq!((first.epoch, first.offset, first.bytes.len()), (1, 4096, 4096));
+        assert_eq!(append(&mut commit, 2, 10), Ok(Place { epoch: 1, offset: 8192 + 64 }));
+        append(&mut commit, 3, 10).unwrap();
+        assert!(commit.start().is_none(), "one in flight");
+        let (completed, tickets) = succeed(&mut commit, first);
+        assert_eq!(completed, Completed { epoch: 1, committed: 8192, seals: false, ok: true });
+        assert_eq!(tickets, [1]);
+        let second = commit.start().unwrap();
+        assert_eq!(second.offset, 8192);
+        let (completed, tickets) = succeed(&mut commit, second);
+        assert_eq!((completed.committed, &tickets[..]), (12288, &[2, 3][..]));
+        assert!(commit.is_idle());
+    }
+
+    #[test]
+    fn a_full_segment_is_sealed_by_its_last_write() {
+        let mut commit = GroupCommit::new();
+        commit.use_segment(&EPOCH_1);
+        append(&mut commit, 1, 3000).unwrap();
+        let first = commit.start().unwrap();
+        append(&mut commit, 2, 7000).unwrap();
+        assert_eq!(append(&mut commit, 3, 7000), Err(AppendError::NeedsSegment));
+        assert!(commit.needs_segment(record::encoded_len(0, 7000)));
+        assert_eq!(commit.use_segment(&EPOCH_2), None);
+        append(&mut commit, 3, 7000).unwrap();
+        let (completed, _) = succeed(&mut commit, first);
+        assert!(!completed.seals, "a batch of the segment still waits");
+        let write = commit.start().unwrap();
+        assert_eq!((write.epoch, write.offset), (1, 8192));
+        let (completed, tickets) = succeed(&mut commit, write);
+        assert_eq!((completed.seals, completed.committed, &tickets[..]), (true, 16384, &[2][..]));
+        let write = commit.start().unwrap();
+        assert_eq!((write.epoch, write.offset), (2, 4096));
+        let (completed, tickets) = succeed(&mut commit, write);
+        assert_eq!((completed.epoch, completed.seals, &tickets[..]), (2, false, &[3][..]));
+        assert_eq!(
+            commit.use_segment(&SegmentHeader { epoch: 3, ..EPOCH_1 }),
+            Some(2),
+            "nothing left to write"
+        );
+    }
+
+    #[test]
+    fn a_write_in_flight_seals_when_it_is_the_last() {
+        let mut commit = GroupCommit::new();
+        commit.use_segment(&EPOCH_1);
+        append(&mut commit, 1, 11000).unwrap();
+        let write = commit.start().unwrap();
+        assert_eq!(commit.use_segment(&EPOCH_2), None);
+        assert!(succeed(&mut commit, write).0.seals);
+    }
+
+    #[test]
+    fn a_failed_or_short_write_fails_everything_for_good() {
+        for (result, errno) in [(Err(28), 28), (Ok(4095), 5), (Ok(0), 5)] {
+            let mut commit = GroupCommit::new();
+            commit.use_segment(&EPOCH_1);
+            append(&mut commit, 1, 10).unwrap();
+            let write = commit.start().unwrap();
+            append(&mut commit, 2, 10).unwrap();
+            let mut tickets = Vec::new();
+            let completed = commit.complete(result, write.bytes, &mut tickets);
+            assert_eq!(completed, Completed { epoch: 1, committed: 4096, seals: true, ok: false });
+            assert_eq!((&tickets[..], commit.failed()), (&[1, 2][..], Some(errno)));
+            assert_eq!(append(&mut commit, 3, 10), Err(AppendError::Failed(errno)));
+            commit.use_segment(&EPOCH_2);
+            assert_eq!(append(&mut commit, 3, 10), Err(AppendError::Failed(errno)));
+            assert!(commit.start().is_none() && !commit.needs_segment(10));
+        }
+    }
+
+    #[test]
+    fn a_record_larger_than_a_segment_is_refused_and_changes_nothing() {
+        let mut commit = GroupCommit::new();
+        commit.use_segment(&EPOCH_1);
+        assert_eq!(append(&mut commit, 1, 3 * 4096), Err(AppendError::TooLarge));
+        assert!(commit.is_idle());
+        append(&mut commit, 2, 3 * 4096 - 128).unwrap();
+    }
+
+    #[test]
+    fn a_large_batch_is_closed_and_the_next_stands_behind_it() {
+        let mut commit = GroupCommit::new();
+        commit.use_segment(&SegmentHeader { capacity: 64 << 20, ..EPOCH_1 });
+        append(&mut commit, 1, BATCH_LEN_SOFT_MAX).unwrap();
+        let place = append(&mut commit, 2, 10).unwrap();
+        let write = commit.start().unwrap();
+        assert_eq!(place.offset, write.offset + write.bytes.len() as u64 + 64);
+        assert_eq!(succeed(&mut commit, write).1, [1]);
+        let write = commit.start().unwrap();
+        assert_eq!(place.offset, write.offset + 64);
+        assert_eq!(succeed(&mut commit, write).1, [2]);
+    }
+
+    #[test]
+    fn buffers_come_back_and_are_used_again() {
+        let mut commit = GroupCommit::new();
+        commit.use_segment(&SegmentHeader { capacity: 64 << 20, ..EPOCH_1 });
+        let mut pointers = Vec::new();
+        for _ in 0..5 {
+            append(&mut commit, 1, 1000).unwrap();
+            let write = commit.start().unwrap();
+            pointers.push(write.bytes.as_ptr());
+            succeed(&mut commit, write);
+        }
+        pointers.dedup();
+        assert_eq!(pointers.len(), 1);
+    }
+}

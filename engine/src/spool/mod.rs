@@ -1,7 +1,7 @@
 //! The spool's formats and decisions, without a file, a thread or the clock: bytes in, bytes out.
 //!
-//! A shard is a directory of append-only segments. A segment holds batches, a batch holds records, a record is one
-//! accepted message. `engine/docs/spool-format.md` has the exact bytes and the crash states; in short:
+//! A shard is a directory of append-only segments. A segment holds batches, a batch holds records, a record
+//! is one accepted message. `engine/docs/spool-format.md` has the exact bytes and the crash states; in short:
 //!
 //! 1. [`record`] lays out one message, [`batch`] what one durable write holds, [`segment`] the file's header.
 //! 2. [`commit::GroupCommit`] collects records into batches and says what to write where.
@@ -19,6 +19,9 @@ pub mod record;
 pub mod recover;
 pub mod segment;
 pub mod walk;
+
+#[cfg(test)]
+mod tests;
 
 /// Version of all formats of this module. A greater one on disk is refused.
 pub const FORMAT_VERSION: u8 = 1;
@@ -44,8 +47,8 @@ impl ReadAt for [u8] {
     }
 }
 
-/// Length of the headers of segments, batches and records: eight of them in a sector, none over its edge where it
-/// starts on a multiple of it. The last four bytes are the CRC32C of those before.
+/// Length of the headers of segments, batches and records: eight of them in a sector, none over its edge
+/// where it starts on a multiple of it. The last four bytes are the CRC32C of those before.
 const HEADER_LEN: usize = 64;
 const HEADER_CRC_AT: usize = HEADER_LEN - 4;
 
@@ -57,7 +60,8 @@ impl Fields {
         Self([0; HEADER_LEN])
     }
 
-    /// The header at the start of `bytes`; `None` when it is cut short, has another magic number or fails its checksum.
+    /// The header at the start of `bytes`; `None` when it is cut short, has another magic number or fails its
+    /// checksum.
     fn parse(bytes: &[u8], magic: &[u8]) -> Option<Self> {
         let fields = Self(*bytes.first_chunk()?);
         (fields.0.starts_with(magic)

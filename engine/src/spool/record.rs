@@ -1,7 +1,7 @@
 //! One accepted message as bytes: a header, the envelope, the content, zeros to a multiple of 8.
 //!
-//! The header carries the segment's key, a random number no client can know: content that imitates a record is not
-//! taken for one where the walk has lost its place.
+//! The header carries the segment's key, a random number no client can know: content that imitates a record
+//! is not taken for one where the walk has lost its place.
 
 use super::{FORMAT_VERSION, Fields, HEADER_LEN};
 use crate::id::{MessageId, SessionId};
@@ -11,8 +11,8 @@ use crate::limits::{PATH_LEN_MAX, RECIPIENTS_COUNT_MAX};
 pub const RECORD_HEADER_LEN: usize = HEADER_LEN;
 /// Records start on a multiple of this.
 pub const RECORD_ALIGN: usize = 8;
-/// Longest envelope in its stored form, in bytes: all recipients with the longest path and their field headers, and
-/// room for what is stored once (client, HELO name, listener, times).
+/// Longest envelope in its stored form, in bytes: all recipients with the longest path and their field
+/// headers, and room for what is stored once (client, HELO name, listener, times).
 pub const ENVELOPE_LEN_MAX: usize = RECIPIENTS_COUNT_MAX * (PATH_LEN_MAX + 8) + 4096;
 /// Bytes of trace field in front of the content, at most.
 pub const TRACE_LEN_MAX: usize = 4096;
@@ -60,7 +60,8 @@ pub const fn encoded_len(envelope_len: usize, content_len: usize) -> usize {
         & !(RECORD_ALIGN - 1)
 }
 
-/// Appends a record to `batch`. `content` comes in parts, so that trace field and body need no copy of their own.
+/// Appends a record to `batch`. `content` comes in parts, so that trace field and body need no copy of their
+/// own.
 pub fn append(batch: &mut Vec<u8>, key: u64, meta: &RecordMeta, envelope: &[u8], content: &[&[u8]]) {
     let content_len: usize = content.iter().map(|part| part.len()).sum();
     let payload_crc =

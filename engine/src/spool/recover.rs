@@ -1,8 +1,9 @@
 //! After a crash or a stop: where a segment's valid batches end.
 //!
-//! A batch is complete when its header and all its records are readable. The last complete batch ends what is kept; what
-//! stands behind it is a write that was in flight, whose tickets were never answered. What is unreadable before it is
-//! for the [`super::walk`] to report and to step over; [`Extent::watermark`] tells whether it was durable once.
+//! A batch is complete when its header and all its records are readable. The last complete batch ends what is
+//! kept; what stands behind it is a write that was in flight, whose tickets were never answered. What is
+//! unreadable before it is for the [`super::walk`] to report and to step over; [`Extent::watermark`] tells
+//! whether it was durable once.
 
 use std::io;
 
@@ -16,8 +17,8 @@ use super::walk::{Found, Walk, Window};
 pub struct Extent {
     /// End of the last complete batch, or the watermark where that is greater: a reader's limit.
     pub end: u64,
-    /// Everything below was durable when some later batch was written: damage below it is damage, damage above it may
-    /// be a write that a crash interrupted.
+    /// Everything below was durable when some later batch was written: damage below it is damage, damage
+    /// above it may be a write that a crash interrupted.
     pub watermark: u64,
     pub batches_count: u64,
     /// Records that the headers of the kept batches announce.

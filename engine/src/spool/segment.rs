@@ -8,8 +8,8 @@ use super::{BLOCK_LEN, FORMAT_VERSION, Fields, HEADER_LEN, block_end};
 pub const FIRST_BATCH_AT: u64 = BLOCK_LEN;
 /// A segment's size where the configuration names none.
 pub const SEGMENT_SIZE_DEFAULT: u64 = 64 << 20;
-/// Largest segment. Acknowledgements hold offsets in units of 8 bytes in 32 bits, which would do for 32 GiB; recovery
-/// reads a whole segment, so it is kept well below.
+/// Largest segment. Acknowledgements hold offsets in units of 8 bytes in 32 bits, which would do for 32 GiB;
+/// recovery reads a whole segment, so it is kept well below.
 pub const SEGMENT_SIZE_MAX: u64 = 4 << 30;
 
 const MAGIC: &[u8; 8] = b"RMXspool";
@@ -22,7 +22,8 @@ pub struct SegmentHeader {
     pub shard: u16,
     /// The file's number in its shard. Stays when the file is recycled.
     pub number: u32,
-    /// Unique in its shard and increasing; a recycled file gets a new one, which retires all batches of the old.
+    /// Unique in its shard and increasing; a recycled file gets a new one, which retires all batches of the
+    /// old.
     pub epoch: u64,
     /// Random, new with each epoch, known to nobody who sends mail: see [`record`].
     pub key: u64,
@@ -57,8 +58,9 @@ impl SegmentHeader {
         block
     }
 
-    /// The header in a first block. Where the copies differ, a crash came between them while the file was recycled: no
-    /// batch of the newer epoch exists yet and all of the older are acknowledged, so either is right; the newer is taken.
+    /// The header in a first block. Where the copies differ, a crash came between them while the file was
+    /// recycled: no batch of the newer epoch exists yet and all of the older are acknowledged, so either is
+    /// right; the newer is taken.
     pub fn parse(block: &[u8]) -> Result<Self, HeaderFault> {
         let copies = [Some(block), block.get(COPY_AT..)].into_iter().flatten();
         let mut newest = Err(HeaderFault::Damaged);
@@ -84,8 +86,9 @@ impl SegmentHeader {
         newest
     }
 
-    /// What the header must have been, from the first batch: that place always holds a batch of the newest epoch that has
-    /// any. For a file of `len` bytes whose header is lost. Records of an epoch already delivered may come back this way.
+    /// What the header must have been, from the first batch: that place always holds a batch of the newest
+    /// epoch that has any. For a file of `len` bytes whose header is lost. Records of an epoch already
+    /// delivered may come back this way.
     pub fn salvage(first_batch: &[u8], shard: u16, number: u32, len: u64) -> Option<Self> {
         let batch = BatchHeader::parse(first_batch, FIRST_BATCH_AT)?;
         let capacity = len.min(SEGMENT_SIZE_MAX);
@@ -98,8 +101,8 @@ pub const fn batch_len(record_encoded_len: usize) -> u64 {
     block_end(BATCH_HEADER_LEN as u64 + record_encoded_len as u64)
 }
 
-/// Smallest segment that holds any message of `max_message_size` octets of stored content (CRLF line ends, before the
-/// trace field): header, one batch, the longest envelope.
+/// Smallest segment that holds any message of `max_message_size` octets of stored content (CRLF line ends,
+/// before the trace field): header, one batch, the longest envelope.
 pub const fn segment_size_min(max_message_size: u64) -> u64 {
     let overhead = record::encoded_len(ENVELOPE_LEN_MAX, TRACE_LEN_MAX + record::RECORD_ALIGN) as u64;
     FIRST_BATCH_AT + block_end(BATCH_HEADER_LEN as u64 + overhead + max_message_size)

@@ -1,8 +1,9 @@
 //! Reading a segment back, record by record, over holes and damage.
 //!
-//! The walk goes from batch to batch by their headers. Where a block that should begin a batch does not, the next one that
-//! does is searched for; where a record's header is damaged, the next readable one. Nothing found on the way is believed
-//! without epoch or key and checksum, and each step goes forward, so any bytes end the walk.
+//! The walk goes from batch to batch by their headers. Where a block that should begin a batch does not, the
+//! next one that does is searched for; where a record's header is damaged, the next readable one. Nothing
+//! found on the way is believed without epoch or key and checksum, and each step goes forward, so any bytes
+//! end the walk.
 
 use std::io;
 
@@ -98,9 +99,9 @@ impl Walk {
         self.window
     }
 
-    /// The next record or damage below `limit`; `None` at its end, and again later with a greater limit. Nothing at or
-    /// above `limit` is read, so whoever writes there is not disturbed. `limit` must not decrease, and bytes below it
-    /// must not change.
+    /// The next record or damage below `limit`; `None` at its end, and again later with a greater limit.
+    /// Nothing at or above `limit` is read, so whoever writes there is not disturbed. `limit` must not
+    /// decrease, and bytes below it must not change.
     pub fn next<R: ReadAt + ?Sized>(&mut self, source: &R, limit: u64) -> io::Result<Option<Found<'_>>> {
         let Some(step) = self.step(source, limit)? else { return Ok(None) };
         Ok(Some(match step {

@@ -33,7 +33,8 @@ impl AckWriter {
         Ok(Self { epoch: segment.epoch, file, end, pending: Vec::new() })
     }
 
-    /// Adds an entry to the next [`Self::flush`]. `offset` is the record's [`crate::spool::record::Record::offset_in_segment`].
+    /// Adds an entry to the next [`Self::flush`]. `offset` is the record's
+    /// [`crate::spool::record::Record::offset_in_segment`].
     pub fn push(&mut self, offset: u64, id: MessageId, kind: AckKind) {
         self.pending.extend_from_slice(&Ack { epoch: self.epoch, offset, id, kind }.encode());
     }
@@ -43,8 +44,9 @@ impl AckWriter {
         self.pending.len() / ACK_LEN
     }
 
-    /// Writes what waits and makes it durable. Blocks on the disk. After an error the entries still wait, and the next flush
-    /// writes them again to another place: a second sync of the same place could report success for pages that are gone.
+    /// Writes what waits and makes it durable. Blocks on the disk. After an error the entries still wait, and
+    /// the next flush writes them again to another place: a second sync of the same place could report
+    /// success for pages that are gone.
     pub fn flush(&mut self) -> io::Result<()> {
         if self.pending.is_empty() {
             return Ok(());

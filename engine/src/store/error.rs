@@ -35,6 +35,9 @@ pub enum StoreError {
 
     #[error("no message {id} in the spool {path}; delivered messages are overwritten in time")]
     NoMessage { id: crate::id::MessageId, path: PathBuf },
+
+    #[error("cannot write the content out: {0}")]
+    Output(io::Error),
 }
 
 impl StoreError {

@@ -1,1 +1,302 @@
-//! `ringmx spool`: reads a spool without the lock, also while a server runs.
+//! `ringmx spool`: reads a spool without the lock and without a change, also while a server runs.
+//!
+//! A file may be recycled under the reader's eyes. So the header is read again after the acknowledgements and
+//! after a walk; when its epoch has changed, all records of the former epoch were delivered meanwhile.
+
+use std::fs::File;
+use std::io;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use super::acks::AckSet;
+use super::error::StoreError;
+use super::open::read_header;
+use super::reader::describe;
+use super::root;
+use super::segment::ack_path;
+use super::shard::{self, Name};
+use crate::id::MessageId;
+use crate::spool::recover::{Extent, recover};
+use crate::spool::segment::{HeaderFault, SegmentHeader};
+use crate::spool::walk::{Found, Walk};
+use crate::spool::{BLOCK_LEN, FORMAT_VERSION, ReadAt};
+
+/// Whether a record still waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    Undelivered,
+    /// Delivered, discarded or failed for good; its file has not been used again yet.
+    Delivered,
+}
+
+/// One message in the spool.
+#[derive(Clone, Copy, Debug)]
+pub struct Listed<'a> {
+    pub id: MessageId,
+    /// In microseconds since 1970.
+    pub received_unix_us: u64,
+    pub state: State,
+    /// In its stored form.
+    pub envelope: &'a [u8],
+    /// CRLF line ends, trace field in front.
+    pub content: &'a [u8],
+    pub shard: u16,
+    pub path: &'a Path,
+    /// In the file at `path`.
+    pub offset: u64,
+}
+
+/// Something [`verify`] found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Mail is damaged or lost. Otherwise a trace of a crash that harmed nobody.
+    pub is_error: bool,
+    pub path: PathBuf,
+    /// In the file.
+    pub offset: u64,
+    /// The message concerned, where it can be told.
+    pub id: Option<MessageId>,
+    pub text: String,
+}
+
+/// What [`stat`] tells of a shard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ShardStat {
+    pub shard: u16,
+    /// Files of segments, those without mail included.
+    pub segments_count: u64,
+    /// Of those files.
+    pub bytes: u64,
+    pub records_count: u64,
+    pub undelivered_count: u64,
+    /// Damaged segments set aside.
+    pub set_aside_count: u64,
+}
+
+/// A segment as it was when its acknowledgements were read.
+struct View {
+    shard: u16,
+    path: PathBuf,
+    file: File,
+    header: SegmentHeader,
+    extent: Extent,
+    acks: AckSet,
+}
+
+/// Visits each message: by shard, oldest segment first, until `visit` breaks.
+pub fn list(path: &Path, visit: &mut dyn FnMut(&Listed<'_>) -> ControlFlow<()>) -> Result<(), StoreError> {
+    for shard in shards(path)? {
+        for segment in segments(path, shard)? {
+            let Some(view) = View::open(&segment, shard)? else { continue };
+            let mut walk = Walk::new(&view.header);
+            while let Some(found) = view.next(&mut walk)? {
+                let Found::Record(record) = found else { continue };
+                let offset = record.offset_in_segment;
+                let is_delivered = view.acks.contains(offset, record.meta.id);
+                let listed = Listed {
+                    id: record.meta.id,
+                    received_unix_us: record.meta.received_unix_us,
+                    state: if is_delivered { State::Delivered } else { State::Undelivered },
+                    envelope: record.envelope,
+                    content: record.content,
+                    shard,
+                    path: &view.path,
+                    offset,
+                };
+                if visit(&listed).is_break() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Writes the exact content of one message: CRLF line ends, no dot-stuffing, trace field in front. Its
+/// checksum has been checked before the first byte goes out.
+pub fn cat(path: &Path, id: MessageId, out: &mut dyn io::Write) -> Result<(), StoreError> {
+    let mut written = None;
+    list(path, &mut |listed| {
+        if listed.id != id {
+            return ControlFlow::Continue(());
+        }
+        written = Some(out.write_all(listed.content).and_then(|()| out.flush()));
+        ControlFlow::Break(())
+    })?;
+    match written {
+        None => Err(StoreError::NoMessage { id, path: path.to_owned() }),
+        Some(written) => written.map_err(StoreError::Output),
+    }
+}
+
+/// Reads everything and returns what is not as it should be.
+pub fn verify(path: &Path) -> Result<Vec<Finding>, StoreError> {
+    let mut findings = Vec::new();
+    for shard in shards(path)? {
+        let directory = path.join(shard::directory_name(shard));
+        for name in names(&directory)? {
+            if let Name::SetAside(number) = name {
+                let path = directory.join(format!("{number:08}.damaged"));
+                let text =
+                    "a damaged segment, set aside; move it away once nothing more is wanted from it".into();
+                findings.push(Finding { is_error: true, path, offset: 0, id: None, text });
+            }
+        }
+        for segment in segments(path, shard)? {
+            findings.extend(verify_segment(&segment, shard)?);
+        }
+    }
+    Ok(findings)
+}
+
+/// Counts what each shard holds. Reads the headers of batches only.
+pub fn stat(path: &Path) -> Result<Vec<ShardStat>, StoreError> {
+    let mut stats = Vec::new();
+    for shard in shards(path)? {
+        let mut stat = ShardStat { shard, ..ShardStat::default() };
+        let names = names(&path.join(shard::directory_name(shard)))?;
+        stat.set_aside_count = names.iter().filter(|name| matches!(name, Name::SetAside(_))).count() as u64;
+        for segment in segments(path, shard)? {
+            let Some(view) = View::open(&segment, shard)? else { continue };
+            stat.segments_count += 1;
+            stat.bytes += view.file.metadata().map_err(StoreError::io("read", &segment))?.len();
+            stat.records_count += view.extent.records_count;
+            stat.undelivered_count += view.extent.records_count.saturating_sub(view.acks.len() as u64);
+        }
+        stats.push(stat);
+    }
+    Ok(stats)
+}
+
+impl View {
+    /// `None` where the file is gone or its header unreadable.
+    fn open(path: &Path, shard: u16) -> Result<Option<Self>, StoreError> {
+        let opened = Self::try_open(path, shard).map_err(StoreError::io("read", path))?;
+        match opened {
+            Some(Ok(view)) => Ok(Some(view)),
+            None | Some(Err(HeaderFault::Damaged)) => Ok(None),
+            Some(Err(HeaderFault::Newer(found))) => Err(StoreError::Newer {
+                path: path.to_owned(),
+                found: u32::from(found),
+                supported: u32::from(FORMAT_VERSION),
+            }),
+        }
+    }
+
+    fn try_open(path: &Path, shard: u16) -> io::Result<Option<Result<Self, HeaderFault>>> {
+        let file = match File::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other?,
+        };
+        let len = file.metadata()?.len();
+        let number = number(path);
+        loop {
+            let header = match read_header(&file, len, shard, number)? {
+                Ok(header) => header,
+                Err(fault) => return Ok(Some(Err(fault))),
+            };
+            let extent = recover(&file, &header, len)?;
+            let acks = AckSet::load_file(&ack_path(path), header.epoch)?;
+            let view = Self { shard, path: path.to_owned(), file: file.try_clone()?, header, extent, acks };
+            if view.is_current()? {
+                return Ok(Some(Ok(view)));
+            }
+        }
+    }
+
+    /// Whether the file still carries the epoch of this view.
+    fn is_current(&self) -> io::Result<bool> {
+        let len = self.file.metadata()?.len();
+        let header = read_header(&self.file, len, self.shard, self.header.number)?;
+        Ok(header.is_ok_and(|header| header.epoch == self.header.epoch))
+    }
+
+    fn next<'a>(&self, walk: &'a mut Walk) -> Result<Option<Found<'a>>, StoreError> {
+        walk.next(&self.file, self.extent.end).map_err(StoreError::io("read", &self.path))
+    }
+}
+
+fn verify_segment(path: &Path, shard: u16) -> Result<Vec<Finding>, StoreError> {
+    let finding = |is_error, offset, id, text| Finding { is_error, path: path.to_owned(), offset, id, text };
+    let Some(view) = View::open(path, shard)? else {
+        let text = "neither the segment's header nor its first batch is readable".into();
+        return Ok(if path.exists() { vec![finding(true, 0, None, text)] } else { Vec::new() });
+    };
+    let mut findings = Vec::new();
+    let mut block = [0; BLOCK_LEN as usize];
+    ReadAt::read_exact_at(&view.file, &mut block, 0).map_err(StoreError::io("read", path))?;
+    if block != view.header.encode() {
+        findings.push(finding(
+            false,
+            0,
+            None,
+            "one of the two copies of the segment's header differs".into(),
+        ));
+    }
+    let mut walk = Walk::new(&view.header);
+    while let Some(found) = view.next(&mut walk)? {
+        if let Found::Damage(damage) = found {
+            let is_error = damage.offset < view.extent.watermark;
+            findings.push(finding(
+                is_error,
+                damage.offset,
+                damage.meta.map(|meta| meta.id),
+                describe(&damage),
+            ));
+        }
+    }
+    if let Some(torn) = view.extent.torn {
+        let text = format!(
+            "a batch of {} that is being written, or was when the server stopped; its senders got no 250",
+            torn.records_count
+        );
+        findings.push(finding(false, torn.offset, None, text));
+    }
+    for &offset in &view.acks.unreadable {
+        let text = "an unreadable acknowledgement; the message it stood for may be delivered again".into();
+        findings.push(Finding { path: ack_path(path), ..finding(false, offset, None, text) });
+    }
+    let is_current = view.is_current().map_err(StoreError::io("read", path))?;
+    Ok(if is_current { findings } else { Vec::new() })
+}
+
+/// The shards of an existing spool of a known version.
+fn shards(path: &Path) -> Result<Vec<u16>, StoreError> {
+    if !root::check_marker(path)? {
+        return Err(StoreError::NoSpool { path: path.to_owned() });
+    }
+    root::shards(path)
+}
+
+fn names(directory: &Path) -> Result<Vec<Name>, StoreError> {
+    match shard::names(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        other => other.map_err(StoreError::io("list", directory)),
+    }
+}
+
+/// The paths of a shard's segments, oldest epoch first.
+fn segments(path: &Path, shard: u16) -> Result<Vec<PathBuf>, StoreError> {
+    let directory = path.join(shard::directory_name(shard));
+    let mut segments = Vec::new();
+    for name in names(&directory)? {
+        let Name::Segment(number) = name else { continue };
+        let path = directory.join(format!("{number:08}.seg"));
+        let epoch = File::open(&path).and_then(|file| {
+            let len = file.metadata()?.len();
+            Ok(read_header(&file, len, shard, number)?.map_or(0, |header| header.epoch))
+        });
+        match epoch {
+            Ok(epoch) => segments.push((epoch, path)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(StoreError::io("read", &path)(error)),
+        }
+    }
+    segments.sort_unstable();
+    Ok(segments.into_iter().map(|(_, path)| path).collect())
+}
+
+fn number(path: &Path) -> u32 {
+    let name = path.file_name().and_then(|name| Name::parse(name.to_str()?));
+    name.map_or(0, Name::number)
+}

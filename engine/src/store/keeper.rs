@@ -1,17 +1,22 @@
 //! The keeper: a thread that has segments ready before workers need them, and takes delivered ones back.
 //!
-//! A worker takes a segment from a queue and never waits: when none is ready (a full disk), it answers 452 until one is.
+//! A worker takes a segment from a queue and never waits: when none is ready (a full disk), it answers 452
+//! until one is.
 
-use std::io;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, OnceLock};
-use std::thread::{JoinHandle, Thread};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_queue::ArrayQueue;
+use rustix::io::Errno;
 
 use super::error::StoreError;
+use super::handles::{Done, KeeperState, Nudge, ShardFeed, ShardHandles};
 use super::open::SpoolOptions;
 use super::root::Lock;
 use super::segment::{Fate, Segment};
@@ -19,11 +24,13 @@ use super::shard::ShardDir;
 use crate::spool::segment::SegmentHeader;
 
 /// Most segments that a shard may have ready.
-pub const READY_COUNT_MAX: usize = 4;
+pub(super) const READY_COUNT_MAX: usize = 4;
 /// Delivered segments a shard keeps for reuse beyond those that are ready; more are deleted.
 const SPARES_COUNT_MAX: usize = 2;
 /// Between two tries after an error.
 const RETRY_WAIT: Duration = Duration::from_secs(1);
+/// Between two looks where nothing nudges.
+const IDLE_WAIT: Duration = Duration::from_secs(60);
 
 /// What recovery found of one shard.
 #[derive(Debug)]
@@ -33,114 +40,21 @@ pub(super) struct ShardPlan {
     pub active: bool,
     /// Segments with mail to deliver, oldest first.
     pub recovered: Vec<Arc<Segment>>,
-    /// Number and capacity of segments with nothing to deliver.
-    pub spares: Vec<(u32, u64)>,
+    /// Segments with nothing to deliver.
+    pub spares: Vec<Spare>,
     pub next_number: u32,
     pub newest_epoch: u64,
 }
 
-/// A worker's side of its shard.
-#[derive(Clone, Debug)]
-pub struct ShardHandles {
-    pub shard: u16,
-    /// Fresh segments, in the order egress gets them. Take the next by [`Self::take`].
-    pub ready: Arc<ArrayQueue<Arc<Segment>>>,
-    pub nudge: Nudge,
+/// A file that may be used again.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Spare {
+    pub number: u32,
+    pub epoch: u64,
+    pub capacity: u64,
 }
 
-impl ShardHandles {
-    /// The next segment, if one is ready. Lets the keeper know, which costs one system call.
-    pub fn take(&self) -> Option<Arc<Segment>> {
-        let segment = self.ready.pop();
-        self.nudge.nudge();
-        segment
-    }
-
-    /// Whether a segment is ready.
-    pub fn is_ready(&self) -> bool {
-        !self.ready.is_empty()
-    }
-}
-
-/// Egress's side of a shard.
-#[derive(Debug)]
-pub struct ShardFeed {
-    pub shard: u16,
-    /// Segments of former runs with mail left, sealed, oldest first.
-    pub recovered: Vec<Arc<Segment>>,
-    /// Each fresh segment, in the order they are filled.
-    pub incoming: Receiver<Arc<Segment>>,
-    pub done: Done,
-}
-
-/// Takes back segments of which every record is acknowledged, durably.
-#[derive(Clone, Debug)]
-pub struct Done {
-    sender: Sender<Arc<Segment>>,
-    nudge: Nudge,
-}
-
-impl Done {
-    /// Gives a segment back: sealed, read to its end, all acknowledgements flushed. Drop its reader and its ack writer.
-    pub fn send(&self, segment: Arc<Segment>) {
-        // Without a keeper the process ends, and the next start finds the segment delivered.
-        drop(self.sender.send(segment));
-        self.nudge.nudge();
-    }
-}
-
-/// Wakes the keeper.
-#[derive(Clone, Debug, Default)]
-pub struct Nudge(Arc<OnceLock<Thread>>);
-
-impl Nudge {
-    pub fn nudge(&self) {
-        if let Some(thread) = self.0.get() {
-            thread.unpark();
-        }
-    }
-}
-
-/// How the keeper fares, for readiness and metrics.
-#[derive(Debug, Default)]
-pub struct KeeperState {
-    /// The error that keeps it from making segments; 0 while it can.
-    errno: AtomicI32,
-    created_count: AtomicU64,
-    recycled_count: AtomicU64,
-    deleted_count: AtomicU64,
-    set_aside_count: AtomicU64,
-}
-
-impl KeeperState {
-    /// The errno that keeps segments from being made, `None` while all is well.
-    pub fn errno(&self) -> Option<i32> {
-        Some(self.errno.load(Ordering::Acquire)).filter(|&errno| errno != 0)
-    }
-
-    pub fn is_healthy(&self) -> bool {
-        self.errno().is_none()
-    }
-
-    /// Whether the disk or the quota is full.
-    pub fn is_out_of_space(&self) -> bool {
-        let kind = self.errno().map(|errno| io::Error::from_raw_os_error(errno).kind());
-        matches!(kind, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
-    }
-
-    /// Segment files created, recycled, deleted and set aside since the start.
-    pub fn counts(&self) -> [(&'static str, u64); 4] {
-        let get = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        [
-            ("created", get(&self.created_count)),
-            ("recycled", get(&self.recycled_count)),
-            ("deleted", get(&self.deleted_count)),
-            ("set_aside", get(&self.set_aside_count)),
-        ]
-    }
-}
-
-/// The running keeper, and with it the lock on the spool. Stops when dropped.
+/// The running keeper, and with it the lock on the spool. Stops when dropped: after the workers and egress.
 #[derive(Debug)]
 pub struct Keeper {
     state: Arc<KeeperState>,
@@ -156,10 +70,13 @@ struct Shard {
     active: bool,
     ready: Arc<ArrayQueue<Arc<Segment>>>,
     feed: Sender<Arc<Segment>>,
-    /// Numbers of files to reuse.
-    spares: Vec<u32>,
+    /// Files to reuse.
+    spares: Vec<Spare>,
     next_number: u32,
-    newest_epoch: u64,
+    /// The last epoch given out.
+    last_epoch: u64,
+    /// The greatest epoch whose header is surely on the disk.
+    durable_epoch: u64,
 }
 
 struct Task {
@@ -167,6 +84,7 @@ struct Task {
     done: Receiver<Arc<Segment>>,
     segment_size: u64,
     state: Arc<KeeperState>,
+    stop: Arc<AtomicBool>,
 }
 
 impl Keeper {
@@ -175,7 +93,8 @@ impl Keeper {
         options: &SpoolOptions,
         plans: Vec<ShardPlan>,
     ) -> Result<(Self, Vec<ShardHandles>, Vec<ShardFeed>), StoreError> {
-        let (state, nudge, stop) = (Arc::new(KeeperState::default()), Nudge::default(), Arc::default());
+        let (state, nudge) = (Arc::new(KeeperState::default()), Nudge::default());
+        let stop = Arc::new(AtomicBool::new(false));
         let (done_sender, done) = channel();
         let (mut shards, mut handles, mut feeds) = (Vec::new(), Vec::new(), Vec::new());
         for plan in plans {
@@ -185,22 +104,22 @@ impl Keeper {
             if plan.active {
                 handles.push(ShardHandles { shard, ready: Arc::clone(&ready), nudge: nudge.clone() });
             }
-            let done = Done { sender: done_sender.clone(), nudge: nudge.clone() };
+            let done = Done::new(done_sender.clone(), nudge.clone());
             feeds.push(ShardFeed { shard, recovered: plan.recovered, incoming, done });
             let ShardPlan { dir, active, next_number, newest_epoch, .. } = plan;
-            let spares = plan.spares.into_iter().map(|(number, _)| number).collect();
-            shards.push(Shard { dir, active, ready, feed, spares, next_number, newest_epoch });
+            let (last_epoch, durable_epoch) = (newest_epoch, newest_epoch);
+            let spares = Vec::new();
+            let mut shard =
+                Shard { dir, active, ready, feed, spares, next_number, last_epoch, durable_epoch };
+            plan.spares.into_iter().for_each(|spare| shard.take_spare(spare, options.segment_size, &state));
+            shards.push(shard);
         }
-        let mut task = Task { shards, done, segment_size: options.segment_size, state: Arc::clone(&state) };
-        let stopped = Arc::clone(&stop);
-        let body = move || {
-            while !AtomicBool::load(&stopped, Ordering::Acquire) {
-                task.turn();
-            }
-        };
-        let thread = std::thread::Builder::new().name("keeper".into()).spawn(body);
+        let segment_size = options.segment_size;
+        let mut task =
+            Task { shards, done, segment_size, state: Arc::clone(&state), stop: Arc::clone(&stop) };
+        let thread = std::thread::Builder::new().name("keeper".into()).spawn(move || task.run());
         let thread = thread.map_err(StoreError::io("start a thread for", &options.path))?;
-        drop(nudge.0.set(thread.thread().clone()));
+        nudge.set_thread(thread.thread().clone());
         Ok((Self { state, nudge, stop, thread: Some(thread), _lock: lock }, handles, feeds))
     }
 
@@ -225,21 +144,155 @@ impl Drop for Keeper {
 }
 
 impl Task {
-    fn turn(&mut self) {
-        while let Ok(_segment) = self.done.try_recv() {}
-        let _ = (&self.shards, self.segment_size, &self.state, SPARES_COUNT_MAX, RETRY_WAIT, Fate::Recycle);
-        std::thread::park_timeout(RETRY_WAIT);
+    /// Takes back what is done, makes what is missing, waits for the next nudge when nothing is.
+    fn run(&mut self) {
+        while !self.stop.load(Ordering::Acquire) {
+            // Before each pass: under a steady load there is always something to make, and it is made of what
+            // came back.
+            while let Ok(segment) = self.done.try_recv() {
+                self.take_back(&segment);
+            }
+            let wait = match self.make_missing() {
+                Ok(true) => continue,
+                Ok(false) => IDLE_WAIT,
+                Err(_) => RETRY_WAIT,
+            };
+            self.drop_surplus();
+            std::thread::park_timeout(wait);
+        }
+    }
+
+    fn take_back(&mut self, segment: &Segment) {
+        let Some(shard) = self.shards.iter_mut().find(|shard| shard.dir.shard == segment.shard) else {
+            return;
+        };
+        let path = segment.path.display();
+        match segment.fate() {
+            Fate::SetAside => match shard.dir.set_aside(segment.number) {
+                Ok(aside) => {
+                    self.state.set_aside.bump();
+                    tracing::error!(path = %aside.display(), "kept a damaged segment; `ringmx spool verify` names the damage");
+                }
+                Err(error) => tracing::error!(%path, %error, "cannot set a damaged segment aside"),
+            },
+            Fate::Recycle => {
+                let Segment { number, epoch, capacity, .. } = *segment;
+                shard.take_spare(Spare { number, epoch, capacity }, self.segment_size, &self.state);
+            }
+            Fate::Delete => shard.delete(segment.number, segment.epoch, &self.state),
+        }
+    }
+
+    /// Makes one segment for each shard that misses some; returns whether any was made.
+    fn make_missing(&mut self) -> io::Result<bool> {
+        let mut made = false;
+        let mut outcome = Ok(());
+        for shard in self.shards.iter_mut().filter(|shard| shard.active && !shard.ready.is_full()) {
+            match shard.make(self.segment_size, &self.state) {
+                Ok(segment) => {
+                    let segment = Arc::new(segment);
+                    // Egress first: it must know the segment before a worker can commit to it.
+                    drop(shard.feed.send(Arc::clone(&segment)));
+                    drop(shard.ready.push(segment));
+                    made = true;
+                }
+                Err(error) => outcome = outcome.and(Err((error, shard.dir.path.as_path()))),
+            }
+        }
+        if made || outcome.is_err() {
+            note_outcome(&self.state, outcome.as_ref().err());
+        }
+        outcome.map(|()| made).map_err(|(error, _)| error)
+    }
+
+    fn drop_surplus(&mut self) {
+        for shard in &mut self.shards {
+            while shard.spares.len() > SPARES_COUNT_MAX {
+                let Spare { number, epoch, .. } = shard.spares.remove(0);
+                shard.delete(number, epoch, &self.state);
+            }
+        }
+    }
+}
+
+/// Publishes whether segments can be made, and logs each change once.
+fn note_outcome(state: &KeeperState, error: Option<&(io::Error, &Path)>) {
+    // EIO stands for an error without a number.
+    let number = |error: &io::Error| error.raw_os_error().unwrap_or(Errno::IO.raw_os_error());
+    let errno = error.map_or(0, |(error, _)| number(error));
+    if state.set_errno(errno) == errno {
+        return;
+    }
+    match error {
+        Some((error, path)) => {
+            let path = path.display();
+            tracing::error!(%path, %error, "cannot make segments for the spool; without one, mail is refused with 452");
+        }
+        None => tracing::info!("segments for the spool can be made again"),
     }
 }
 
 impl Shard {
-    fn next_header(&self, capacity: u64) -> SegmentHeader {
-        SegmentHeader {
-            shard: self.dir.shard,
-            number: self.next_number,
-            epoch: self.newest_epoch + 1,
-            key: 0,
-            capacity,
+    /// Keeps a delivered file of the right size for reuse, removes another.
+    fn take_spare(&mut self, spare: Spare, segment_size: u64, state: &KeeperState) {
+        if self.active && spare.capacity == segment_size {
+            self.spares.push(spare);
+        } else {
+            self.delete(spare.number, spare.epoch, state);
         }
     }
+
+    /// A segment with a new epoch: from a spare file, or else from a new one.
+    fn make(&mut self, capacity: u64, state: &KeeperState) -> io::Result<Segment> {
+        if let Some(spare) = self.spares.pop() {
+            let header = self.next_header(spare.number, capacity)?;
+            match self.dir.recycle(&header) {
+                Ok(segment) => {
+                    self.durable_epoch = header.epoch;
+                    state.recycled.bump();
+                    return Ok(segment);
+                }
+                Err(error) => {
+                    let path = self.dir.segment_path(spare.number);
+                    tracing::warn!(path = %path.display(), %error, "cannot recycle a segment; removing it");
+                    self.delete(spare.number, spare.epoch, state);
+                }
+            }
+        }
+        let header = self.next_header(self.next_number, capacity)?;
+        let segment = self.dir.create(&header)?;
+        self.next_number += 1;
+        self.durable_epoch = header.epoch;
+        state.created.bump();
+        Ok(segment)
+    }
+
+    /// An epoch is used up by the attempt: after an error nobody knows whether its header is on the disk.
+    fn next_header(&mut self, number: u32, capacity: u64) -> io::Result<SegmentHeader> {
+        self.last_epoch += 1;
+        let key = random_key()?;
+        Ok(SegmentHeader { shard: self.dir.shard, number, epoch: self.last_epoch, key, capacity })
+    }
+
+    /// Removes a file, but of the shard's newest one leaves the header: the next start counts epochs on from
+    /// there.
+    fn delete(&self, number: u32, epoch: u64, state: &KeeperState) {
+        let newest = epoch == self.durable_epoch;
+        match if newest { self.dir.cut(number) } else { self.dir.delete(number) } {
+            Ok(()) => {
+                state.deleted.bump();
+            }
+            Err(error) => {
+                let path = self.dir.segment_path(number);
+                tracing::warn!(path = %path.display(), %error, "cannot remove a delivered segment; the next start will");
+            }
+        }
+    }
+}
+
+/// Eight bytes nobody can guess: see [`SegmentHeader::key`].
+fn random_key() -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(u64::from_le_bytes(bytes))
 }

@@ -9,6 +9,7 @@
 
 mod acks;
 mod error;
+mod handles;
 pub mod inspect;
 mod keeper;
 mod open;
@@ -19,7 +20,11 @@ mod shard;
 
 pub use acks::{AckSet, AckWriter};
 pub use error::StoreError;
-pub use keeper::{Done, Keeper, KeeperState, Nudge, ShardFeed, ShardHandles};
+pub use handles::{Done, KeeperState, Nudge, ShardFeed, ShardHandles};
+pub use keeper::Keeper;
 pub use open::{Spool, SpoolOptions};
 pub use reader::{Reader, describe, read_record};
 pub use segment::Segment;
+
+#[cfg(test)]
+mod tests;

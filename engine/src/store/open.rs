@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use super::acks::AckSet;
 use super::error::StoreError;
-use super::keeper::{Keeper, ShardFeed, ShardHandles, ShardPlan};
+use super::handles::{ShardFeed, ShardHandles};
+use super::keeper::{Keeper, ShardPlan, Spare};
 use super::root::{self, Lock};
 use super::segment::{Segment, ack_path};
 use super::shard::{self, Name, ShardDir};
@@ -28,7 +29,7 @@ pub struct SpoolOptions {
     pub segment_size: u64,
     /// Largest content of any listener, in octets.
     pub max_message_size: u64,
-    /// Segments each shard has ready for its worker, 1 to [`super::keeper::READY_COUNT_MAX`].
+    /// Segments each shard has ready for its worker, 1 to 4.
     pub ready_count: usize,
 }
 
@@ -58,8 +59,8 @@ struct FoundSegment {
 }
 
 impl Spool {
-    /// Opens the spool, creates it if need be. Reads every segment's batch headers. Fails without a change to any mail when
-    /// another server holds the spool, or a newer version wrote to it.
+    /// Opens the spool, creates it if need be. Reads every segment's batch headers. Fails without a change to
+    /// any mail when another server holds the spool, or a newer version wrote to it.
     pub fn open(mut options: SpoolOptions) -> Result<Self, StoreError> {
         options.segment_size = block_end(options.segment_size);
         let (size, min) = (options.segment_size, segment_size_min(options.max_message_size));
@@ -90,8 +91,8 @@ impl Spool {
         Ok(Self { options, lock, plans })
     }
 
-    /// Starts the keeper. The handles are those of shards 0 to `shards_count`, in order; a feed exists for every shard
-    /// that is filled or still has mail.
+    /// Starts the keeper. The handles are those of shards 0 to `shards_count`, in order; a feed exists for
+    /// every shard that is filled or still has mail.
     pub fn start(self) -> Result<(Keeper, Vec<ShardHandles>, Vec<ShardFeed>), StoreError> {
         Keeper::start(self.lock, &self.options, self.plans)
     }
@@ -158,7 +159,12 @@ fn plan_shard(
     dir.sweep().map_err(StoreError::io("clean up", &directory))?;
     let names = dir.names().map_err(StoreError::io("list", &directory))?;
     let next_number = names.iter().map(|name| name.number() + 1).max().unwrap_or(1);
-    let newest_epoch = segments.iter().filter_map(|segment| Some(segment.header?.epoch)).max().unwrap_or(0);
+    let set_aside_epochs = names.iter().filter_map(|name| match name {
+        Name::SetAside(number) => set_aside_epoch(&dir.segment_path(*number).with_extension("damaged")),
+        _ => None,
+    });
+    let epochs = segments.iter().filter_map(|segment| Some(segment.header?.epoch));
+    let newest_epoch = epochs.chain(set_aside_epochs).max().unwrap_or(0);
     let (mut recovered, mut spares) = (Vec::new(), Vec::new());
     let mut has_damaged = names.iter().any(|name| matches!(name, Name::SetAside(_)));
     for FoundSegment { number, path, file, len, header } in segments {
@@ -174,7 +180,7 @@ fn plan_shard(
             tracing::warn!(path = %path.display(), offset, records_count, "left out a batch whose write was interrupted");
         }
         if is_delivered(&path, &header, &extent)? {
-            spares.push((number, header.capacity.min(len)));
+            spares.push(Spare { number, epoch: header.epoch, capacity: header.capacity.min(len) });
         } else {
             recovered.push(Arc::new(Segment::recovered(&header, path, file, &extent)));
         }
@@ -183,6 +189,9 @@ fn plan_shard(
     if !active && recovered.is_empty() && !has_damaged {
         root::remove_shard(&options.path, &directory).map_err(StoreError::io("remove", &directory))?;
         return Ok(None);
+    }
+    if !recovered.is_empty() {
+        tracing::info!(shard, segments_count = recovered.len(), "mail of a former run is left to deliver");
     }
     Ok(Some(ShardPlan { dir, active, recovered, spares, next_number, newest_epoch }))
 }
@@ -195,4 +204,11 @@ fn is_delivered(path: &Path, header: &SegmentHeader, extent: &Extent) -> Result<
     let ack_path = ack_path(path);
     let acks = AckSet::load_file(&ack_path, header.epoch).map_err(StoreError::io("read", &ack_path))?;
     Ok(!extent.has_gap && acks.len() as u64 == extent.records_count)
+}
+
+/// The epoch of a segment that was set aside; `None` where its header is part of the damage.
+fn set_aside_epoch(path: &Path) -> Option<u64> {
+    let mut block = [0; BLOCK_LEN as usize];
+    ReadAt::read_exact_at(&File::open(path).ok()?, &mut block, 0).ok()?;
+    SegmentHeader::parse(&block).ok().map(|header| header.epoch)
 }

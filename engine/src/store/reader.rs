@@ -9,8 +9,8 @@ use crate::spool::commit::Place;
 use crate::spool::record::{RECORD_HEADER_LEN, Record, RecordHeader};
 use crate::spool::walk::{Damage, Found, Walk};
 
-/// Reads a segment's records in order, as far as they are durable. Holds one window of the file in memory: 256 KiB, or
-/// one record where that is longer.
+/// Reads a segment's records in order, as far as they are durable. Holds one window of the file in memory:
+/// 256 KiB, or one record where that is longer.
 #[derive(Debug)]
 pub struct Reader {
     segment: Arc<Segment>,
@@ -27,7 +27,12 @@ impl Reader {
         &self.segment
     }
 
-    /// The next record or damage, `None` when there is no more for now: see [`Self::is_finished`]. Blocks on the disk.
+    /// The next record or damage, `None` when there is no more for now: see [`Self::is_finished`]. Blocks on
+    /// the disk.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "what it returns borrows from it, which an Iterator's item cannot"
+    )]
     pub fn next(&mut self) -> io::Result<Option<Found<'_>>> {
         let committed = self.segment.committed();
         let found = self.walk.next(&self.segment.file, committed)?;
@@ -45,8 +50,8 @@ impl Reader {
     }
 }
 
-/// Reads again a record that was read before, at [`Record::offset_in_segment`], into `buffer`. `None` when it is not
-/// readable there any more.
+/// Reads again a record that was read before, at [`Record::offset_in_segment`], into `buffer`. `None` when it
+/// is not readable there any more.
 pub fn read_record<'a>(
     segment: &Segment,
     place: Place,

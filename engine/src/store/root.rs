@@ -102,8 +102,8 @@ pub(super) fn shards(path: &Path) -> Result<Vec<u16>, StoreError> {
     read(path).map_err(StoreError::io("list", path))
 }
 
-/// Removes a shard whose mail is all delivered and which no worker fills any more. The new name is durable before the
-/// first file goes: no start sees half a shard. Its epochs go with all that ever carried them.
+/// Removes a shard whose mail is all delivered and which no worker fills any more. The new name is durable
+/// before the first file goes: no start sees half a shard. Its epochs go with all that ever carried them.
 pub(super) fn remove_shard(path: &Path, directory: &Path) -> io::Result<()> {
     let gone = directory.with_extension("gone");
     fs::rename(directory, &gone)?;

@@ -94,7 +94,8 @@ impl Segment {
         self.seal();
     }
 
-    /// Whether `damage` hit what was durable. Otherwise a crash interrupted the write, and nobody was promised anything.
+    /// Whether `damage` hit what was durable. Otherwise a crash interrupted the write, and nobody was
+    /// promised anything.
     pub fn was_durable(&self, damage: &Damage) -> bool {
         damage.offset < self.watermark
     }

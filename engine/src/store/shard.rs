@@ -1,5 +1,5 @@
-//! One shard's directory and what is done to its files. Each step leaves a state that [`super::Spool::open`] understands;
-//! the names S0 to S9 are those of `engine/docs/spool-format.md`.
+//! One shard's directory and what is done to its files. Each step leaves a state that [`super::Spool::open`]
+//! understands; the names S0 to S9 are those of `engine/docs/spool-format.md`.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -89,13 +89,13 @@ impl ShardDir {
         self.path.join(format!("{number:08}.seg"))
     }
 
-    /// Creates a segment's file with all its blocks, so that a later write to it allocates nothing: it cannot meet a full
-    /// disk, and a durable write changes no metadata.
+    /// Creates a segment's file with all its blocks, so that a later write to it allocates nothing: it cannot
+    /// meet a full disk, and a durable write changes no metadata.
     pub(super) fn create(&self, header: &SegmentHeader) -> io::Result<Segment> {
         let path = self.segment_path(header.number);
         let new_path = path.with_extension("new");
         // S1: the file exists under a name that says it is not finished.
-        let file = open_options().create_new(true).open(&new_path)?;
+        let file = open_options().create(true).truncate(true).open(&new_path)?;
         let created = write_blocks(&file, header)
             // S2: its acknowledgements are empty, whatever an earlier file of this number left.
             .and_then(|()| open_options().create(true).truncate(true).open(ack_path(&path)))
@@ -108,28 +108,37 @@ impl ShardDir {
             return Err(error);
         }
         // Zeros nobody will read need no memory.
-        drop(fadvise(&file, 0, None, Advice::DontNeed));
+        let _ = fadvise(&file, 0, None, Advice::DontNeed);
         Ok(Segment::fresh(header, path, file))
     }
 
-    /// Gives a wholly acknowledged file a new epoch. All its batches are void once the header is durable (S6).
+    /// Gives a wholly acknowledged file a new epoch. All its batches are void once the header is durable
+    /// (S6).
     pub(super) fn recycle(&self, header: &SegmentHeader) -> io::Result<Segment> {
         let path = self.segment_path(header.number);
         let file = open_options().open(&path)?;
         file.write_all_at(&header.encode(), 0)?;
         file.sync_data()?;
-        // Only now: acknowledgements of the old epoch guard its records until the header is durable. They need not be
-        // gone durably, entries of another epoch count for nothing.
+        // Only now: acknowledgements of the old epoch guard its records until the header is durable. They
+        // need not be gone durably, entries of another epoch count for nothing.
         open_options().create(true).truncate(true).open(ack_path(&path))?;
         Ok(Segment::fresh(header, path, file))
     }
 
-    /// Removes a segment, then its acknowledgements: never the other way round, or its records would come back.
+    /// Removes a segment, then its acknowledgements: never the other way round, or its records would come
+    /// back.
     pub(super) fn delete(&self, number: u32) -> io::Result<()> {
         let path = self.segment_path(number);
         fs::remove_file(&path)?;
         self.dir.sync_all()?;
         remove_if_there(&ack_path(&path))
+    }
+
+    /// Gives back the space of a wholly acknowledged segment but keeps its header. Needs no space itself.
+    pub(super) fn cut(&self, number: u32) -> io::Result<()> {
+        let file = open_options().open(self.segment_path(number))?;
+        file.set_len(BLOCK_LEN)?;
+        file.sync_all()
     }
 
     /// Keeps a damaged segment under a name that no start reads.
@@ -147,7 +156,8 @@ impl ShardDir {
         names(&self.path)
     }
 
-    /// Removes what an interrupted creation or deletion left: unfinished files, acknowledgements of no segment.
+    /// Removes what an interrupted creation or deletion left: unfinished files, acknowledgements of no
+    /// segment.
     pub(super) fn sweep(&self) -> io::Result<()> {
         let names = self.names()?;
         for name in &names {
@@ -180,8 +190,8 @@ fn open_options() -> OpenOptions {
     options
 }
 
-/// Header first, then zeros to the end: written once, so that no block is left in the state "allocated, unwritten", which
-/// the first durable write to it would have to change.
+/// Header first, then zeros to the end: written once, so that no block is left in the state "allocated,
+/// unwritten", which the first durable write to it would have to change.
 fn write_blocks(file: &File, header: &SegmentHeader) -> io::Result<()> {
     match fallocate(file, FallocateFlags::empty(), 0, header.capacity) {
         // Not every file system can; the zeros below allocate as well.

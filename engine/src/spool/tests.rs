@@ -1,0 +1,276 @@
+//! Tests over the whole of the format: a small segment in memory, filled by group commit, then damaged or
+//! cut.
+
+use proptest::prelude::*;
+
+use super::batch::BatchHeader;
+use super::commit::{GroupCommit, Ticket};
+use super::record::RecordMeta;
+use super::recover::{Extent, Torn, recover};
+use super::segment::{FIRST_BATCH_AT, SegmentHeader};
+use super::walk::{DamageKind, Found, Walk};
+use super::{BLOCK_LEN, block_end};
+use crate::id::{MessageId, SessionId};
+
+const BLOCK: usize = BLOCK_LEN as usize;
+const HEADER: SegmentHeader =
+    SegmentHeader { shard: 0, number: 1, epoch: 7, key: 0xfeed, capacity: 16 * BLOCK_LEN };
+
+fn id(number: u32) -> MessageId {
+    MessageId { session: SessionId(99), transaction: number }
+}
+
+/// A segment of `header` that held five large batches of an older epoch, so that every block has something
+/// plausible in it.
+fn recycled_segment(header: &SegmentHeader) -> Vec<u8> {
+    let old = SegmentHeader { epoch: header.epoch - 1, key: header.key + 1, ..*header };
+    let mut bytes = vec![0; header.capacity as usize];
+    let mut commit = GroupCommit::new();
+    commit.use_segment(&old);
+    for number in 0..5 {
+        let content = vec![b'o'; 2 * BLOCK];
+        commit.append(0, &meta(1000 + number), b"old", &[&content]).unwrap();
+        write(&mut commit, &mut bytes);
+    }
+    bytes[..BLOCK].copy_from_slice(&header.encode());
+    bytes
+}
+
+fn meta(number: u32) -> RecordMeta {
+    RecordMeta { id: id(number), received_unix_us: u64::from(number) }
+}
+
+/// Content told apart by its number, long enough to fill sectors.
+fn content(number: u32, len: usize) -> Vec<u8> {
+    (0..len).map(|at| (at as u32).wrapping_mul(number + 3).to_le_bytes()[1]).collect()
+}
+
+/// Does the next write and completes it; returns its range.
+fn write(commit: &mut GroupCommit, bytes: &mut [u8]) -> (usize, usize) {
+    let write = commit.start().unwrap();
+    let (from, len) = (write.offset as usize, write.bytes.len());
+    bytes[from..from + len].copy_from_slice(&write.bytes);
+    let mut tickets = Vec::new();
+    assert!(commit.complete(Ok(len), write.bytes, &mut tickets).ok);
+    (from, len)
+}
+
+/// Fills a segment with batches of records of these content lengths, numbered from 1. Returns the places of
+/// the batches.
+fn fill(bytes: &mut [u8], header: &SegmentHeader, batches: &[&[usize]]) -> Vec<(usize, usize)> {
+    let mut commit = GroupCommit::new();
+    commit.use_segment(header);
+    let mut number = 0;
+    let fill_one = |lens: &&[usize]| {
+        for &len in *lens {
+            number += 1;
+            commit
+                .append(Ticket::from(number), &meta(number), b"envelope", &[&content(number, len)])
+                .unwrap();
+        }
+        write(&mut commit, bytes)
+    };
+    batches.iter().map(fill_one).collect()
+}
+
+/// Numbers of the records read, with their content checked, and the damage.
+fn read(bytes: &[u8], header: &SegmentHeader, limit: u64) -> (Vec<u32>, Vec<(DamageKind, Option<u32>)>) {
+    let (mut records, mut damage) = (Vec::new(), Vec::new());
+    let mut walk = Walk::new(header);
+    let mut position = 0;
+    while let Some(found) = walk.next(bytes, limit).unwrap() {
+        match found {
+            Found::Record(record) => {
+                let number = record.meta.id.transaction;
+                assert_eq!(record.content, content(number, record.content.len()));
+                assert_eq!((record.meta, record.envelope), (meta(number), &b"envelope"[..]));
+                records.push(number);
+            }
+            Found::Damage(found) => {
+                assert!(found.len > 0 && found.offset >= position && found.offset + found.len <= limit);
+                damage.push((found.kind, found.meta.map(|meta| meta.id.transaction)));
+            }
+        }
+        assert!(walk.position() > position);
+        position = walk.position();
+    }
+    (records, damage)
+}
+
+fn recover_all(bytes: &[u8]) -> Extent {
+    recover(bytes, &HEADER, bytes.len() as u64).unwrap()
+}
+
+#[test]
+fn what_was_written_is_read_and_the_old_epoch_is_not() {
+    let mut bytes = recycled_segment(&HEADER);
+    assert_eq!(recover_all(&bytes).end, FIRST_BATCH_AT);
+    fill(&mut bytes, &HEADER, &[&[10, 5000], &[0], &[100, 100, 100]]);
+    let extent = recover_all(&bytes);
+    assert_eq!(
+        (extent.batches_count, extent.records_count, extent.torn, extent.has_gap),
+        (3, 6, None, false)
+    );
+    assert_eq!(read(&bytes, &HEADER, extent.end), (vec![1, 2, 3, 4, 5, 6], vec![]));
+}
+
+#[test]
+fn a_walk_goes_on_when_more_is_committed() {
+    let mut bytes = recycled_segment(&HEADER);
+    let places = fill(&mut bytes, &HEADER, &[&[10], &[20, 30]]);
+    let mut walk = Walk::new(&HEADER);
+    let limits = [FIRST_BATCH_AT, places[1].0 as u64, (places[1].0 + places[1].1) as u64];
+    let counts =
+        limits.map(|limit| std::iter::from_fn(|| walk.next(&bytes[..], limit).unwrap().map(drop)).count());
+    assert_eq!(counts, [0, 1, 2]);
+}
+
+/// The last write reaches the disk in any subset of its sectors. What was committed before is always read,
+/// and the last batch as a whole or not at all.
+#[test]
+fn a_crash_at_any_subset_of_sectors_loses_nothing_committed() {
+    for last in [&[900usize, 900][..], &[5000, 40]] {
+        let mut before = recycled_segment(&HEADER);
+        let mut after = before.clone();
+        fill(&mut before, &HEADER, &[&[10, 5000], &[77]]);
+        let batches: [&[usize]; 3] = [&[10, 5000], &[77], last];
+        let (from, len) = *fill(&mut after, &HEADER, &batches).last().unwrap();
+        let batch = BatchHeader::parse(&after[from..], from as u64).unwrap();
+        let records_end = batch.records_end() as usize;
+        let sectors_count = len / 512;
+        for written in 0u32..1 << sectors_count {
+            let mut bytes = before.clone();
+            let mut complete = true;
+            for sector in 0..sectors_count {
+                let at = from + sector * 512;
+                if written & 1 << sector != 0 {
+                    bytes[at..at + 512].copy_from_slice(&after[at..at + 512]);
+                } else if at < records_end && bytes[at..at + 512] != after[at..at + 512] {
+                    complete = false;
+                }
+            }
+            let extent = recover_all(&bytes);
+            let (records, damage) = read(&bytes, &HEADER, extent.end);
+            let expected: &[u32] = if complete { &[1, 2, 3, 4, 5] } else { &[1, 2, 3] };
+            assert_eq!((&records[..], damage), (expected, vec![]), "sectors {written:b}");
+            assert!(
+                extent
+                    .torn
+                    .is_none_or(|torn| torn == Torn { offset: from as u64, records_count: 2 } && !complete)
+            );
+        }
+    }
+}
+
+#[test]
+fn damage_in_the_middle_costs_only_what_it_hits() {
+    let mut bytes = recycled_segment(&HEADER);
+    let places = fill(&mut bytes, &HEADER, &[&[10], &[100, 200, 300], &[20]]);
+    let middle = places[1].0;
+    let second_record = middle + 64 + 64 + 8 + 104;
+    let damaged = |at: usize| {
+        let mut bytes = bytes.clone();
+        bytes[at] ^= 1;
+        let extent = recover_all(&bytes);
+        assert_eq!(extent.end, (places[2].0 + places[2].1) as u64);
+        assert!(extent.watermark > at as u64 && extent.torn.is_none());
+        read(&bytes, &HEADER, extent.end)
+    };
+    assert_eq!(damaged(second_record + 64 + 50), (vec![1, 2, 4, 5], vec![(DamageKind::Payload, Some(3))]));
+    assert_eq!(damaged(second_record + 30), (vec![1, 2, 4, 5], vec![(DamageKind::RecordHeader, None)]));
+    let (records, damage) = damaged(middle + 20);
+    assert_eq!(records, [1, 2, 3, 4, 5], "records are found without their batch's header");
+    assert_eq!(damage[0], (DamageKind::Batch, None));
+}
+
+/// Several writes in flight: a later batch is on the disk, an earlier one not, and none of them claims the
+/// other durable.
+#[test]
+fn recovery_walks_over_a_hole() {
+    let mut bytes = recycled_segment(&HEADER);
+    let stale = bytes.clone();
+    let places = fill(&mut bytes, &HEADER, &[&[10], &[9000], &[20]]);
+    let last = places[2].0;
+    let mut batch = BatchHeader::parse(&bytes[last..], last as u64).unwrap();
+    batch.committed_below = places[1].0 as u64;
+    bytes[last..last + 64].copy_from_slice(&batch.encode());
+    let (from, len) = places[1];
+    bytes[from..from + len].copy_from_slice(&stale[from..from + len]);
+    let extent = recover_all(&bytes);
+    assert_eq!((extent.end, extent.watermark), (batch.end(), from as u64));
+    assert!(extent.has_gap);
+    assert_eq!(read(&bytes, &HEADER, extent.end), (vec![1, 3], vec![(DamageKind::Batch, None)]));
+}
+
+#[test]
+fn a_durable_batch_before_a_torn_one_is_kept_though_damaged() {
+    let mut bytes = recycled_segment(&HEADER);
+    let places = fill(&mut bytes, &HEADER, &[&[10, 11], &[20, 21], &[30]]);
+    bytes[places[1].0 + 64 + 70] ^= 1;
+    bytes[places[2].0 + 64 + 70] ^= 1;
+    let extent = recover_all(&bytes);
+    assert_eq!(extent.torn, Some(Torn { offset: places[2].0 as u64, records_count: 1 }));
+    assert_eq!(read(&bytes, &HEADER, extent.end), (vec![1, 2, 4], vec![(DamageKind::Payload, Some(3))]));
+}
+
+/// Content that is a batch, with a record in it, where its header says: were it believed when the batch
+/// around it is torn, whoever sent it would write to the spool past all rules. Its sender can guess the
+/// epoch, not the key.
+#[test]
+fn content_that_imitates_a_batch_is_not_believed() {
+    let forger = SegmentHeader { key: 1, ..HEADER };
+    let mut bytes = vec![0; HEADER.capacity as usize];
+    fill(&mut bytes, &forger, &[&[10], &[9000], &[10]]);
+    assert_eq!(recover(&bytes[..], &forger, HEADER.capacity).unwrap().records_count, 3);
+    let extent = recover_all(&bytes);
+    assert_eq!((extent.end, extent.torn), (FIRST_BATCH_AT, None));
+    assert_eq!(read(&bytes, &HEADER, HEADER.capacity), (vec![], vec![(DamageKind::Batch, None)]));
+}
+
+#[test]
+fn a_cut_file_is_read_as_far_as_it_goes() {
+    let mut bytes = recycled_segment(&HEADER);
+    let places = fill(&mut bytes, &HEADER, &[&[10], &[9000], &[20]]);
+    for len in (0..bytes.len()).step_by(257) {
+        let cut = &bytes[..len];
+        let extent = recover_all(cut);
+        let (records, _) = read(cut, &HEADER, extent.end);
+        let whole = places.iter().filter(|(from, size)| from + size <= len).count() as u32;
+        assert_eq!(records, (1..=whole).collect::<Vec<_>>(), "{len} bytes");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// Any bytes, and any damage to a real segment: no panic, an end to the walk, and nothing read that was
+    /// not written (`read` checks each record against its number).
+    #[test]
+    fn any_damage_is_survived(
+        flips in prop::collection::vec((0..16 * BLOCK, any::<u8>()), 0..40),
+        copies in prop::collection::vec((0..15 * BLOCK, 0..15 * BLOCK, 1..BLOCK), 0..4),
+        limit in 0..20 * BLOCK_LEN,
+    ) {
+        let mut bytes = recycled_segment(&HEADER);
+        fill(&mut bytes, &HEADER, &[&[10, 5000], &[77], &[0, 0, 0], &[9000], &[1]]);
+        for (at, byte) in flips {
+            bytes[at] = byte;
+        }
+        for (from, to, len) in copies {
+            bytes.copy_within(from..from + len, to);
+        }
+        let extent = recover_all(&bytes);
+        prop_assert!(extent.end <= bytes.len() as u64);
+        read(&bytes, &HEADER, extent.end);
+        read(&bytes, &HEADER, bytes.len() as u64);
+        let limit = limit.min(bytes.len() as u64);
+        read(&bytes[..block_end(limit).min(bytes.len() as u64) as usize], &HEADER, limit);
+    }
+
+    #[test]
+    fn random_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..3 * BLOCK)) {
+        let extent = recover_all(&bytes);
+        prop_assert_eq!(extent.records_count, 0);
+        read(&bytes, &HEADER, bytes.len() as u64);
+    }
+}

@@ -1,0 +1,125 @@
+//! What the keeper shares with workers, egress and the control thread.
+
+use std::io;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::mpsc::{Receiver, Sender};
+use std::sync::{Arc, OnceLock};
+use std::thread::Thread;
+
+use crossbeam_queue::ArrayQueue;
+
+use super::segment::Segment;
+use crate::stats::Counter;
+
+/// A worker's side of its shard.
+#[derive(Clone, Debug)]
+pub struct ShardHandles {
+    pub shard: u16,
+    /// Fresh segments, in the order egress gets them. Take the next by [`Self::take`].
+    pub ready: Arc<ArrayQueue<Arc<Segment>>>,
+    pub nudge: Nudge,
+}
+
+impl ShardHandles {
+    /// The next segment, if one is ready. Lets the keeper know, which costs one system call.
+    pub fn take(&self) -> Option<Arc<Segment>> {
+        self.ready.pop().inspect(|_| self.nudge.nudge())
+    }
+
+    /// Whether a segment is ready.
+    pub fn is_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+}
+
+/// Egress's side of a shard.
+#[derive(Debug)]
+pub struct ShardFeed {
+    pub shard: u16,
+    /// Segments of former runs with mail left, sealed, oldest first.
+    pub recovered: Vec<Arc<Segment>>,
+    /// Each fresh segment, in the order they are filled.
+    pub incoming: Receiver<Arc<Segment>>,
+    pub done: Done,
+}
+
+/// Takes back segments of which every record is acknowledged, durably.
+#[derive(Clone, Debug)]
+pub struct Done {
+    sender: Sender<Arc<Segment>>,
+    nudge: Nudge,
+}
+
+impl Done {
+    pub(super) fn new(sender: Sender<Arc<Segment>>, nudge: Nudge) -> Self {
+        Self { sender, nudge }
+    }
+
+    /// Gives a segment back: sealed, read to its end, all acknowledgements flushed. Drop its reader and its
+    /// ack writer.
+    pub fn send(&self, segment: Arc<Segment>) {
+        // Without a keeper the process ends, and the next start finds the segment delivered.
+        drop(self.sender.send(segment));
+        self.nudge.nudge();
+    }
+}
+
+/// Wakes the keeper.
+#[derive(Clone, Debug, Default)]
+pub struct Nudge(Arc<OnceLock<Thread>>);
+
+impl Nudge {
+    /// The thread to wake. What came before is seen by its first turn.
+    pub(super) fn set_thread(&self, thread: Thread) {
+        drop(self.0.set(thread));
+    }
+
+    pub fn nudge(&self) {
+        if let Some(thread) = self.0.get() {
+            thread.unpark();
+        }
+    }
+}
+
+/// How the keeper fares, for readiness and metrics.
+#[derive(Debug, Default)]
+pub struct KeeperState {
+    /// The error that keeps it from making segments; 0 while it can.
+    errno: AtomicI32,
+    pub(super) created: Counter,
+    pub(super) recycled: Counter,
+    pub(super) deleted: Counter,
+    pub(super) set_aside: Counter,
+}
+
+impl KeeperState {
+    /// The errno that keeps segments from being made, `None` while all is well.
+    pub fn errno(&self) -> Option<i32> {
+        Some(self.errno.load(Ordering::Acquire)).filter(|&errno| errno != 0)
+    }
+
+    pub fn is_healthy(&self) -> bool {
+        self.errno().is_none()
+    }
+
+    /// Whether the disk or the quota is full.
+    pub fn is_out_of_space(&self) -> bool {
+        let kind = self.errno().map(|errno| io::Error::from_raw_os_error(errno).kind());
+        matches!(kind, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+    }
+
+    /// Segment files created, recycled, deleted and set aside since the start.
+    pub fn counts(&self) -> [(&'static str, u64); 4] {
+        [
+            ("created", self.created.get()),
+            ("recycled", self.recycled.get()),
+            ("deleted", self.deleted.get()),
+            ("set_aside", self.set_aside.get()),
+        ]
+    }
+
+    /// Returns the former one.
+    pub(super) fn set_errno(&self, errno: i32) -> i32 {
+        self.errno.swap(errno, Ordering::AcqRel)
+    }
+}
