@@ -167,7 +167,8 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         for key in touched.drain(..) {
             let Some(connection) = self.connections.get_mut(key) else { continue };
             connection.touched = false;
-            if connection.out.is_empty() || connection.sending || connection.state == State::Ending {
+            let ends = matches!(connection.state, State::Ending | State::Closed);
+            if connection.out.is_empty() || connection.sending || ends {
                 continue;
             }
             let bytes = std::mem::take(&mut connection.out);

@@ -96,7 +96,7 @@ impl Run {
         let mut turns = 0;
         while self.to_come > 0 || self.machine.stats.connections_now.get() > 0 || !self.is_over() {
             turns += 1;
-            assert!(turns < TURNS_MAX, "no end: {:?}", self.actors);
+            assert!(turns < TURNS_MAX, "no end at {:?}", self.machine.simulation.now());
             match self.fate {
                 Fate::PowerCut { turn } if turn == turns => return self.cut_power(),
                 Fate::Drain { turn } if turn == turns => {
