@@ -4,8 +4,10 @@
 //! - [`pair`]: a session with a virtual clock and a journal that does as it is told.
 //! - [`dialogue`]: dialogue files and how they are played.
 //! - [`random`]: the seeded generator behind every random choice.
+//! - [`simulation`]: a worker on a simulated machine, with clients that do as a seed tells them.
 
 pub mod dialogue;
 pub mod pair;
 pub mod random;
+pub mod simulation;
 pub mod source;
