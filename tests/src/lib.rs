@@ -1,11 +1,14 @@
 //! What the tests of ringmx share. None of it is part of the server.
 //!
 //! - [`source`]: Rust source as text, for the tests that read the code.
-//! - [`pair`]: a session with a virtual clock and a journal that does as it is told.
+//! - [`pair`]: a session with a virtual clock and a journal that does as it is told; [`phases`]: how it gets anywhere.
 //! - [`dialogue`]: dialogue files and how they are played.
+//! - [`oracle`]: what decoded content must be, said slowly.
 //! - [`random`]: the seeded generator behind every random choice.
 
 pub mod dialogue;
+pub mod oracle;
 pub mod pair;
+pub mod phases;
 pub mod random;
 pub mod source;
