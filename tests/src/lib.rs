@@ -3,10 +3,12 @@
 //! - [`source`]: Rust source as text, for the tests that read the code.
 //! - [`pair`]: a session with a virtual clock and a journal that does as it is told; [`phases`]: how it gets anywhere.
 //! - [`dialogue`]: dialogue files and how they are played.
+//! - [`fuzz`]: what is fuzzed.
 //! - [`oracle`]: what decoded content must be, said slowly.
 //! - [`random`]: the seeded generator behind every random choice.
 
 pub mod dialogue;
+pub mod fuzz;
 pub mod oracle;
 pub mod pair;
 pub mod phases;
