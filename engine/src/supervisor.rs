@@ -87,7 +87,8 @@ pub fn run(config: &Arc<Config>) -> Result<(), ServeError> {
         drain_time: config.timeouts.drain,
     };
     let ended = move |result| drop(notify.send(Notice::WorkerEnded(result)));
-    let mut workers = Workers::start(shards, |shard| egress.doorbell(shard), &options, ended)?;
+    let reader = |shard| egress.doorbell(shard).expect("the spool gives a feed for each shard with handles");
+    let mut workers = Workers::start(shards, reader, &options, ended)?;
 
     let readiness = Arc::new(Readiness::new());
     let stop_control = control::Stop::default();
