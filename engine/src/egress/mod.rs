@@ -14,6 +14,7 @@ mod error;
 mod flush;
 mod job;
 mod maildir;
+mod outcome;
 mod plan;
 mod report;
 mod segments;
@@ -124,13 +125,9 @@ fn runtime() -> io::Result<tokio_uring::Runtime> {
 }
 
 impl Egress {
-    /// What the shard's worker rings after it has published a commit or sealed a segment.
-    ///
-    /// # Panics
-    /// For a shard of which there was no feed.
-    pub fn doorbell(&self, shard: u16) -> Arc<Doorbell> {
-        let bell = self.bells.iter().find(|(of, _)| *of == shard);
-        Arc::clone(&bell.expect("each shard that a worker fills has a feed").1)
+    /// What the shard's worker rings after it has published a commit or sealed a segment; `None` for a shard without a feed.
+    pub fn doorbell(&self, shard: u16) -> Option<Arc<Doorbell>> {
+        self.bells.iter().find(|(of, _)| *of == shard).map(|(_, bell)| Arc::clone(bell))
     }
 
     /// One for each shard.

@@ -117,10 +117,6 @@ impl Segments {
             .collect()
     }
 
-    pub(super) fn has_unwritten_acks(&self) -> bool {
-        self.open.values().any(|open| open.acks.as_ref().is_some_and(|writer| writer.pending_count() > 0))
-    }
-
     /// Takes a writer back. `written_count` of its records are acknowledged, durably.
     pub(super) fn return_acks(&mut self, epoch: u64, writer: AckWriter, written_count: usize) {
         if let Some(open) = self.open.get_mut(&epoch) {

@@ -18,6 +18,13 @@ use crate::spool::segment::segment_size_min;
 use crate::store::{Keeper, Segment, ShardHandles, Spool, SpoolOptions};
 
 const MESSAGE_SIZE_MAX: u64 = 20_000;
+const CONFIG: &str = r#"
+    hostname = "mx.example"
+    [[listener]]
+    bind = ["127.0.0.1:0"]
+    [recipients]
+    domains = ["a.example", "b.example", "c.example"]
+"#;
 const SHARED: &str = r#"
     [[route]]
     domains = ["*"]
@@ -25,11 +32,17 @@ const SHARED: &str = r#"
     path = "DIR/mail"
 "#;
 
-/// A spool, its egress, and a worker's side of the first shard.
+/// A spool, its egress, and its workers.
 struct Rig {
-    dir: Arc<TempDir>,
     egress: Option<Egress>,
     keeper: Option<Keeper>,
+    workers: Vec<Worker>,
+    dir: Arc<TempDir>,
+}
+
+/// A worker's side of its shard.
+struct Worker {
+    bell: Arc<Doorbell>,
     handles: ShardHandles,
     commit: GroupCommit,
     segment: Option<Arc<Segment>>,
@@ -37,80 +50,37 @@ struct Rig {
 
 impl Rig {
     fn new(routes: &str) -> Self {
-        Self::on(Arc::new(TempDir::new().unwrap()), routes)
+        Self::on(Arc::new(TempDir::new().unwrap()), routes, 1)
     }
 
-    fn on(dir: Arc<TempDir>, routes: &str) -> Self {
+    fn on(dir: Arc<TempDir>, routes: &str, shards_count: u16) -> Self {
         let routes = routes.replace("DIR", dir.path().to_str().unwrap());
-        let text = format!(
-            "hostname = \"mx.example\"\n[[listener]]\nbind = [\"127.0.0.1:0\"]\n[recipients]\ndomains = [\"a.example\", \"b.example\", \"c.example\"]\n{routes}"
-        );
-        let mut config = Config::parse(&text, "/test.toml").unwrap();
+        let mut config = Config::parse(&format!("{CONFIG}{routes}"), "/test.toml").unwrap();
         for route in &mut config.routes {
             route.retry = vec![Duration::from_millis(20)];
         }
-        let mut options = SpoolOptions::new(dir.path().join("spool"), 1, MESSAGE_SIZE_MAX);
+        let mut options = SpoolOptions::new(dir.path().join("spool"), shards_count, MESSAGE_SIZE_MAX);
         options.segment_size = segment_size_min(MESSAGE_SIZE_MAX);
-        let (keeper, mut handles, feeds) = Spool::open(options).unwrap().start().unwrap();
-        let egress = start(feeds, Arc::new(config), 1).unwrap();
-        let handles = handles.remove(0);
-        Self {
-            dir,
-            egress: Some(egress),
-            keeper: Some(keeper),
+        let (keeper, handles, feeds) = Spool::open(options).unwrap().start().unwrap();
+        let egress = start(feeds, Arc::new(config), usize::from(shards_count).div_ceil(2)).unwrap();
+        let worker = |handles: ShardHandles| Worker {
+            bell: egress.doorbell(handles.shard).unwrap(),
             handles,
             commit: GroupCommit::new(),
             segment: None,
-        }
+        };
+        let workers = handles.into_iter().map(worker).collect();
+        Self { egress: Some(egress), keeper: Some(keeper), workers, dir }
     }
 
-    /// Ends as a crash of the process would, but for deliveries under way; starts again.
+    /// Stops and starts again.
     fn restart(mut self, routes: &str) -> Self {
         drop((self.egress.take(), self.keeper.take()));
-        Self::on(Arc::clone(&self.dir), routes)
+        Self::on(Arc::clone(&self.dir), routes, 1)
     }
 
-    /// Commits one message, as a worker does.
     fn commit(&mut self, number: u32, recipients: &[&str], content: &[u8]) {
-        let mut envelope = Vec::new();
-        let mut writer = Writer(&mut envelope);
-        writer.reverse_path(Some(&Mailbox::parse(b"sender@s.example").unwrap()));
-        for recipient in recipients {
-            writer.forward_path(&ForwardPath::Mailbox(Mailbox::parse(recipient.as_bytes()).unwrap()));
-        }
-        if self.commit.needs_segment(record::encoded_len(envelope.len(), content.len())) {
-            let next = loop {
-                match self.handles.take() {
-                    Some(next) => break next,
-                    None => std::thread::sleep(Duration::from_millis(1)),
-                }
-            };
-            self.commit.use_segment(&next.header());
-            if let Some(former) = self.segment.replace(next) {
-                former.seal();
-            }
-        }
-        let meta = RecordMeta { id: id(number), received_unix_us: 1_763_780_000_000_000 + u64::from(number) };
-        self.commit.append(0, &meta, &envelope, &[content]).unwrap();
-        let write = self.commit.start().unwrap();
-        let segment = self.segment.as_ref().unwrap();
-        segment.file.write_all_at(&write.bytes, write.offset).unwrap();
-        let completed = self.commit.complete(Ok(write.bytes.len()), write.bytes, &mut Vec::new());
-        segment.publish(completed.committed);
-        self.ring();
-    }
-
-    /// Ends the worker.
-    fn seal(&mut self) {
-        self.segment.take().unwrap().seal();
-        self.ring();
-    }
-
-    fn ring(&self) {
-        let bell = self.egress.as_ref().unwrap().doorbell(0);
-        if bell.take_sleeper().is_some() {
-            bell.ring();
-        }
+        self.workers[0].commit(number, recipients, content);
     }
 
     fn stats(&self) -> &EgressStats {
@@ -135,6 +105,46 @@ impl Rig {
     fn wait_settled(&self) {
         wait_until("the segments are settled", || self.stats().segments_now.get() <= 4);
         wait_until("nothing is under way", || self.stats().in_flight_now.get() == 0);
+    }
+}
+
+impl Worker {
+    /// Commits one message.
+    fn commit(&mut self, number: u32, recipients: &[&str], content: &[u8]) {
+        let mut envelope = Vec::new();
+        let mut writer = Writer(&mut envelope);
+        writer.reverse_path(Some(&Mailbox::parse(b"sender@s.example").unwrap()));
+        for recipient in recipients {
+            writer.forward_path(&ForwardPath::Mailbox(Mailbox::parse(recipient.as_bytes()).unwrap()));
+        }
+        if self.commit.needs_segment(record::encoded_len(envelope.len(), content.len())) {
+            wait_until("a segment is ready", || self.handles.is_ready());
+            let next = self.handles.take().unwrap();
+            self.commit.use_segment(&next.header());
+            if let Some(former) = self.segment.replace(next) {
+                former.seal();
+            }
+        }
+        let meta = RecordMeta { id: id(number), received_unix_us: 1_763_780_000_000_000 + u64::from(number) };
+        self.commit.append(0, &meta, &envelope, &[content]).unwrap();
+        let write = self.commit.start().unwrap();
+        let segment = self.segment.as_ref().unwrap();
+        segment.file.write_all_at(&write.bytes, write.offset).unwrap();
+        let completed = self.commit.complete(Ok(write.bytes.len()), write.bytes, &mut Vec::new());
+        segment.publish(completed.committed);
+        self.ring();
+    }
+
+    /// Fills no more.
+    fn seal(&mut self) {
+        self.segment.take().unwrap().seal();
+        self.ring();
+    }
+
+    fn ring(&self) {
+        if self.bell.take_sleeper().is_some() {
+            self.bell.ring();
+        }
     }
 }
 
@@ -196,7 +206,7 @@ fn a_repeat_after_a_crash_replaces() {
     rig.wait_delivered(20);
     let before = rig.mail("mail");
     // A crash between the move to `new` and the acknowledgement, and one while the file was written.
-    let segment = rig.segment.clone().unwrap();
+    let segment = rig.workers[0].segment.clone().unwrap();
     drop((rig.egress.take(), rig.keeper.take()));
     fs::write(segment.ack_path(), b"").unwrap();
     fs::write(rig.path("mail/tmp").join(name(3)), b"half").unwrap();
@@ -303,7 +313,7 @@ fn what_routes_hold_discard_or_do_not_take() {
     rig.commit(2, &["x@b.example"], b"two\r\n");
     rig.commit(3, &["x@gone.example"], b"three\r\n");
     wait_until("all are looked at", || rig.stats().kept.get() == 2 && rig.stats().discarded.get() == 1);
-    rig.seal();
+    rig.workers[0].seal();
     rig.wait_settled();
     assert_eq!(rig.stats().delivered.get(), 0);
     let rig = rig.restart(SHARED);
@@ -318,7 +328,7 @@ fn damage_does_not_stop_what_is_behind_it() {
         rig.commit(number, &["x@a.example"], b"content\r\n");
     }
     wait_until("all are kept", || rig.stats().kept.get() == 3);
-    let segment = rig.segment.take().unwrap();
+    let segment = rig.workers[0].segment.take().unwrap();
     segment.file.write_all_at(b"C", 2 * 4096 + 165).unwrap();
     let rig = rig.restart(SHARED);
     rig.wait_delivered(2);
@@ -330,16 +340,14 @@ fn damage_does_not_stop_what_is_behind_it() {
 
 #[test]
 fn many_messages_pass_through_many_segments() {
-    const COUNT: u32 = 3000;
+    const COUNT: u32 = 1000;
     let mut rig = Rig::new(SHARED);
     let content = |number: u32| format!("{number}\r\n{}\r\n", "x".repeat(number as usize * 37 % 9000));
-    let started_at = Instant::now();
     for number in 1..=COUNT {
         rig.commit(number, &["x@a.example"], content(number).as_bytes());
     }
-    rig.seal();
+    rig.workers[0].seal();
     rig.wait_delivered(u64::from(COUNT));
-    eprintln!("{COUNT} messages in {:?}, {} flushes", started_at.elapsed(), rig.stats().flushes.get());
     let mail = rig.mail("mail");
     assert_eq!(mail.len(), COUNT as usize);
     for number in 1..=COUNT {
@@ -347,7 +355,7 @@ fn many_messages_pass_through_many_segments() {
     }
     rig.wait_settled();
     let counts = BTreeMap::from(rig.keeper.as_ref().unwrap().state().counts());
-    assert!(counts["recycled"] + counts["deleted"] > 20, "{counts:?}");
+    assert!(counts["recycled"] + counts["deleted"] > 5, "{counts:?}");
     let rig = rig.restart(SHARED);
     std::thread::sleep(Duration::from_millis(50));
     assert_eq!(rig.stats().files.get(), 0);
@@ -385,4 +393,25 @@ fn a_sleeping_thread_is_woken_by_a_commit() {
         "{:?}: by the bell, not by the clock",
         started_at.elapsed()
     );
+}
+
+#[test]
+fn several_shards_on_several_threads() {
+    let mut rig = Rig::on(Arc::new(TempDir::new().unwrap()), SHARED, 3);
+    for number in 1..=60 {
+        rig.workers[number as usize % 3].commit(number, &["x@a.example"], b"content\r\n");
+    }
+    let egress = rig.egress.as_ref().unwrap();
+    let counts =
+        || egress.stats().iter().map(|stats| (stats.shard, stats.delivered.get())).collect::<Vec<_>>();
+    wait_until("all is delivered", || counts() == [(0, 20), (1, 20), (2, 20)]);
+    assert_eq!(rig.mail("mail").len(), 60);
+    // A shard without a worker any more is emptied all the same.
+    fs::remove_dir_all(rig.path("mail")).unwrap();
+    fs::write(rig.path("mail"), b"in the way").unwrap();
+    rig.workers[2].commit(61, &["x@a.example"], b"content\r\n");
+    wait_until("it fails", || rig.egress.as_ref().unwrap().stats()[2].waiting_now.get() == 1);
+    fs::remove_file(rig.path("mail")).unwrap();
+    let rig = rig.restart(SHARED);
+    wait_until("it is delivered", || rig.path("mail/new").join(name(61)).exists());
 }
