@@ -6,6 +6,7 @@
 //! - [`fuzz`]: what is fuzzed.
 //! - [`oracle`]: what decoded content must be, said slowly.
 //! - [`random`]: the seeded generator behind every random choice.
+//! - [`simulation`]: a worker on a simulated machine, with clients that do as a seed tells them.
 
 pub mod dialogue;
 pub mod fuzz;
@@ -13,4 +14,5 @@ pub mod oracle;
 pub mod pair;
 pub mod phases;
 pub mod random;
+pub mod simulation;
 pub mod source;

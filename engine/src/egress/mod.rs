@@ -91,7 +91,7 @@ pub fn start(feeds: Vec<ShardFeed>, config: Arc<Config>, threads: usize) -> Resu
         egress.threads.push(EgressThread { handle: handle.map_err(EgressError::Thread)?, alive });
     }
     drop(ready_sender);
-    ready.into_iter().collect::<io::Result<()>>().map_err(EgressError::Ring)?;
+    ready.into_iter().take(threads_count).collect::<io::Result<()>>().map_err(EgressError::Ring)?;
     Ok(egress)
 }
 

@@ -114,4 +114,8 @@ impl Connection {
             State::Ending | State::Closed => None,
         }
     }
+    /// When to look at it next: at its deadline, but no later than `latest`.
+    pub(super) fn next_alarm_at(&self, service: &Service, latest: Duration) -> Duration {
+        self.deadline(service).map_or(latest, |deadline| deadline.min(latest))
+    }
 }

@@ -13,8 +13,9 @@ use crate::server::op::{ConnectionOp, Op};
 use crate::server::worker::Worker;
 use crate::session::{Context, Error, Next};
 
-/// How often a connection without a deadline is looked at again.
-const NO_DEADLINE_RECHECK: Duration = Duration::from_secs(30);
+/// A connection is looked at this often, however far away its deadline: the timer wheel holds no entry for longer than
+/// about four minutes, and those of connections that are gone shall not pile up in it.
+const ALARM_TIME_MAX: Duration = Duration::from_secs(30);
 
 impl<R: Ring, S: Segments> Worker<R, S> {
     /// The server's first word.
@@ -167,7 +168,8 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         for key in touched.drain(..) {
             let Some(connection) = self.connections.get_mut(key) else { continue };
             connection.touched = false;
-            if connection.out.is_empty() || connection.sending || connection.state == State::Ending {
+            let ends = matches!(connection.state, State::Ending | State::Closed);
+            if connection.out.is_empty() || connection.sending || ends {
                 continue;
             }
             let bytes = std::mem::take(&mut connection.out);
@@ -188,10 +190,9 @@ impl<R: Ring, S: Segments> Worker<R, S> {
             return None;
         }
         let service = Arc::clone(&self.ports[connection.listener_index as usize].service);
-        let deadline = connection.deadline(&service).unwrap_or(now + NO_DEADLINE_RECHECK);
-        if deadline > now {
-            connection.alarm_at = deadline;
-            return Some(deadline);
+        if connection.deadline(&service).is_none_or(|deadline| deadline > now) {
+            connection.alarm_at = connection.next_alarm_at(&service, now + ALARM_TIME_MAX);
+            return Some(connection.alarm_at);
         }
         // Far away, so that `settle` schedules whatever the new state asks for.
         connection.alarm_at = Duration::MAX;
@@ -303,10 +304,10 @@ impl<R: Ring, S: Segments> Worker<R, S> {
     fn set_alarm(&mut self, key: Key) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let service = &self.ports[connection.listener_index as usize].service;
-        let deadline = connection.deadline(service).unwrap_or(self.now.monotonic + NO_DEADLINE_RECHECK);
-        if deadline < connection.alarm_at {
-            connection.alarm_at = deadline;
-            self.schedule(key, deadline);
+        let alarm_at = connection.next_alarm_at(service, self.now.monotonic + ALARM_TIME_MAX);
+        if alarm_at < connection.alarm_at {
+            connection.alarm_at = alarm_at;
+            self.schedule(key, alarm_at);
         }
     }
 

@@ -1,0 +1,278 @@
+//! A client: a script, the manner in which it is said, and how it ends.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use ringmx_ring::sim::{Client, ClientState, Random, Simulation};
+
+use super::script::{Kind, Script, Step};
+
+/// What a client waits for before it goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manner {
+    /// Each reply.
+    Interactive,
+    /// The replies of a group that ends with DATA or with end-of-data (RFC 2920 §3.1).
+    Groups,
+    /// As `Groups`, but the next group follows an end-of-data at once.
+    EagerGroups,
+    /// Nothing.
+    Reckless,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    Always,
+    /// On and off.
+    Slow,
+    Never,
+}
+
+/// What a client does when it has said all that it says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The script ends with QUIT: waits for the end.
+    Quit,
+    HalfClose,
+    /// Says nothing more.
+    Silence,
+    Close,
+    Reset,
+}
+
+#[derive(Clone, Debug)]
+pub struct Behaviour {
+    pub manner: Manner,
+    pub reading: Reading,
+    pub ending: Ending,
+    /// The ending comes after so many octets, wherever that is.
+    pub cut: Option<usize>,
+    /// Octets sent at once, at most.
+    pub chunk_len_max: usize,
+    /// Longest time between two acts.
+    pub pause_max: Duration,
+}
+
+impl Behaviour {
+    pub const PLAIN: Self = Self {
+        manner: Manner::Interactive,
+        reading: Reading::Always,
+        ending: Ending::Quit,
+        cut: None,
+        chunk_len_max: usize::MAX,
+        pause_max: Duration::ZERO,
+    };
+
+    pub fn random(random: &mut Random) -> Self {
+        let manners = [Manner::Interactive, Manner::Groups, Manner::EagerGroups, Manner::Reckless];
+        let (chunk_len_max, pause_ms_max) =
+            [(1, 0), (3, 1), (200, 50), (usize::MAX, 0), (usize::MAX, 300)][random.len(0..=4)];
+        let mut behaviour = Self {
+            manner: manners[random.len(0..=3)],
+            chunk_len_max,
+            pause_max: Duration::from_millis(pause_ms_max),
+            ..Self::PLAIN
+        };
+        behaviour.reading = match random.len(0..=9) {
+            0 => Reading::Never,
+            1 | 2 => Reading::Slow,
+            _ => Reading::Always,
+        };
+        behaviour.ending = match random.len(0..=11) {
+            0 => Ending::Close,
+            1 => Ending::Reset,
+            2 => Ending::HalfClose,
+            3 => Ending::Silence,
+            _ => Ending::Quit,
+        };
+        if behaviour.ending != Ending::Quit && random.chance(0.7) {
+            behaviour.cut = Some(random.len(0..=2000));
+        }
+        behaviour
+    }
+
+    /// Every reply must reach this client.
+    pub fn stays(&self) -> bool {
+        self.reading != Reading::Never && !matches!(self.ending, Ending::Close | Ending::Reset)
+    }
+}
+
+/// One client under way.
+#[derive(Debug)]
+pub struct Actor {
+    pub client: Client,
+    pub address: SocketAddr,
+    pub behaviour: Behaviour,
+    pub script: Script,
+    /// All that it sent.
+    pub sent: Vec<u8>,
+    /// All that it got.
+    pub inbox: Vec<u8>,
+    steps: std::vec::IntoIter<Step>,
+    /// Not sent yet.
+    outbound: Vec<u8>,
+    /// Replies that are owed to what was sent, the greeting included; and those that came, with the last code.
+    owed_count: usize,
+    replies_count: usize,
+    last_code: u16,
+    parsed_len: usize,
+    reading: bool,
+    next_at: Duration,
+    has_ended: bool,
+}
+
+impl Actor {
+    pub fn new(client: Client, address: SocketAddr, mut script: Script, behaviour: Behaviour) -> Self {
+        if behaviour.ending == Ending::Quit {
+            script.line("QUIT\r\n");
+        }
+        Self {
+            client,
+            address,
+            steps: script.steps.clone().into_iter(),
+            behaviour,
+            script,
+            sent: Vec::new(),
+            inbox: Vec::new(),
+            outbound: Vec::new(),
+            owed_count: 1,
+            replies_count: 0,
+            last_code: 0,
+            parsed_len: 0,
+            reading: true,
+            next_at: Duration::ZERO,
+            has_ended: false,
+        }
+    }
+
+    /// When it wants to act although nothing has come; `None` while it waits.
+    pub fn next_at(&self) -> Option<Duration> {
+        let may_send = !self.has_ended && (!self.outbound.is_empty() || self.may_go_on());
+        (may_send || self.behaviour.reading == Reading::Slow).then_some(self.next_at)
+    }
+
+    /// Gone, or nothing will come any more.
+    pub fn is_done(&self, simulation: &Simulation) -> bool {
+        simulation.state(self.client) != ClientState::Open
+    }
+
+    /// Codes of the replies that have come so far, the greeting first.
+    pub fn codes(&self) -> Vec<u16> {
+        codes(&self.inbox).0
+    }
+
+    pub fn act(&mut self, simulation: &Simulation, random: &mut Random) {
+        self.take(simulation);
+        if self.is_done(simulation) || simulation.now() < self.next_at {
+            return;
+        }
+        let pause = random.below(self.behaviour.pause_max.as_micros() as u64 + 1);
+        self.next_at = simulation.now() + Duration::from_micros(pause);
+        self.read(simulation, random);
+        if self.has_ended {
+            return;
+        }
+        if self.outbound.is_empty() && self.may_go_on() {
+            self.say_more();
+        }
+        self.send(simulation, random);
+    }
+
+    fn take(&mut self, simulation: &Simulation) {
+        self.inbox.extend(simulation.take(self.client));
+        let (codes, len) = codes(&self.inbox[self.parsed_len..]);
+        self.parsed_len += len;
+        self.replies_count += codes.len();
+        self.last_code = codes.last().copied().unwrap_or(self.last_code);
+    }
+
+    fn read(&mut self, simulation: &Simulation, random: &mut Random) {
+        let reading = match self.behaviour.reading {
+            Reading::Always => return,
+            Reading::Never => false,
+            Reading::Slow => random.chance(0.3),
+        };
+        if reading != std::mem::replace(&mut self.reading, reading) {
+            simulation.set_reading(self.client, reading);
+        }
+        if self.behaviour.reading == Reading::Slow {
+            self.next_at = simulation.now() + Duration::from_micros(random.below(20_000) + 1);
+        }
+    }
+
+    fn may_go_on(&self) -> bool {
+        self.behaviour.manner == Manner::Reckless || self.replies_count >= self.owed_count
+    }
+
+    /// The next steps that this client's manner says at once.
+    fn say_more(&mut self) {
+        let eager = matches!(self.behaviour.manner, Manner::EagerGroups | Manner::Reckless);
+        loop {
+            let next = self.steps.as_slice().first().map(|step| step.kind);
+            let refused = next == Some(Kind::Content)
+                && self.behaviour.manner != Manner::Reckless
+                && self.last_code != 354;
+            let Some(step) = self.steps.next() else { return };
+            if refused {
+                continue;
+            }
+            self.outbound.extend_from_slice(&step.octets);
+            self.owed_count += 1;
+            let waits = match self.behaviour.manner {
+                Manner::Interactive => true,
+                Manner::Reckless => false,
+                Manner::Groups | Manner::EagerGroups => {
+                    step.kind == Kind::Data || (step.kind == Kind::Content && !eager)
+                }
+            };
+            if waits {
+                return;
+            }
+        }
+    }
+
+    fn send(&mut self, simulation: &Simulation, random: &mut Random) {
+        let room = self.behaviour.cut.map_or(usize::MAX, |cut| cut - self.sent.len());
+        let len = self.outbound.len().min(self.behaviour.chunk_len_max);
+        let len = if len > 1 && random.chance(0.5) { random.len(1..=len) } else { len }.min(room);
+        let chunk: Vec<u8> = self.outbound.drain(..len).collect();
+        if !chunk.is_empty() {
+            simulation.send(self.client, &chunk);
+            self.sent.extend(chunk);
+        }
+        let said_all = self.outbound.is_empty() && self.steps.as_slice().is_empty();
+        if !said_all && self.behaviour.cut != Some(self.sent.len()) {
+            return;
+        }
+        self.has_ended = true;
+        match self.behaviour.ending {
+            Ending::Quit | Ending::Silence => {}
+            Ending::HalfClose => simulation.half_close(self.client),
+            Ending::Close => simulation.close(self.client),
+            Ending::Reset => simulation.reset(self.client),
+        }
+    }
+}
+
+/// Codes of the whole replies in `octets`, and how many octets they take.
+fn codes(octets: &[u8]) -> (Vec<u16>, usize) {
+    let (mut codes, mut len, mut line_end) = (Vec::new(), 0, 0);
+    for line in octets.split_inclusive(|octet| *octet == b'\n') {
+        line_end += line.len();
+        if !line.ends_with(b"\r\n") {
+            break;
+        }
+        let shown = String::from_utf8_lossy(line);
+        let code = shown.get(..3).and_then(|code| code.parse().ok());
+        let code = code.unwrap_or_else(|| panic!("not a reply: {shown:?}"));
+        match line[3] {
+            b' ' => {
+                codes.push(code);
+                len = line_end;
+            }
+            b'-' => {}
+            _ => panic!("not a reply: {shown:?}"),
+        }
+    }
+    (codes, len)
+}

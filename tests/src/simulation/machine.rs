@@ -1,0 +1,192 @@
+//! A simulated machine with a worker on it.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use ringmx::event::EventQueue;
+use ringmx::limits;
+use ringmx::policy::recipient::Recipients;
+use ringmx::server::{Port, Setup, Stop, Worker};
+use ringmx::session::{Replies, Service};
+use ringmx::stats::WorkerStats;
+use ringmx_ring::sim::{Client, Faults, Settings, Simulation};
+use ringmx_ring::{AcceptMode, Doorbell, Fd};
+
+use super::actor::{Actor, Behaviour};
+use super::probe::{Ledger, Probe};
+use super::recovered::{self, Records};
+use super::script::{MESSAGE_LEN_MAX, Script};
+use super::segments::{SegmentKeeper, SimSegments, Supply};
+
+/// What a machine is like.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub settings: Settings,
+    pub supply: Supply,
+    pub segment_capacity: u64,
+    pub content_len_max: usize,
+    pub connections_max: usize,
+    pub accept_mode: AcceptMode,
+    pub command_timeout: Duration,
+    pub data_timeout: Duration,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self {
+            settings: Settings::default(),
+            supply: Supply::Plenty,
+            segment_capacity: 64 << 10,
+            content_len_max: 64 << 20,
+            connections_max: 100,
+            accept_mode: AcceptMode::Multishot,
+            command_timeout: Duration::from_secs(300),
+            data_timeout: Duration::from_secs(180),
+        }
+    }
+}
+
+pub struct Machine {
+    pub simulation: Simulation,
+    pub worker: Worker<Probe, SimSegments>,
+    pub keeper: SegmentKeeper,
+    pub ledger: Rc<RefCell<Ledger>>,
+    pub stats: Arc<WorkerStats>,
+    pub events: EventQueue,
+    pub service: Arc<Service>,
+    stop: Arc<Stop>,
+    listener: Fd,
+    wake: Fd,
+    connections_count: u16,
+}
+
+impl Machine {
+    pub fn new(seed: u64, plan: &Plan) -> Self {
+        let simulation = Simulation::new(seed, plan.settings.clone());
+        let (listener, wake) = (simulation.listen(), simulation.create_eventfd());
+        let recipients = Arc::new(Recipients::new(["example.com"]).expect("a domain"));
+        let service = Arc::new(Service::new(
+            "mx.example",
+            MESSAGE_LEN_MAX,
+            recipients,
+            Replies::default(),
+            plan.command_timeout,
+            plan.data_timeout,
+        ));
+        let bell = Doorbell::new().expect("an eventfd");
+        let (probe, ledger) = Probe::new(simulation.ring(), bell.fd(), wake);
+        let stop = Arc::new(Stop { requested: AtomicBool::new(false), bell });
+        let keeper = SegmentKeeper::new(&simulation, plan.supply, plan.segment_capacity, seed);
+        let (stats, events) = (Arc::<WorkerStats>::default(), EventQueue::new(1024));
+        let port = Port {
+            fd: listener,
+            mode: plan.accept_mode,
+            service: Arc::clone(&service),
+            connections_max: plan.connections_max,
+        };
+        let setup = Setup {
+            worker_index: 0,
+            ports: vec![port],
+            content_len_max: plan.content_len_max,
+            durable: true,
+            stats: Arc::clone(&stats),
+            events: events.clone(),
+            stop: Arc::clone(&stop),
+        };
+        let worker = Worker::new(probe, keeper.segments(), setup);
+        Self {
+            simulation,
+            worker,
+            keeper,
+            ledger,
+            stats,
+            events,
+            service,
+            stop,
+            listener,
+            wake,
+            connections_count: 0,
+        }
+    }
+
+    /// A client that will play this script.
+    pub fn actor(&mut self, script: Script, behaviour: Behaviour) -> Actor {
+        let (client, address) = self.connect();
+        Actor::new(client, address, script, behaviour)
+    }
+
+    pub fn connect(&mut self) -> (Client, SocketAddr) {
+        self.connections_count += 1;
+        let address = SocketAddr::from(([198, 51, 100, 7], 1024 + self.connections_count));
+        (self.simulation.connect_from(self.listener, address), address)
+    }
+
+    pub fn turn(&mut self) {
+        self.worker.turn().expect("the power is on");
+        while self.events.pop().is_some() {}
+    }
+
+    /// One turn, no longer than until `at`.
+    pub fn turn_until(&mut self, at: Option<Duration>) {
+        self.simulation.stop_at(at);
+        self.turn();
+    }
+
+    /// Turns until nothing happens any more without a client or a timer.
+    pub fn settle(&mut self) {
+        for _ in 0..1_000_000 {
+            if self.simulation.is_idle() {
+                return;
+            }
+            self.turn_until(Some(self.simulation.now() + Duration::from_millis(1)));
+        }
+        panic!("the machine does not come to rest");
+    }
+
+    /// Turns for this long of virtual time.
+    pub fn pass(&mut self, time: Duration) {
+        let until = self.simulation.now() + time;
+        for _ in 0..1_000_000 {
+            if self.simulation.now() >= until {
+                return;
+            }
+            self.turn_until(Some(until));
+        }
+        panic!("the clock stands still at {:?}", self.simulation.now());
+    }
+
+    /// Tells the worker to drain.
+    pub fn stop(&self) {
+        self.stop.requested.store(true, Ordering::Release);
+        self.simulation.signal(self.wake);
+    }
+
+    /// Drains the worker and checks that nothing is left of anything.
+    pub fn finish(&mut self) {
+        self.simulation.set_faults(Faults::NONE);
+        self.stop();
+        let until = self.simulation.now() + limits::DRAIN_TIME_MAX + DRAIN_SLACK;
+        while !self.worker.is_drained() {
+            assert!(self.simulation.now() < until, "drains for ever");
+            self.turn_until(Some(until));
+        }
+        self.settle();
+        self.worker.run().expect("drained already");
+        self.simulation.assert_quiet();
+        assert_eq!(self.stats.connections_now.get(), 0, "connections");
+        assert_eq!(self.stats.content_octets_now.get(), 0, "memory");
+        assert_eq!(self.ledger.borrow().sending_len, 0, "send buffers");
+    }
+
+    /// Cuts the power and reads back what is on the disk.
+    pub fn recover(&mut self) -> Records {
+        recovered::records(&self.simulation.crash(), &self.keeper.all())
+    }
+}
+
+/// What a drain may take beyond its limit: operations under way end by themselves.
+const DRAIN_SLACK: Duration = Duration::from_secs(1);

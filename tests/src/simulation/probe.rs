@@ -1,0 +1,176 @@
+//! A ring between the worker and the simulation: it counts, and stops the test at what no kernel would forgive.
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use ringmx_ring::sim::SimRing;
+use ringmx_ring::{AcceptMode, Clock, Completion, Fd, Lent, Payload, Ring, Token};
+
+/// What the worker has asked of its ring so far.
+#[derive(Clone, Debug, Default)]
+pub struct Ledger {
+    pub turns: u64,
+    pub accepts: u64,
+    pub recvs: u64,
+    pub sends: u64,
+    pub closes: u64,
+    pub cancels: u64,
+    pub writes: u64,
+    pub signals: u64,
+    /// Receives that brought octets.
+    pub received: u64,
+    /// Octets of the longest send, and of all sends queued and not completed.
+    pub send_len_max: usize,
+    pub sending_len: usize,
+    pub sending_len_max: usize,
+    /// A write failed or fell short: no other may follow.
+    pub write_failed: bool,
+    accept_tokens: HashSet<Token>,
+    write_in_flight: Option<(Token, usize)>,
+    /// Descriptors whose close is queued or done, until `accept` gives the number again.
+    closed: HashSet<Fd>,
+    /// Sockets that were sent to in this turn.
+    sent_to: HashSet<Fd>,
+}
+
+impl Ledger {
+    fn refuse_closed(&self, fd: Fd, operation: &str) {
+        assert!(!self.closed.contains(&fd), "{operation} on {fd:?} behind its close");
+    }
+
+    fn completed(&mut self, completion: &Completion) {
+        if self.accept_tokens.contains(&completion.token)
+            && let Ok(fd) = completion.result
+        {
+            self.closed.remove(&Fd(fd as i32));
+        }
+        match &completion.payload {
+            Payload::Lent(_) => self.received += 1,
+            Payload::Returned(_) if self.write_in_flight.is_some_and(|(token, _)| token == completion.token) => {
+                let (_, len) = self.write_in_flight.take().expect("matched above");
+                self.write_failed |= completion.result != Ok(len as u32);
+            }
+            Payload::Returned(bytes) => self.sending_len = self.sending_len.saturating_sub(bytes.len()),
+            Payload::None => {}
+        }
+    }
+}
+
+/// The ring of a worker under test.
+pub struct Probe {
+    ring: SimRing,
+    ledger: Rc<RefCell<Ledger>>,
+    /// The worker's bell is an eventfd of the real kernel; in the simulation it is `wake`.
+    bell: Fd,
+    wake: Fd,
+}
+
+impl Probe {
+    pub fn new(ring: SimRing, bell: Fd, wake: Fd) -> (Self, Rc<RefCell<Ledger>>) {
+        let ledger = Rc::default();
+        (Self { ring, ledger: Rc::clone(&ledger), bell, wake }, ledger)
+    }
+}
+
+impl Ring for Probe {
+    fn clock(&mut self) -> Clock {
+        self.ring.clock()
+    }
+
+    fn turn(&mut self, timeout: Option<Duration>, completions: &mut Vec<Completion>) -> io::Result<()> {
+        let first = completions.len();
+        self.ring.turn(timeout, completions)?;
+        let mut ledger = self.ledger.borrow_mut();
+        ledger.turns += 1;
+        ledger.sent_to.clear();
+        completions[first..].iter().for_each(|completion| ledger.completed(completion));
+        Ok(())
+    }
+
+    fn accept(&mut self, token: Token, listener: Fd, mode: AcceptMode) {
+        let mut ledger = self.ledger.borrow_mut();
+        ledger.accepts += 1;
+        ledger.accept_tokens.insert(token);
+        self.ring.accept(token, listener, mode);
+    }
+
+    fn recv(&mut self, token: Token, socket: Fd) {
+        let mut ledger = self.ledger.borrow_mut();
+        ledger.refuse_closed(socket, "recv");
+        ledger.recvs += 1;
+        self.ring.recv(token, socket);
+    }
+
+    fn send(&mut self, token: Token, socket: Fd, bytes: Vec<u8>, sent_len: usize) {
+        let mut ledger = self.ledger.borrow_mut();
+        ledger.refuse_closed(socket, "send");
+        assert!(ledger.sent_to.insert(socket), "two sends on {socket:?} in one turn");
+        assert!(sent_len < bytes.len(), "a send of nothing on {socket:?}");
+        ledger.sends += 1;
+        ledger.send_len_max = ledger.send_len_max.max(bytes.len());
+        ledger.sending_len += bytes.len();
+        ledger.sending_len_max = ledger.sending_len_max.max(ledger.sending_len);
+        self.ring.send(token, socket, bytes, sent_len);
+    }
+
+    fn shutdown_write(&mut self, socket: Fd) {
+        self.ledger.borrow().refuse_closed(socket, "shutdown_write");
+        self.ring.shutdown_write(socket);
+    }
+
+    fn close(&mut self, token: Token, fd: Fd) {
+        let mut ledger = self.ledger.borrow_mut();
+        ledger.refuse_closed(fd, "close");
+        ledger.closes += 1;
+        ledger.closed.insert(fd);
+        self.ring.close(token, fd);
+    }
+
+    fn cancel(&mut self, token: Token, target: Token) {
+        self.ledger.borrow_mut().cancels += 1;
+        self.ring.cancel(token, target);
+    }
+
+    fn cancel_all(&mut self, token: Token, fd: Fd) {
+        let mut ledger = self.ledger.borrow_mut();
+        ledger.refuse_closed(fd, "cancel_all");
+        ledger.cancels += 1;
+        self.ring.cancel_all(token, fd);
+    }
+
+    fn write(&mut self, token: Token, file: Fd, offset: u64, bytes: Vec<u8>, durable: bool) {
+        let mut ledger = self.ledger.borrow_mut();
+        assert!(!ledger.write_failed, "a write at {offset} of {file:?} after one that failed");
+        assert!(ledger.write_in_flight.is_none(), "two writes in flight");
+        assert!(durable, "a write that is not durable");
+        ledger.writes += 1;
+        ledger.write_in_flight = Some((token, bytes.len()));
+        self.ring.write(token, file, offset, bytes, durable);
+    }
+
+    fn signal(&mut self, token: Token, eventfd: Fd) {
+        self.ledger.borrow_mut().signals += 1;
+        self.ring.signal(token, eventfd);
+    }
+
+    fn await_signal(&mut self, token: Token, eventfd: Fd) {
+        assert_eq!(eventfd, self.bell, "a worker waits for its own bell only");
+        self.ring.await_signal(token, self.wake);
+    }
+
+    fn bytes(&self, lent: &Lent) -> &[u8] {
+        self.ring.bytes(lent)
+    }
+
+    fn give_back(&mut self, lent: Lent) {
+        self.ring.give_back(lent);
+    }
+
+    fn peer(&mut self, socket: Fd) -> Option<SocketAddr> {
+        self.ring.peer(socket)
+    }
+}

@@ -1,0 +1,167 @@
+//! Segments over simulated files, and a keeper that may run out of them.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use ringmx::server::Segments;
+use ringmx::spool::segment::{FIRST_BATCH_AT, SegmentHeader};
+use ringmx_ring::Fd;
+use ringmx_ring::sim::{Random, Simulation};
+
+/// One segment: a simulated file whose header is on disk, and what the worker said of it.
+#[derive(Debug)]
+pub struct SimSegment {
+    pub header: SegmentHeader,
+    pub fd: Fd,
+    pub published: AtomicU64,
+    pub sealed: AtomicBool,
+    pub failed: AtomicBool,
+}
+
+/// How many segments there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Supply {
+    /// Always one more.
+    Plenty,
+    /// Only what [`SegmentKeeper::refill`] has brought.
+    Scarce,
+}
+
+struct Shared {
+    simulation: Simulation,
+    supply: Supply,
+    capacity: u64,
+    random: RefCell<Random>,
+    ready: RefCell<VecDeque<Arc<SimSegment>>>,
+    all: RefCell<Vec<Arc<SimSegment>>>,
+    reader: Fd,
+    reader_sleeps: Cell<bool>,
+}
+
+/// The test's side.
+#[derive(Clone)]
+pub struct SegmentKeeper(Rc<Shared>);
+
+/// The worker's side.
+pub struct SimSegments(Rc<Shared>);
+
+impl SegmentKeeper {
+    pub fn new(simulation: &Simulation, supply: Supply, capacity: u64, seed: u64) -> Self {
+        Self(Rc::new(Shared {
+            simulation: simulation.clone(),
+            supply,
+            capacity,
+            random: RefCell::new(Random::new(seed)),
+            ready: RefCell::default(),
+            all: RefCell::default(),
+            reader: simulation.create_eventfd(),
+            reader_sleeps: Cell::new(false),
+        }))
+    }
+
+    pub fn segments(&self) -> SimSegments {
+        SimSegments(Rc::clone(&self.0))
+    }
+
+    /// Makes one more segment ready.
+    pub fn refill(&self) {
+        let segment = self.0.create();
+        self.0.ready.borrow_mut().push_back(segment);
+    }
+
+    /// All segments there ever were.
+    pub fn all(&self) -> Vec<Arc<SimSegment>> {
+        self.0.all.borrow().clone()
+    }
+
+    /// The reader of the shard has nothing to do.
+    pub fn reader_sleeps(&self) {
+        self.0.reader_sleeps.set(true);
+    }
+
+    /// The reader was woken and has not gone to sleep again.
+    pub fn is_reader_awake(&self) -> bool {
+        !self.0.reader_sleeps.get()
+    }
+
+    /// How often the reader's bell rang since the last call.
+    pub fn take_rings(&self) -> u64 {
+        self.0.simulation.take_signals(self.0.reader)
+    }
+}
+
+impl Shared {
+    /// A fresh segment, or one whose file was a segment before: its old batches are still there.
+    fn create(&self) -> Arc<SimSegment> {
+        let mut random = self.random.borrow_mut();
+        let mut all = self.all.borrow_mut();
+        let number = all.len() as u32;
+        let epoch = u64::from(number) + 1;
+        let header =
+            SegmentHeader { shard: 0, number, epoch, key: random.next(), capacity: self.capacity };
+        let former = all.iter().find(|segment| segment.sealed.load(Ordering::Relaxed));
+        let mut content = match former.filter(|_| random.chance(0.5)) {
+            Some(former) => self.simulation.durable_content(former.fd),
+            None => vec![0; self.capacity as usize],
+        };
+        let block = header.encode();
+        content[..block.len()].copy_from_slice(&block);
+        let segment = Arc::new(SimSegment {
+            header,
+            fd: self.simulation.open_file(content),
+            published: AtomicU64::new(FIRST_BATCH_AT),
+            sealed: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
+        });
+        all.push(Arc::clone(&segment));
+        segment
+    }
+}
+
+impl Segments for SimSegments {
+    type Segment = SimSegment;
+
+    fn take(&mut self) -> Option<Arc<SimSegment>> {
+        match self.0.supply {
+            Supply::Plenty => Some(self.0.create()),
+            Supply::Scarce => self.0.ready.borrow_mut().pop_front(),
+        }
+    }
+
+    fn available(&self) -> bool {
+        self.0.supply == Supply::Plenty || !self.0.ready.borrow().is_empty()
+    }
+
+    fn header(segment: &SimSegment) -> SegmentHeader {
+        segment.header
+    }
+
+    fn fd(segment: &SimSegment) -> Fd {
+        segment.fd
+    }
+
+    fn publish(&self, segment: &SimSegment, len: u64) {
+        assert!(!segment.sealed.load(Ordering::Relaxed), "published behind the seal");
+        let before = segment.published.swap(len, Ordering::Relaxed);
+        assert!(before < len && len <= segment.header.capacity, "published {before}, then {len}");
+        let (content, durable) =
+            (self.0.simulation.content(segment.fd), self.0.simulation.durable_content(segment.fd));
+        assert!(content[..len as usize] == durable[..len as usize], "published before it was durable");
+    }
+
+    fn seal(&self, segment: &SimSegment) {
+        assert!(!segment.sealed.swap(true, Ordering::Relaxed), "sealed twice");
+    }
+
+    fn fail(&self, segment: &SimSegment) {
+        assert!(!segment.sealed.swap(true, Ordering::Relaxed), "failed behind the seal");
+        segment.failed.store(true, Ordering::Relaxed);
+    }
+
+    fn sleeping_reader(&self) -> Option<Fd> {
+        self.0.reader_sleeps.replace(false).then_some(self.0.reader)
+    }
+}
