@@ -89,6 +89,7 @@ impl Machine {
             connections_max: plan.connections_max,
         };
         let setup = Setup {
+            drain_time: DRAIN_TIME,
             worker_index: 0,
             ports: vec![port],
             content_len_max: plan.content_len_max,
@@ -169,7 +170,7 @@ impl Machine {
     pub fn finish(&mut self) {
         self.simulation.set_faults(Faults::NONE);
         self.stop();
-        let until = self.simulation.now() + limits::DRAIN_TIME_MAX + DRAIN_SLACK;
+        let until = self.simulation.now() + DRAIN_TIME + DRAIN_SLACK;
         while !self.worker.is_drained() {
             assert!(self.simulation.now() < until, "drains for ever");
             self.turn_until(Some(until));
@@ -189,4 +190,6 @@ impl Machine {
 }
 
 /// What a drain may take beyond its limit: operations under way end by themselves.
+/// What the machine's worker gives its sessions once it stops.
+pub(super) const DRAIN_TIME: Duration = Duration::from_secs(30);
 const DRAIN_SLACK: Duration = Duration::from_secs(1);
