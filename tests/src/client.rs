@@ -70,7 +70,11 @@ impl Client {
     /// Reads a reply of this code.
     pub fn expect(&mut self, code: u16) -> io::Result<Reply> {
         let reply = self.reply()?;
-        if reply.code == code { Ok(reply) } else { Err(io::Error::other(format!("{reply:?} instead of {code}"))) }
+        if reply.code == code {
+            Ok(reply)
+        } else {
+            Err(io::Error::other(format!("{reply:?} instead of {code}")))
+        }
     }
 
     /// Says a command and reads its reply.

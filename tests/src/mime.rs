@@ -36,7 +36,10 @@ fn part(out: &mut Vec<u8>, random: &mut Random, depth: usize) {
         line(out, format!("--{boundary}--").as_bytes());
     } else {
         let encoding = random.pick(ENCODINGS);
-        line(out, format!("Content-Type: text/plain\r\nContent-Transfer-Encoding: {encoding}\r\n").as_bytes());
+        line(
+            out,
+            format!("Content-Type: text/plain\r\nContent-Transfer-Encoding: {encoding}\r\n").as_bytes(),
+        );
         for _ in 0..random.below(120) {
             body_line(out, random);
         }
@@ -51,7 +54,10 @@ fn body_line(out: &mut Vec<u8>, random: &mut Random) {
         3 => [b".", &b"x"[..]].concat(),
         4 => b"From the start of a line".to_vec(),
         // Anything but line ends.
-        5 => (0..random.below(200)).map(|_| random.next() as u8).filter(|octet| !b"\r\n".contains(octet)).collect(),
+        5 => (0..random.below(200))
+            .map(|_| random.next() as u8)
+            .filter(|octet| !b"\r\n".contains(octet))
+            .collect(),
         6 => vec![b'y'; random.below(3000)],
         _ => (0..random.below(76)).map(|_| b'0' + random.below(75) as u8).collect(),
     };
