@@ -194,7 +194,7 @@ impl Tail {
                     self.segments.keep(segment.epoch);
                     let (path, offset) = (segment.path.display(), place.offset);
                     tracing::error!(
-                        %path, offset, message = %ticket.meta.id,
+                        %path, offset, id = %ticket.meta.id,
                         "a message was readable and is no more; `ringmx spool verify` lists the damage"
                     );
                 }
