@@ -192,7 +192,7 @@ impl Tail {
                     self.segments.keep(segment.epoch);
                     let (path, offset) = (segment.path.display(), place.offset);
                     tracing::error!(
-                        %path, offset, message = %ticket.meta.id,
+                        %path, offset, id = %ticket.meta.id,
                         "a message was readable and is no more; `ringmx spool verify` lists the damage"
                     );
                 }
@@ -301,7 +301,7 @@ impl Tail {
                 let (route, octets) = (copy.route_index, *octets);
                 self.stats.files.bump();
                 self.stats.file_octets.add(octets);
-                tracing::info!(message = %meta.id, route, octets, age_ms, "delivered");
+                tracing::info!(id = %meta.id, route, octets, age_ms, "delivered");
                 if self.report.is_over(Topic::Route(route)) {
                     tracing::info!(route, "the route delivers again");
                 }
@@ -313,7 +313,7 @@ impl Tail {
             self.keep(&job, &kept);
         } else if job.discards && job.copies.is_empty() && job.ticket.pending.is_none() {
             self.stats.discarded.bump();
-            tracing::info!(message = %meta.id, age_ms, "discarded: so the route wants it");
+            tracing::info!(id = %meta.id, age_ms, "discarded: so the route wants it");
         } else {
             self.stats.delivered.bump();
         }
@@ -333,7 +333,7 @@ impl Tail {
         for (copy, error) in failed.clone() {
             self.report.problem(Topic::Route(copy.route_index), |suppressed_count| {
                 tracing::warn!(
-                    message = %ticket.meta.id, route = copy.route_index, %error, retry_in_secs = wait.as_secs(),
+                    id = %ticket.meta.id, route = copy.route_index, %error, retry_in_secs = wait.as_secs(),
                     suppressed_count, "delivery failed, the message stays in the spool: {}", error.remedy()
                 );
             });
@@ -343,21 +343,21 @@ impl Tail {
     }
 
     fn keep(&mut self, job: &Job, kept: &Kept) {
-        let message = job.ticket.meta.id;
+        let id = job.ticket.meta.id;
         self.stats.kept.bump();
         self.segments.keep(job.ticket.segment.epoch);
         match kept {
-            Kept::ByRoute(route) => tracing::info!(%message, route, "kept in the spool: the route holds its mail"),
+            Kept::ByRoute(route) => tracing::info!(%id, route, "kept in the spool: the route holds its mail"),
             Kept::NoRoute(domain) => self.report.problem(Topic::NoRoute, |suppressed_count| {
                 tracing::warn!(
-                    %message, domain, suppressed_count,
+                    %id, domain, suppressed_count,
                     "kept in the spool: no route takes this domain any more. Add one and start again"
                 );
             }),
             Kept::Unreadable(error) => self.report.problem(Topic::Envelope, |suppressed_count| {
                 let path = job.ticket.segment.path.display();
                 tracing::error!(
-                    %message, %path, offset = job.ticket.offset, %error, suppressed_count,
+                    %id, %path, offset = job.ticket.offset, %error, suppressed_count,
                     "kept in the spool: its envelope cannot be read"
                 );
             }),
