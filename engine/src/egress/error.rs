@@ -37,7 +37,9 @@ impl DeliveryError {
             io::ErrorKind::StorageFull => "make room on that file system",
             io::ErrorKind::QuotaExceeded => "raise the quota, or make room",
             io::ErrorKind::ReadOnlyFilesystem => "mount that file system for writing",
-            io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => "move away the file that stands there",
+            io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+                "move away the file that stands there"
+            }
             io::ErrorKind::InvalidFilename => "choose a shorter path in the route",
             _ => "see the kernel's log for the state of that file system",
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::error::DeliveryError;
 use super::maildir;
-use super::plan::{Copy, Kept, Plan};
+use super::plan::{Kept, MaildirCopy, Plan};
 use crate::config::Config;
 use crate::spool::ack::AckKind;
 use crate::spool::record::{Record, RecordMeta};
@@ -38,7 +38,7 @@ pub(super) struct Job {
 /// One copy of the message and how it went.
 #[derive(Debug)]
 pub(super) struct Attempt {
-    pub copy: Copy,
+    pub copy: MaildirCopy,
     pub octets: u64,
     /// Shared: one directory's failed sync fails all that went there.
     pub outcome: Result<(), Rc<DeliveryError>>,

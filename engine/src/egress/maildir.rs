@@ -143,7 +143,7 @@ async fn publish(maildir: &Path, tmp_path: &Path, name: &str) -> Result<(), Deli
 /// another thread came in between.
 async fn make(maildir: &Path) -> Result<(), DeliveryError> {
     let mut builder = DirBuilder::new();
-    builder.recursive(true).mode(DIRECTORY_MODE);
+    let _ = builder.recursive(true).mode(DIRECTORY_MODE);
     for name in ["new", "cur"] {
         let path = maildir.join(name);
         builder.create(&path).await.map_err(DeliveryError::of("create the directory", &path))?;
@@ -152,7 +152,9 @@ async fn make(maildir: &Path) -> Result<(), DeliveryError> {
         let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
         match sync_directory(directory).await {
             // A directory that the server may not read is one in which it has made nothing.
-            Err(error) if error.source.kind() == io::ErrorKind::PermissionDenied && directory != maildir => break,
+            Err(error) if error.source.kind() == io::ErrorKind::PermissionDenied && directory != maildir => {
+                break;
+            }
             synced => synced?,
         }
     }
@@ -169,4 +171,38 @@ pub(super) async fn sync_directory(path: &Path) -> Result<(), DeliveryError> {
         directory.close().await.and(synced)
     };
     synced.await.map_err(DeliveryError::of("sync the directory", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::id::{MessageId, SessionId};
+
+    #[test]
+    fn names_are_made_from_the_record_alone() {
+        let id = MessageId { session: SessionId(0x1234), transaction: 7 };
+        let meta = RecordMeta { id, received_unix_us: 1_763_780_000_000_042 };
+        assert_eq!(
+            file_name(&meta, "mx/1:a.example"),
+            "1763780000.M42R00000000004HM-7.mx\\0571\\072a.example"
+        );
+    }
+
+    #[test]
+    fn heads_stay_fields() {
+        assert_eq!(head(b"", [&b"a@b"[..]]), b"Return-Path: <>\nDelivered-To: a@b\n");
+        let found = head(b"x\r\nBcc: y", [&b"a\n\n@b"[..], b"c@d"]);
+        assert_eq!(found, b"Return-Path: <x??Bcc: y>\nDelivered-To: a??@b\nDelivered-To: c@d\n");
+    }
+
+    proptest! {
+        #[test]
+        fn line_ends_become_lf(content in "[ab\r\n]{0,40}") {
+            let mut found = Vec::new();
+            append_with_lf(content.as_bytes(), &mut found);
+            prop_assert_eq!(found, content.replace("\r\n", "\n").into_bytes());
+        }
+    }
 }

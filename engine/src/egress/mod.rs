@@ -14,6 +14,7 @@ mod error;
 mod flush;
 mod job;
 mod maildir;
+mod outcome;
 mod plan;
 mod report;
 mod segments;
@@ -150,7 +151,10 @@ impl Drop for Egress {
             match alive.recv_timeout(give_up_at.saturating_duration_since(Instant::now())) {
                 Err(RecvTimeoutError::Disconnected) | Ok(()) => drop(handle.join()),
                 Err(RecvTimeoutError::Timeout) => {
-                    tracing::error!(name, "a delivery thread hangs in the kernel; left behind. The next start repeats its deliveries");
+                    tracing::error!(
+                        name,
+                        "a delivery thread hangs in the kernel; left behind. The next start repeats its deliveries"
+                    );
                 }
             }
         }

@@ -11,7 +11,7 @@ use crate::protocol::envelope::{Envelope, EnvelopeError};
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     /// One for each directory, in the order of their first recipients.
-    pub copies: Vec<Copy>,
+    pub copies: Vec<MaildirCopy>,
     /// Why the message stays in the spool, whatever else is done with it.
     pub kept: Option<Kept>,
     /// Some recipient's route discards.
@@ -20,7 +20,7 @@ pub(super) struct Plan {
 
 /// One file to be written: a message that goes to a Maildir, once for all its recipients there.
 #[derive(Debug)]
-pub(super) struct Copy {
+pub(super) struct MaildirCopy {
     /// Position in [`Plan::copies`] of the whole plan.
     pub index: usize,
     /// Position of the route in the configuration.
@@ -81,9 +81,10 @@ impl Plan {
         let copies = places.into_iter().enumerate().map(|(index, place)| {
             let Place { route_index, directory, recipients } = place;
             let head = maildir::head(envelope.reverse_path(), recipients);
-            Copy { index, route_index, directory, head }
+            MaildirCopy { index, route_index, directory, head }
         });
-        plan.copies = copies.filter(|copy| pending.is_none_or(|pending| pending.contains(&copy.index))).collect();
+        plan.copies =
+            copies.filter(|copy| pending.is_none_or(|pending| pending.contains(&copy.index))).collect();
         plan
     }
 }
@@ -105,6 +106,8 @@ mod tests {
     use crate::protocol::path::{ForwardPath, Mailbox};
 
     const CONFIG: &str = r#"
+        [[listener]]
+        bind = ["127.0.0.1:0"]
         [recipients]
         domains = ["a.example", "b.example", "hold.example", "drop.example"]
         [[route]]
@@ -139,8 +142,12 @@ mod tests {
 
     #[test]
     fn recipients_are_gathered_by_directory() {
-        let plan = plan(&["X@A.example", "y@b.example", "\"x\"@a.example", "z@B.example", "Postmaster@a.example"], None);
-        let found: Vec<_> = plan.copies.iter().map(|copy| (copy.route_index, copy.directory.as_path())).collect();
+        let plan = plan(
+            &["X@A.example", "y@b.example", "\"x\"@a.example", "z@B.example", "Postmaster@a.example"],
+            None,
+        );
+        let found: Vec<_> =
+            plan.copies.iter().map(|copy| (copy.route_index, copy.directory.as_path())).collect();
         let expected = [
             (0, Path::new("/mail/a.example/x")),
             (1, Path::new("/mail/shared")),
@@ -186,7 +193,7 @@ mod tests {
             r#"".."@a.example"#,
             r#""."@a.example"#,
             r#""/"@a.example"#,
-            r#""""@a.example"#,
+            r#"""@a.example"#,
             r#""a b%2F"@a.example"#,
         ] {
             let plan = plan(&[recipient], None);

@@ -4,12 +4,20 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::report::{Report, Topic};
 use super::stats::EgressStats;
 use crate::spool::record::Record;
 use crate::spool::walk::{Damage, Found};
 use crate::store::{AckSet, AckWriter, Done, Reader, Segment, ShardFeed, describe};
+
+/// Segments open for reading at once: more than a worker fills and has ready, far fewer than a long backlog has.
+const READING_COUNT_MAX: usize = 8;
+/// Between two tries to read a segment.
+const READ_WAIT: Duration = Duration::from_secs(1);
 
 /// Segments by epoch, which is the order in which they are filled.
 #[derive(Debug)]
@@ -34,8 +42,8 @@ struct Open {
     unsettled_count: u64,
     /// Records that stay until the next start.
     kept_count: u64,
-    /// Reading failed this turn; the others go on.
-    failed: bool,
+    /// Reading has failed: the next try is not before then, other segments go on.
+    rests_until: Option<Instant>,
 }
 
 impl Segments {
@@ -47,7 +55,10 @@ impl Segments {
     /// Opens what has come; what cannot be opened is tried again at the next call.
     pub(super) fn admit(&mut self, report: &mut Report) {
         self.arriving.extend(self.incoming.try_iter());
-        while let Some(segment) = self.arriving.front() {
+        let mut reading_count = self.open.values().filter(|open| open.reader.is_some()).count();
+        while let Some(segment) = self.arriving.front()
+            && reading_count < READING_COUNT_MAX
+        {
             let open = match Open::new(segment, report) {
                 Ok(open) => open,
                 Err(error) => {
@@ -64,8 +75,8 @@ impl Segments {
             };
             self.open.insert(segment.epoch, open);
             self.arriving.pop_front();
+            reading_count += 1;
         }
-        self.open.values_mut().for_each(|open| open.failed = false);
     }
 
     /// Reads on to the next record that is not acknowledged and gives what `take` makes of it; `None` when there is none
@@ -76,12 +87,12 @@ impl Segments {
         stats: &EgressStats,
         take: impl Fn(&Arc<Segment>, &Record<'_>) -> T,
     ) -> Option<T> {
-        for open in self.open.values_mut().filter(|open| !open.failed) {
+        for open in self.open.values_mut() {
             match open.next(report, stats, &take) {
                 Ok(None) => {}
                 Ok(taken) => return taken,
                 Err(error) => {
-                    open.failed = true;
+                    open.rests_until = Some(Instant::now() + READ_WAIT);
                     let path = open.segment.path.display();
                     report.problem(Topic::Spool, |suppressed_count| {
                         tracing::error!(%path, %error, suppressed_count, "cannot read a segment; its mail waits. See the kernel's log");
@@ -100,11 +111,10 @@ impl Segments {
     /// Writers with entries that an earlier flush could not write.
     pub(super) fn lend_unwritten_acks(&mut self) -> Vec<(u64, AckWriter)> {
         let unwritten = |writer: &mut AckWriter| writer.pending_count() > 0;
-        self.open.iter_mut().filter_map(|(&epoch, open)| Some((epoch, open.acks.take_if(unwritten)?))).collect()
-    }
-
-    pub(super) fn has_unwritten_acks(&self) -> bool {
-        self.open.values().any(|open| open.acks.as_ref().is_some_and(|writer| writer.pending_count() > 0))
+        self.open
+            .iter_mut()
+            .filter_map(|(&epoch, open)| Some((epoch, open.acks.take_if(unwritten)?)))
+            .collect()
     }
 
     /// Takes a writer back. `written_count` of its records are acknowledged, durably.
@@ -127,7 +137,8 @@ impl Segments {
     /// with kept mail wait for the next start, which finds them.
     pub(super) fn retire(&mut self) {
         let settled = |open: &Open| open.reader.is_none() && open.unsettled_count == 0;
-        let epochs: Vec<u64> = self.open.iter().filter(|(_, open)| settled(open)).map(|(&epoch, _)| epoch).collect();
+        let epochs: Vec<u64> =
+            self.open.iter().filter(|(_, open)| settled(open)).map(|(&epoch, _)| epoch).collect();
         for epoch in epochs {
             let Some(Open { segment, kept_count, .. }) = self.open.remove(&epoch) else { continue };
             if kept_count == 0 {
@@ -169,7 +180,7 @@ impl Open {
             acks: Some(acks),
             unsettled_count: 0,
             kept_count: 0,
-            failed: false,
+            rests_until: None,
         })
     }
 
@@ -180,6 +191,10 @@ impl Open {
         take: &impl Fn(&Arc<Segment>, &Record<'_>) -> T,
     ) -> io::Result<Option<T>> {
         let Some(reader) = &mut self.reader else { return Ok(None) };
+        if self.rests_until.is_some_and(|until| Instant::now() < until) {
+            return Ok(None);
+        }
+        self.rests_until = None;
         while let Some(found) = reader.next()? {
             match found {
                 Found::Damage(damage) => note_damage(&self.segment, &damage, report, stats),

@@ -11,7 +11,7 @@ use std::os::fd::AsFd as _;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use ringmx_ring::Doorbell;
 use tokio::sync::Notify;
@@ -20,8 +20,7 @@ use tokio::time::Instant;
 use tokio_uring::fs::File;
 
 use super::flush::{Flush, Flushed};
-use super::job::{Attempt, Job, Ticket};
-use super::plan::Kept;
+use super::job::{Job, Ticket};
 use super::report::{Report, Topic};
 use super::segments::Segments;
 use super::stats::EgressStats;
@@ -42,8 +41,6 @@ const FINISHED_COUNT_MAX: usize = 1024;
 pub(super) const WAITING_COUNT_MAX: usize = 10_000;
 /// Longest sleep without a look at the segments, should a bell not have rung.
 const IDLE_WAIT: Duration = Duration::from_secs(1);
-/// Between two tries to write acknowledgements.
-const ACKS_WAIT: Duration = Duration::from_secs(1);
 /// How long deliveries under way may take to end after a stop.
 pub(super) const STOP_WAIT: Duration = Duration::from_secs(10);
 
@@ -58,15 +55,15 @@ pub(super) struct TailParts {
 }
 
 pub(super) struct Tail {
-    config: Arc<Config>,
+    pub(super) config: Arc<Config>,
     bell: Arc<Doorbell>,
     /// Told by [`listen`] when the bell has rung.
     rung: Rc<Notify>,
-    stats: Arc<EgressStats>,
+    pub(super) stats: Arc<EgressStats>,
     stopping: Arc<AtomicBool>,
-    segments: Segments,
-    report: Report,
-    waiting: Waiting,
+    pub(super) segments: Segments,
+    pub(super) report: Report,
+    pub(super) waiting: Waiting,
     tasks: JoinSet<Event>,
     deliveries_count: usize,
     retries_count: usize,
@@ -74,9 +71,9 @@ pub(super) struct Tail {
     /// Written, waiting for the next flush.
     finished: Vec<Job>,
     /// Jobs in the flush under way.
-    flushing: Option<usize>,
-    /// Not before then are acknowledgements written again that could not be.
-    acks_at: Instant,
+    pub(super) flushing: Option<usize>,
+    /// Acknowledgements could not be written: not before then are they written again, and nothing is read meanwhile.
+    pub(super) acks_at: Option<Instant>,
     /// Reused for records that are read again.
     record_buffer: Vec<u8>,
 }
@@ -109,7 +106,7 @@ impl Tail {
             content_len: 0,
             finished: Vec::new(),
             flushing: None,
-            acks_at: Instant::now(),
+            acks_at: None,
             record_buffer: Vec::new(),
         })
     }
@@ -138,7 +135,11 @@ impl Tail {
         let unfinished_count = self.deliveries_count + self.finished.len() + self.flushing.unwrap_or(0);
         if unfinished_count > 0 {
             let shard = self.stats.shard;
-            tracing::warn!(shard, unfinished_count, "stopped before all deliveries ended; the next start repeats them");
+            tracing::warn!(
+                shard,
+                unfinished_count,
+                "stopped before all deliveries ended; the next start repeats them"
+            );
         }
     }
 
@@ -157,7 +158,8 @@ impl Tail {
 
     /// Whether another record may be read.
     fn has_room(&self) -> bool {
-        self.deliveries_count < DELIVERIES_COUNT_MAX
+        self.acks_at.is_none()
+            && self.deliveries_count < DELIVERIES_COUNT_MAX
             && self.content_len < CONTENT_LEN_MAX
             && self.finished.len() + self.flushing.unwrap_or(0) < FINISHED_COUNT_MAX
             && self.waiting.len() < WAITING_COUNT_MAX
@@ -227,7 +229,7 @@ impl Tail {
 
     /// Starts a flush for all that is finished, unless one is under way: the end of that one starts the next.
     fn start_flush(&mut self) {
-        let again = Instant::now() >= self.acks_at && self.segments.has_unwritten_acks();
+        let again = self.acks_at.is_some_and(|acks_at| Instant::now() >= acks_at);
         if self.flushing.is_some() || (self.finished.is_empty() && !again) {
             return;
         }
@@ -266,101 +268,6 @@ impl Tail {
                 self.finished.push(*job);
             }
             Event::Flushed(flushed) => self.on_flushed(flushed),
-        }
-    }
-
-    fn on_flushed(&mut self, flushed: Flushed) {
-        self.flushing = None;
-        for flushed in flushed.writers {
-            let written_count = flushed.written.unwrap_or_else(|error| {
-                self.acks_at = Instant::now() + ACKS_WAIT;
-                self.report.problem(Topic::Acknowledgements, |suppressed_count| {
-                    tracing::error!(
-                        shard = self.stats.shard, %error, suppressed_count,
-                        "cannot write acknowledgements; delivered mail keeps its place in the spool until that succeeds. Make \
-                         room there, or see the kernel's log"
-                    );
-                });
-                0
-            });
-            self.segments.return_acks(flushed.epoch, flushed.writer, written_count);
-        }
-        let now_unix_us = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_micros());
-        let now_unix_us = u64::try_from(now_unix_us).unwrap_or(u64::MAX);
-        for job in flushed.jobs {
-            self.conclude(job, now_unix_us);
-        }
-    }
-
-    /// What is to become of a message after an attempt.
-    fn conclude(&mut self, mut job: Job, now_unix_us: u64) {
-        let meta = job.ticket.meta;
-        let age_ms = now_unix_us.saturating_sub(meta.received_unix_us) / 1000;
-        for Attempt { copy, octets, outcome } in &job.copies {
-            if outcome.is_ok() {
-                let (route, octets) = (copy.route_index, *octets);
-                self.stats.files.bump();
-                self.stats.file_octets.add(octets);
-                tracing::info!(id = %meta.id, route, octets, age_ms, "delivered");
-                if self.report.is_over(Topic::Route(route)) {
-                    tracing::info!(route, "the route delivers again");
-                }
-            }
-        }
-        if job.copies.iter().any(|attempt| attempt.outcome.is_err()) {
-            self.defer(job);
-        } else if let Some(kept) = job.kept.take() {
-            self.keep(&job, &kept);
-        } else if job.discards && job.copies.is_empty() && job.ticket.pending.is_none() {
-            self.stats.discarded.bump();
-            tracing::info!(id = %meta.id, age_ms, "discarded: so the route wants it");
-        } else {
-            self.stats.delivered.bump();
-        }
-    }
-
-    /// Lets a message wait for its next attempt at what failed.
-    fn defer(&mut self, job: Job) {
-        let Job { mut ticket, copies, .. } = job;
-        self.stats.failed_attempts.bump();
-        ticket.failures_count += 1;
-        let failed = copies.iter().filter_map(|attempt| Some((&attempt.copy, attempt.outcome.as_ref().err()?)));
-        let routes = &self.config.routes;
-        let wait_of = |route_index: usize| {
-            retry_wait(routes.get(route_index).map_or(&[], |route| &route.retry), ticket.failures_count)
-        };
-        let wait = failed.clone().map(|(copy, _)| wait_of(copy.route_index)).min().unwrap_or(IDLE_WAIT);
-        for (copy, error) in failed.clone() {
-            self.report.problem(Topic::Route(copy.route_index), |suppressed_count| {
-                tracing::warn!(
-                    id = %ticket.meta.id, route = copy.route_index, %error, retry_in_secs = wait.as_secs(),
-                    suppressed_count, "delivery failed, the message stays in the spool: {}", error.remedy()
-                );
-            });
-        }
-        ticket.pending = Some(failed.map(|(copy, _)| copy.index).collect());
-        self.waiting.push(Instant::now() + wait, ticket);
-    }
-
-    fn keep(&mut self, job: &Job, kept: &Kept) {
-        let id = job.ticket.meta.id;
-        self.stats.kept.bump();
-        self.segments.keep(job.ticket.segment.epoch);
-        match kept {
-            Kept::ByRoute(route) => tracing::info!(%id, route, "kept in the spool: the route holds its mail"),
-            Kept::NoRoute(domain) => self.report.problem(Topic::NoRoute, |suppressed_count| {
-                tracing::warn!(
-                    %id, domain, suppressed_count,
-                    "kept in the spool: no route takes this domain any more. Add one and start again"
-                );
-            }),
-            Kept::Unreadable(error) => self.report.problem(Topic::Envelope, |suppressed_count| {
-                let path = job.ticket.segment.path.display();
-                tracing::error!(
-                    %id, %path, offset = job.ticket.offset, %error, suppressed_count,
-                    "kept in the spool: its envelope cannot be read"
-                );
-            }),
         }
     }
 }

@@ -43,7 +43,7 @@ impl Waiting {
 /// The wait after this many failures: the last repeats.
 pub(super) fn retry_wait(waits: &[Duration], failures_count: u32) -> Duration {
     let index = usize::try_from(failures_count).unwrap_or(usize::MAX).saturating_sub(1);
-    waits.get(index).or(waits.last()).copied().unwrap_or(Duration::from_secs(60))
+    waits.get(index).or_else(|| waits.last()).copied().unwrap_or(Duration::from_secs(60))
 }
 
 impl Ord for Entry {
