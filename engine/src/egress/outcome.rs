@@ -25,8 +25,8 @@ impl Tail {
                 self.report.problem(Topic::Acknowledgements, |suppressed_count| {
                     tracing::error!(
                         shard = self.stats.shard, %error, suppressed_count,
-                        "cannot write acknowledgements; delivered mail keeps its place in the spool until that succeeds. Make \
-                         room there, or see the kernel's log"
+                        "cannot write acknowledgements; delivered mail keeps its place in the spool, and no more \
+                         is delivered. Make room there, or see the kernel's log"
                     );
                 });
                 0
@@ -52,10 +52,8 @@ impl Tail {
                 let (route, octets) = (copy.route_index, *octets);
                 self.stats.files.bump();
                 self.stats.file_octets.add(octets);
-                tracing::info!(message = %meta.id, route, octets, age_ms, "delivered");
-                if self.report.is_over(Topic::Route(route)) {
-                    tracing::info!(route, "the route delivers again");
-                }
+                let attempts = job.ticket.failures_count + 1;
+                tracing::info!(id = %meta.id, route, octets, age_ms, attempts, "delivered");
             }
         }
         if job.copies.iter().any(|attempt| attempt.outcome.is_err()) {
@@ -64,7 +62,7 @@ impl Tail {
             self.keep(&job, &kept);
         } else if job.discards && job.copies.is_empty() && job.ticket.pending.is_none() {
             self.stats.discarded.bump();
-            tracing::info!(message = %meta.id, age_ms, "discarded: so the route wants it");
+            tracing::info!(id = %meta.id, age_ms, "discarded: so the route wants it");
         } else {
             self.stats.delivered.bump();
         }
@@ -89,7 +87,7 @@ impl Tail {
         for (copy, error) in failed.clone() {
             self.report.problem(Topic::Route(copy.route_index), |suppressed_count| {
                 tracing::warn!(
-                    message = %ticket.meta.id, route = copy.route_index, %error, retry_in_secs = wait.as_secs(),
+                    id = %ticket.meta.id, route = copy.route_index, %error, retry_in_secs = wait.as_secs(),
                     suppressed_count, "delivery failed, the message stays in the spool: {}", error.remedy()
                 );
             });
@@ -99,23 +97,23 @@ impl Tail {
     }
 
     fn keep(&mut self, job: &Job, kept: &Kept) {
-        let message = job.ticket.meta.id;
+        let id = job.ticket.meta.id;
         self.stats.kept.bump();
         self.segments.keep(job.ticket.segment.epoch);
         match kept {
             Kept::ByRoute(route) => {
-                tracing::info!(%message, route, "kept in the spool: the route holds its mail")
+                tracing::info!(%id, route, "kept in the spool: the route holds its mail")
             }
             Kept::NoRoute(domain) => self.report.problem(Topic::NoRoute, |suppressed_count| {
                 tracing::warn!(
-                    %message, domain, suppressed_count,
+                    %id, domain, suppressed_count,
                     "kept in the spool: no route takes this domain any more. Add one and start again"
                 );
             }),
             Kept::Unreadable(error) => self.report.problem(Topic::Envelope, |suppressed_count| {
                 let path = job.ticket.segment.path.display();
                 tracing::error!(
-                    %message, %path, offset = job.ticket.offset, %error, suppressed_count,
+                    %id, %path, offset = job.ticket.offset, %error, suppressed_count,
                     "kept in the spool: its envelope cannot be read"
                 );
             }),
