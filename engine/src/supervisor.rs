@@ -73,6 +73,10 @@ pub fn run(config: &Arc<Config>) -> Result<(), ServeError> {
     let listeners = Listeners::bind(config, &recipients)?;
     let admin = config.admin.map(control::bind).transpose().map_err(ServeError::Admin)?;
     let (keeper, shards, feeds) = Spool::open(spool_options(config))?.start()?;
+    // Without a segment the first clients would be told that there is no room.
+    while keeper.state().is_healthy() && shards.iter().any(|shard| shard.ready.is_empty()) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
     let egress = egress::start(feeds, Arc::clone(config), config.workers.div_ceil(2))?;
 
     let (notify, notices) = channel();

@@ -308,7 +308,7 @@ pub fn fuzz_recover(data: &[u8]) {
         let is_whole = place.end as u64 <= end && bytes[place.clone()] == intact[place.clone()];
         assert!(has_copies || !is_whole || found.contains(record), "lost although whole: {:?}", record.0);
     }
-    drop(SegmentHeader::parse(&bytes));
+    let _ = SegmentHeader::parse(&bytes);
 }
 
 /// Id, envelope and content.

@@ -29,9 +29,13 @@ pub enum World {
 pub enum Fate {
     Rest,
     /// The power is cut in this turn.
-    PowerCut { turn: u64 },
+    PowerCut {
+        turn: u64,
+    },
     /// The server is stopped in this turn.
-    Drain { turn: u64 },
+    Drain {
+        turn: u64,
+    },
 }
 
 /// Plays the run of this seed.
@@ -116,7 +120,11 @@ impl Run {
     /// Everybody has gone, and nothing is on its way.
     fn is_over(&self) -> bool {
         let simulation = &self.machine.simulation;
-        simulation.is_idle() && self.actors.iter().all(|actor| actor.is_done(simulation) || actor.behaviour.reading == Reading::Never)
+        simulation.is_idle()
+            && self
+                .actors
+                .iter()
+                .all(|actor| actor.is_done(simulation) || actor.behaviour.reading == Reading::Never)
     }
 
     fn turn(&mut self, random: &mut Random) {
@@ -156,7 +164,9 @@ impl Run {
     }
 
     fn cut_power(&mut self) {
-        self.actors.iter_mut().for_each(|actor| actor.inbox.extend(self.machine.simulation.take(actor.client)));
+        self.actors
+            .iter_mut()
+            .for_each(|actor| actor.inbox.extend(self.machine.simulation.take(actor.client)));
         self.check_records();
     }
 
@@ -184,7 +194,9 @@ impl Run {
                 let sent = String::from_utf8_lossy(&actor.sent);
                 let behaviour = &actor.behaviour;
                 let state = self.machine.simulation.state(actor.client);
-                format!("client {index}, {behaviour:?}, {state:?}\nsent {sent:?}\ngot {got:?}\nnot {expected:?}")
+                format!(
+                    "client {index}, {behaviour:?}, {state:?}\nsent {sent:?}\ngot {got:?}\nnot {expected:?}"
+                )
             };
             let drained = matches!(self.fate, Fate::Drain { .. });
             let early = drained || !actor.behaviour.stays();
@@ -197,8 +209,14 @@ impl Run {
                 assert!(timed_out || stopped, "a reply too many\n{}", context());
             }
             if rest.is_none() {
-                let line_start = got.iter().rposition(|octet| *octet == b'\n').map_or(0, |at| got[..at].iter().rposition(|octet| *octet == b'\n').map_or(0, |at| at + 1));
-                let cut = if drained && got[line_start..].starts_with(b"421 4.3.2 ") { line_start } else { got.len() };
+                let line_start = got.iter().rposition(|octet| *octet == b'\n').map_or(0, |at| {
+                    got[..at].iter().rposition(|octet| *octet == b'\n').map_or(0, |at| at + 1)
+                });
+                let cut = if drained && got[line_start..].starts_with(b"421 4.3.2 ") {
+                    line_start
+                } else {
+                    got.len()
+                };
                 assert!(expected.starts_with(&got[..cut]), "wrong replies\n{}", context());
             }
             if actor.behaviour.stays() && !drained {

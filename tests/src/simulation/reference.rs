@@ -86,5 +86,8 @@ pub fn queued(replies: &[u8]) -> Vec<String> {
 /// The replies with the ids of messages blotted out: they depend on the time.
 pub fn blotted(replies: &[u8]) -> Vec<u8> {
     let lines = replies.split_inclusive(|octet| *octet == b'\n');
-    lines.flat_map(|line| if line.starts_with(QUEUED) { &b"250 2.0.0 queued\r\n"[..] } else { line }).copied().collect()
+    lines
+        .flat_map(|line| if line.starts_with(QUEUED) { &b"250 2.0.0 queued\r\n"[..] } else { line })
+        .copied()
+        .collect()
 }

@@ -82,11 +82,17 @@ impl Script {
     }
 
     fn message(&mut self, random: &mut Random, marker: &str, noise: f64) {
-        let senders = ["<>", "<a@sender.example>", "<\"a b\"@sender.example> BODY=8BITMIME", "<b@[192.0.2.9]> SIZE=100"];
+        let senders = [
+            "<>",
+            "<a@sender.example>",
+            "<\"a b\"@sender.example> BODY=8BITMIME",
+            "<b@[192.0.2.9]> SIZE=100",
+        ];
         self.line(&format!("MAIL FROM:{}\r\n", senders[random.len(0..=3)]));
         self.line(&format!("RCPT TO:<{marker}@example.com>\r\n"));
         while random.chance(0.3) {
-            let recipients = ["<Postmaster>", "<x@EXAMPLE.com>", "<@relay.example:y@example.com>", "<z@other.example>"];
+            let recipients =
+                ["<Postmaster>", "<x@EXAMPLE.com>", "<@relay.example:y@example.com>", "<z@other.example>"];
             self.line(&format!("RCPT TO:{}\r\n", recipients[random.len(0..=3)]));
         }
         if random.chance(noise / 8.0) {
