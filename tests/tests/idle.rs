@@ -34,7 +34,8 @@ fn kernel_memory() -> (String, usize) {
     if let Some(path) = path_of("0::/") {
         let stat = PathBuf::from("/sys/fs/cgroup").join(path).join("memory.stat");
         let text = std::fs::read_to_string(&stat).unwrap_or_default();
-        let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<usize>().ok());
+        let field =
+            |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<usize>().ok());
         if let (Some(kernel), Some(sock)) = (field("kernel "), field("sock ")) {
             let sum = kernel + sock;
             return (stat.display().to_string(), sum);
