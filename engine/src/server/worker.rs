@@ -154,9 +154,10 @@ impl<R: Ring, S: Segments> Worker<R, S> {
     }
 
     fn wait_max(&self) -> Option<Duration> {
-        let next_due = self.wheel.next_after(self.now.monotonic);
-        let drained = self.drain_until.map(|until| until.saturating_sub(self.now.monotonic));
-        next_due.into_iter().chain(drained).min()
+        let now = self.now.monotonic;
+        // Behind the drain's end only the kernel is waited for.
+        let drain_end = self.drain_until.filter(|until| *until > now).map(|until| until - now);
+        self.wheel.next_after(now).into_iter().chain(drain_end).min()
     }
 
     fn dispatch(&mut self, completion: Completion) {

@@ -170,8 +170,11 @@ impl Machine {
         self.simulation.set_faults(Faults::NONE);
         self.stop();
         let until = self.simulation.now() + limits::DRAIN_TIME_MAX + DRAIN_SLACK;
+        let mut turns = 0;
         while !self.worker.is_drained() {
-            assert!(self.simulation.now() < until, "drains for ever");
+            turns += 1;
+            let now = self.simulation.now();
+            assert!(now < until && turns < 1_000_000, "drains for ever, at {now:?}");
             self.turn_until(Some(until));
         }
         self.settle();

@@ -50,7 +50,9 @@ impl Ledger {
         }
         match &completion.payload {
             Payload::Lent(_) => self.received += 1,
-            Payload::Returned(_) if self.write_in_flight.is_some_and(|(token, _)| token == completion.token) => {
+            Payload::Returned(_)
+                if self.write_in_flight.is_some_and(|(token, _)| token == completion.token) =>
+            {
                 let (_, len) = self.write_in_flight.take().expect("matched above");
                 self.write_failed |= completion.result != Ok(len as u32);
             }

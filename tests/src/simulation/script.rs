@@ -82,15 +82,21 @@ impl Script {
     }
 
     fn message(&mut self, random: &mut Random, marker: &str, noise: f64) {
-        let senders = ["<>", "<a@sender.example>", "<\"a b\"@sender.example> BODY=8BITMIME", "<b@[192.0.2.9]> SIZE=100"];
+        let senders = [
+            "<>",
+            "<a@sender.example>",
+            "<\"a b\"@sender.example> BODY=8BITMIME",
+            "<b@[192.0.2.9]> SIZE=100",
+        ];
         self.line(&format!("MAIL FROM:{}\r\n", senders[random.len(0..=3)]));
         self.line(&format!("RCPT TO:<{marker}@example.com>\r\n"));
         while random.chance(0.3) {
-            let recipients = ["<Postmaster>", "<x@EXAMPLE.com>", "<@relay.example:y@example.com>", "<z@other.example>"];
+            let recipients =
+                ["<Postmaster>", "<x@EXAMPLE.com>", "<@relay.example:y@example.com>", "<z@other.example>"];
             self.line(&format!("RCPT TO:{}\r\n", recipients[random.len(0..=3)]));
         }
         if random.chance(noise / 8.0) {
-            self.noise(random);
+            self.line(["NOOP\r\n", "RSET\r\n", "EHLO again\r\n", "MAIL FROM:<>\r\n", "x\r\n"][random.len(0..=4)]);
         }
         self.push(b"DATA\r\n".to_vec(), Kind::Data);
         if random.chance(noise / 2.0) {
@@ -169,6 +175,7 @@ fn dirty_content(random: &mut Random) -> Vec<u8> {
             wire.insert(at, b'z');
         }
     }
-    wire.extend_from_slice(b"\r\n.\r\n");
+    // Behind a bare CR this would be no end either.
+    wire.extend_from_slice(b"x\r\n.\r\n");
     wire
 }

@@ -100,8 +100,7 @@ impl Shared {
         let mut all = self.all.borrow_mut();
         let number = all.len() as u32;
         let epoch = u64::from(number) + 1;
-        let header =
-            SegmentHeader { shard: 0, number, epoch, key: random.next(), capacity: self.capacity };
+        let header = SegmentHeader { shard: 0, number, epoch, key: random.next(), capacity: self.capacity };
         let former = all.iter().find(|segment| segment.sealed.load(Ordering::Relaxed));
         let mut content = match former.filter(|_| random.chance(0.5)) {
             Some(former) => self.simulation.durable_content(former.fd),
