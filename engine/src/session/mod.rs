@@ -109,8 +109,8 @@ impl Session {
         Next::Input
     }
 
-    /// Takes what the client sent. Stops consuming when a commit is pending, when the session is over, or when the
-    /// input ends inside a command line.
+    /// Takes what the client sent. Stops consuming when a commit is pending, when the session is over, when the input
+    /// ends inside a command line, or when `out` holds more than a client may leave unread.
     pub fn receive(&mut self, cx: &mut Context<'_>, input: &[u8], out: &mut Vec<u8>) -> Progress {
         let mut consumed = 0;
         loop {
@@ -118,7 +118,9 @@ impl Session {
             let step = match &self.phase {
                 Phase::Closing => return Progress { consumed: input.len(), next: Next::Close },
                 Phase::Committing { .. } => return Progress { consumed, next: Next::Input },
-                _ if rest.is_empty() => return Progress { consumed, next: Next::Input },
+                _ if rest.is_empty() || out.len() >= limits::PENDING_OUTPUT_LEN_MAX => {
+                    return Progress { consumed, next: Next::Input };
+                }
                 Phase::Body(_) => self.receive_content(cx, rest, out),
                 _ if self.discarded_len > 0 => Some(self.discard_line(cx, rest, out)),
                 _ => self.receive_line(cx, rest, out),
