@@ -250,6 +250,11 @@ impl<R: Ring, S: Segments> Worker<R, S> {
     pub(super) fn settle(&mut self, key: Key) {
         let now = self.now.monotonic;
         let Some(connection) = self.connections.get_mut(key) else { return };
+        if connection.state == State::Open && connection.recv == Recv::Ended {
+            // Replies have just been taken to be sent, perhaps: then parked input has its turn before the end.
+            self.take_parked(key);
+        }
+        let Some(connection) = self.connections.get_mut(key) else { return };
         if connection.state == State::Open && connection.recv == Recv::Ended && !connection.is_blocked() {
             // What the client sent before it ended its direction has been answered.
             connection.reason = "client closed";
