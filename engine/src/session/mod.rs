@@ -262,7 +262,7 @@ impl Session {
             return self.refuse(cx, fault, out);
         }
         let Phase::Mail(mut transaction) = self.phase.take() else { unreachable!("matched above") };
-        let (id, date) = (transaction.id, cx.pool.date.rfc5322(cx.now));
+        let (id, date, before) = (transaction.id, cx.pool.date.rfc5322(cx.now), transaction.memory_len());
         trace::write_received(
             transaction.start_content(),
             &trace::Received {
@@ -274,6 +274,8 @@ impl Session {
                 date,
             },
         );
+        // Counted also where it is too much: the trace field is small, and the content will be refused.
+        cx.pool.memory.correct(before, transaction.memory_len());
         self.enter(cx, Phase::Body(transaction));
         cx.reply(&reply::START_CONTENT, out)
     }
