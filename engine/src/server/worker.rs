@@ -232,7 +232,10 @@ impl<R: Ring, S: Segments> Worker<R, S> {
     /// Why a new connection gets no session, if it gets none.
     fn refusal(&self, listener_index: u32) -> Option<Error> {
         let index = listener_index as usize;
-        if self.open_counts[index] >= self.ports[index].connections_max {
+        if self.drain_until.is_some() {
+            // It was accepted before the cancel came to it.
+            Some(Error::Stopping)
+        } else if self.open_counts[index] >= self.ports[index].connections_max {
             Some(Error::Full)
         } else if self.journal.error() == Some(Error::SpoolFailed) {
             Some(Error::SpoolStopped)
