@@ -314,7 +314,7 @@ impl<R: Ring, S: Segments> Worker<R, S> {
     /// The descriptor is closed and nothing refers to the slot: it is free.
     pub(super) fn on_close(&mut self, key: Key) {
         let Some(mut connection) = self.connections.remove(key) else { return };
-        self.left(connection.listener_index);
+        self.left(&connection);
         let service = &self.ports[connection.listener_index as usize].service;
         let cx = &mut Context { now: self.now, service, pool: &mut self.pool };
         connection.session.end(cx);

@@ -67,7 +67,7 @@ pub struct Worker<R: Ring, S: Segments> {
     pub(super) pool: Pool,
     pub(super) ports: Vec<Port>,
     pub(super) connections: Slab<Connection>,
-    /// Open connections by listener.
+    /// Open connections by listener, without those that were told that there is no session for them.
     open_counts: Vec<usize>,
     pub(super) worker_index: u8,
     ids: SessionIds,
@@ -218,12 +218,13 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         let now = self.now.monotonic;
         let session = Session::new(self.ids.next(self.now), client, now);
         let refusal = self.refusal(listener_index);
-        let connection = Connection::new(fd, session, listener_index, now);
+        let counted = refusal.is_none();
+        let connection = Connection::new(fd, session, listener_index, counted, now);
         let Ok(key) = self.connections.insert(connection) else {
             self.stats.connections_shed.bump();
             return self.ring.close(Op::Aside.token(), fd);
         };
-        self.open_counts[listener_index as usize] += 1;
+        self.open_counts[listener_index as usize] += usize::from(counted);
         self.stats.connections.bump();
         self.stats.connections_now.set(self.connections.len() as u64);
         self.greet(key, refusal);
@@ -301,8 +302,8 @@ impl<R: Ring, S: Segments> Worker<R, S> {
     }
 
     /// The slot of a connection is free.
-    pub(super) fn left(&mut self, listener_index: u32) {
-        self.open_counts[listener_index as usize] -= 1;
+    pub(super) fn left(&mut self, connection: &Connection) {
+        self.open_counts[connection.listener_index as usize] -= usize::from(connection.counted);
         self.stats.connections_now.set(self.connections.len() as u64);
     }
 
