@@ -44,3 +44,22 @@ fn a_silent_client_is_told_after_the_command_timeout() {
         machine.finish();
     }
 }
+
+/// Past the drain's end the worker waits for the disk, and does not ask again and again.
+#[test]
+fn a_drain_ends_and_sleeps_until_then() {
+    let mut plan = Plan::default();
+    plan.settings.write_time_max = Duration::from_secs(300);
+    let mut machine = Machine::new(3, &plan);
+    let (client, _) = machine.connect();
+    machine.settle();
+    machine.simulation.send(client, b"EHLO a\r\nMAIL FROM:<>\r\nRCPT TO:<a@example.com>\r\nDATA\r\n.\r\n");
+    machine.pass(Duration::from_secs(1));
+    machine.stop();
+    let turns = machine.stats.turns.get();
+    machine.pass(Duration::from_secs(300));
+    assert!(machine.worker.is_drained());
+    assert!(machine.stats.turns.get() - turns < 30, "{} turns", machine.stats.turns.get() - turns);
+    assert_eq!(machine.stats.messages.get(), 1);
+    machine.finish();
+}

@@ -45,6 +45,8 @@ pub(super) struct Connection {
     pub(super) fd: Fd,
     pub(super) session: Session,
     pub(super) listener_index: u32,
+    /// Among the open connections of its listener: false if it was refused a session, and only lingers.
+    pub(super) counted: bool,
     pub(super) state: State,
     pub(super) recv: Recv,
     /// Operations queued and not completed, of every kind. The descriptor is closed only at 0, so that no completion
@@ -71,11 +73,12 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(fd: Fd, session: Session, listener_index: u32, now: Duration) -> Self {
+    pub(super) fn new(fd: Fd, session: Session, listener_index: u32, counted: bool, now: Duration) -> Self {
         Self {
             fd,
             session,
             listener_index,
+            counted,
             state: State::Open,
             recv: Recv::Off,
             ops_count: 0,

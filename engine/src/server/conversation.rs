@@ -255,6 +255,11 @@ impl<R: Ring, S: Segments> Worker<R, S> {
     pub(super) fn settle(&mut self, key: Key) {
         let now = self.now.monotonic;
         let Some(connection) = self.connections.get_mut(key) else { return };
+        if connection.state == State::Open && connection.recv == Recv::Ended {
+            // Replies have just been taken to be sent, perhaps: then parked input has its turn before the end.
+            self.take_parked(key);
+        }
+        let Some(connection) = self.connections.get_mut(key) else { return };
         if connection.state == State::Open && connection.recv == Recv::Ended && !connection.is_blocked() {
             // What the client sent before it ended its direction has been answered.
             connection.reason = "client closed";
@@ -314,7 +319,7 @@ impl<R: Ring, S: Segments> Worker<R, S> {
     /// The descriptor is closed and nothing refers to the slot: it is free.
     pub(super) fn on_close(&mut self, key: Key) {
         let Some(mut connection) = self.connections.remove(key) else { return };
-        self.left(connection.listener_index);
+        self.left(&connection);
         let service = &self.ports[connection.listener_index as usize].service;
         let cx = &mut Context { now: self.now, service, pool: &mut self.pool };
         connection.session.end(cx);

@@ -69,7 +69,7 @@ pub struct Worker<R: Ring, S: Segments> {
     pub(super) pool: Pool,
     pub(super) ports: Vec<Port>,
     pub(super) connections: Slab<Connection>,
-    /// Open connections by listener.
+    /// Open connections by listener, without those that were told that there is no session for them.
     open_counts: Vec<usize>,
     pub(super) worker_index: u8,
     ids: SessionIds,
@@ -158,9 +158,10 @@ impl<R: Ring, S: Segments> Worker<R, S> {
     }
 
     fn wait_max(&self) -> Option<Duration> {
-        let next_due = self.wheel.next_after(self.now.monotonic);
-        let drained = self.drain_until.map(|until| until.saturating_sub(self.now.monotonic));
-        next_due.into_iter().chain(drained).min()
+        let now = self.now.monotonic;
+        // Behind the drain's end only the kernel is waited for.
+        let drain_end = self.drain_until.filter(|until| *until > now).map(|until| until - now);
+        self.wheel.next_after(now).into_iter().chain(drain_end).min()
     }
 
     fn dispatch(&mut self, completion: Completion) {
@@ -221,12 +222,13 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         let now = self.now.monotonic;
         let session = Session::new(self.ids.next(self.now), client, now);
         let refusal = self.refusal(listener_index);
-        let connection = Connection::new(fd, session, listener_index, now);
+        let counted = refusal.is_none();
+        let connection = Connection::new(fd, session, listener_index, counted, now);
         let Ok(key) = self.connections.insert(connection) else {
             self.stats.connections_shed.bump();
             return self.ring.close(Op::Aside.token(), fd);
         };
-        self.open_counts[listener_index as usize] += 1;
+        self.open_counts[listener_index as usize] += usize::from(counted);
         self.stats.connections.bump();
         self.stats.connections_now.set(self.connections.len() as u64);
         self.greet(key, refusal);
@@ -235,7 +237,10 @@ impl<R: Ring, S: Segments> Worker<R, S> {
     /// Why a new connection gets no session, if it gets none.
     fn refusal(&self, listener_index: u32) -> Option<Error> {
         let index = listener_index as usize;
-        if self.open_counts[index] >= self.ports[index].connections_max {
+        if self.drain_until.is_some() {
+            // It was accepted before the cancel came to it.
+            Some(Error::Stopping)
+        } else if self.open_counts[index] >= self.ports[index].connections_max {
             Some(Error::Full)
         } else if self.journal.error() == Some(Error::SpoolFailed) {
             Some(Error::SpoolStopped)
@@ -301,8 +306,8 @@ impl<R: Ring, S: Segments> Worker<R, S> {
     }
 
     /// The slot of a connection is free.
-    pub(super) fn left(&mut self, listener_index: u32) {
-        self.open_counts[listener_index as usize] -= 1;
+    pub(super) fn left(&mut self, connection: &Connection) {
+        self.open_counts[connection.listener_index as usize] -= usize::from(connection.counted);
         self.stats.connections_now.set(self.connections.len() as u64);
     }
 

@@ -109,8 +109,8 @@ impl Session {
         Next::Input
     }
 
-    /// Takes what the client sent. Stops consuming when a commit is pending, when the session is over, or when the
-    /// input ends inside a command line.
+    /// Takes what the client sent. Stops consuming when a commit is pending, when the session is over, when the input
+    /// ends inside a command line, or when `out` holds more than a client may leave unread.
     pub fn receive(&mut self, cx: &mut Context<'_>, input: &[u8], out: &mut Vec<u8>) -> Progress {
         let mut consumed = 0;
         loop {
@@ -118,7 +118,9 @@ impl Session {
             let step = match &self.phase {
                 Phase::Closing => return Progress { consumed: input.len(), next: Next::Close },
                 Phase::Committing { .. } => return Progress { consumed, next: Next::Input },
-                _ if rest.is_empty() => return Progress { consumed, next: Next::Input },
+                _ if rest.is_empty() || out.len() >= limits::PENDING_OUTPUT_LEN_MAX => {
+                    return Progress { consumed, next: Next::Input };
+                }
                 Phase::Body(_) => self.receive_content(cx, rest, out),
                 _ if self.discarded_len > 0 => Some(self.discard_line(cx, rest, out)),
                 _ => self.receive_line(cx, rest, out),
@@ -260,7 +262,7 @@ impl Session {
             return self.refuse(cx, fault, out);
         }
         let Phase::Mail(mut transaction) = self.phase.take() else { unreachable!("matched above") };
-        let (id, date) = (transaction.id, cx.pool.date.rfc5322(cx.now));
+        let (id, date, before) = (transaction.id, cx.pool.date.rfc5322(cx.now), transaction.memory_len());
         trace::write_received(
             transaction.start_content(),
             &trace::Received {
@@ -272,6 +274,8 @@ impl Session {
                 date,
             },
         );
+        // Counted also where it is too much: the trace field is small, and the content will be refused.
+        cx.pool.memory.correct(before, transaction.memory_len());
         self.enter(cx, Phase::Body(transaction));
         cx.reply(&reply::START_CONTENT, out)
     }

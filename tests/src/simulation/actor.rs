@@ -75,7 +75,8 @@ impl Behaviour {
         };
         behaviour.reading = match random.len(0..=9) {
             0 => Reading::Never,
-            1 | 2 => Reading::Slow,
+            // Not octet by octet: the server's patience would end first.
+            1 | 2 if chunk_len_max >= 200 => Reading::Slow,
             _ => Reading::Always,
         };
         behaviour.ending = match random.len(0..=11) {
@@ -118,6 +119,8 @@ pub struct Actor {
     parsed_len: usize,
     reading: bool,
     next_at: Duration,
+    /// When something was last sent or got.
+    active_at: Duration,
     has_ended: bool,
 }
 
@@ -141,14 +144,22 @@ impl Actor {
             parsed_len: 0,
             reading: true,
             next_at: Duration::ZERO,
+            active_at: Duration::ZERO,
             has_ended: false,
         }
     }
 
-    /// When it wants to act although nothing has come; `None` while it waits.
-    pub fn next_at(&self) -> Option<Duration> {
-        let may_send = !self.has_ended && (!self.outbound.is_empty() || self.may_go_on());
-        (may_send || self.behaviour.reading == Reading::Slow).then_some(self.next_at)
+    /// When it wants to act or to look whether something has come; `None` when it has said all.
+    pub fn next_at(&self, now: Duration) -> Option<Duration> {
+        if self.behaviour.reading == Reading::Slow {
+            return Some(self.next_at);
+        }
+        if self.has_ended {
+            return None;
+        }
+        // Less often the longer nothing comes.
+        let look_at = now + now.saturating_sub(self.active_at).max(Duration::from_millis(1));
+        Some(if !self.outbound.is_empty() || self.may_go_on() { self.next_at } else { look_at })
     }
 
     /// Gone, or nothing will come any more.
@@ -179,7 +190,11 @@ impl Actor {
     }
 
     fn take(&mut self, simulation: &Simulation) {
-        self.inbox.extend(simulation.take(self.client));
+        let got = simulation.take(self.client);
+        if !got.is_empty() {
+            self.active_at = simulation.now();
+        }
+        self.inbox.extend(got);
         let (codes, len) = codes(&self.inbox[self.parsed_len..]);
         self.parsed_len += len;
         self.replies_count += codes.len();
@@ -238,6 +253,7 @@ impl Actor {
         let chunk: Vec<u8> = self.outbound.drain(..len).collect();
         if !chunk.is_empty() {
             simulation.send(self.client, &chunk);
+            self.active_at = simulation.now();
             self.sent.extend(chunk);
         }
         let said_all = self.outbound.is_empty() && self.steps.as_slice().is_empty();

@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ringmx::event::EventQueue;
-use ringmx::limits;
 use ringmx::policy::recipient::Recipients;
 use ringmx::server::{Port, Setup, Stop, Worker};
 use ringmx::session::{Replies, Service};
@@ -171,8 +170,11 @@ impl Machine {
         self.simulation.set_faults(Faults::NONE);
         self.stop();
         let until = self.simulation.now() + DRAIN_TIME + DRAIN_SLACK;
+        let mut turns = 0;
         while !self.worker.is_drained() {
-            assert!(self.simulation.now() < until, "drains for ever");
+            turns += 1;
+            let now = self.simulation.now();
+            assert!(now < until && turns < 1_000_000, "drains for ever, at {now:?}");
             self.turn_until(Some(until));
         }
         self.settle();

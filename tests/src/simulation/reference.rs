@@ -1,4 +1,4 @@
-//! The same octets given to a bare session, all at once, with a spool that never fails: what the replies should be.
+//! The same octets given to a bare session: what the replies should be, and the records.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use ringmx::event::EventQueue;
 use ringmx::id::SessionId;
 use ringmx::protocol::envelope::Envelope;
-use ringmx::session::{Context, Next, Pool, Service, Session};
+use ringmx::session::{Context, Error, Next, Pool, Service, Session};
 use ringmx::time::Now;
 
 /// A message as it should be stored.
@@ -29,19 +29,42 @@ pub struct Reference {
 }
 
 impl Reference {
+    /// With a spool that never fails.
     pub fn of(service: &Arc<Service>, client: SocketAddr, input: &[u8]) -> Self {
+        Self::play(service, client, input, None)
+    }
+
+    /// With a spool that fails where the replies `got` say so.
+    pub fn guided(service: &Arc<Service>, client: SocketAddr, input: &[u8], got: &[u8]) -> Self {
+        Self::play(service, client, input, Some(got))
+    }
+
+    fn play(service: &Arc<Service>, client: SocketAddr, input: &[u8], got: Option<&[u8]>) -> Self {
         let now = Now { monotonic: Duration::ZERO, unix: Duration::from_secs(1_700_000_000) };
         let mut pool = Pool::new(Arc::default(), EventQueue::new(1), usize::MAX);
-        let cx = &mut Context { now, service, pool: &mut pool };
         let mut session = Session::new(SessionId(1), client, now.monotonic);
         let (mut reference, mut out) = (Self::default(), Vec::new());
-        session.greet(cx, None, &mut out);
-        let mut consumed = 0;
-        loop {
-            let progress = session.receive(cx, &input[consumed..], &mut out);
-            let quiet = progress.consumed == 0 && out.is_empty();
-            consumed += progress.consumed;
-            let mut next = progress.next;
+        let refusal = got.and_then(|got| error(got, 0)).filter(|error| *error != Error::NoStorage);
+        let cx = &mut Context { now, service, pool: &mut pool };
+        let mut next = session.greet(cx, refusal, &mut out);
+        reference.replies.append(&mut out);
+        let (mut from, mut to) = (0, 0);
+        while next != Next::Close && (from < to || to < input.len()) {
+            let failure = got.and_then(|got| error(got, reference.replies.len()));
+            cx.pool.storage_error = failure;
+            if from == to {
+                to = if got.is_some() { line_end(input, from) } else { input.len() };
+            }
+            let progress = session.receive(cx, &input[from..to], &mut out);
+            from += progress.consumed;
+            if progress.consumed == 0 && out.is_empty() {
+                // Within a line, or at the end.
+                if to == input.len() {
+                    break;
+                }
+                to = line_end(input, to);
+            }
+            next = progress.next;
             if next == Next::Commit {
                 let message = session.message().expect("a commit has a message");
                 let stored = Stored {
@@ -49,16 +72,29 @@ impl Reference {
                     body: without_trace(message.content()).to_vec(),
                 };
                 reference.messages.insert(marker(&stored.envelope), stored);
-                next = session.committed(cx, Ok(()), &mut out);
+                next = session.committed(cx, failure.map_or(Ok(()), Err), &mut out);
             }
-            reference.replies.append(&mut out);
-            if next == Next::Close || (quiet && next == Next::Input) {
-                break;
-            }
+            reference.replies.extend(blotted(&out));
+            out.clear();
         }
-        reference.replies = blotted(&reference.replies);
         reference
     }
+}
+
+fn line_end(input: &[u8], from: usize) -> usize {
+    input[from..].iter().position(|octet| *octet == b'\n').map_or(input.len(), |at| from + at + 1)
+}
+
+/// The server's own error in the reply at this place.
+fn error(got: &[u8], at: usize) -> Option<Error> {
+    let reply = got.get(at..)?;
+    let errors: [(&[u8], Error); 4] = [
+        (b"421 4.3.0 ", Error::SpoolStopped),
+        (b"421 4.3.2 too many", Error::Full),
+        (b"451 4.3.0 ", Error::SpoolFailed),
+        (b"452 4.3.1 ", Error::NoStorage),
+    ];
+    errors.into_iter().find(|(start, _)| reply.starts_with(start)).map(|(_, error)| error)
 }
 
 /// The content behind the trace field, which has three lines.

@@ -96,7 +96,9 @@ impl Script {
             self.line(&format!("RCPT TO:{}\r\n", recipients[random.len(0..=3)]));
         }
         if random.chance(noise / 8.0) {
-            self.noise(random);
+            self.line(
+                ["NOOP\r\n", "RSET\r\n", "EHLO again\r\n", "MAIL FROM:<>\r\n", "x\r\n"][random.len(0..=4)],
+            );
         }
         self.push(b"DATA\r\n".to_vec(), Kind::Data);
         if random.chance(noise / 2.0) {
@@ -175,6 +177,7 @@ fn dirty_content(random: &mut Random) -> Vec<u8> {
             wire.insert(at, b'z');
         }
     }
-    wire.extend_from_slice(b"\r\n.\r\n");
+    // Behind a bare CR this would be no end either.
+    wire.extend_from_slice(b"x\r\n.\r\n");
     wire
 }
