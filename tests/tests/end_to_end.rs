@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
+use serde_json::Value;
 use tests::client::Client;
 use tests::engine::{Home, Options, Server, eventually, text};
 use tests::maildir::{Delivered, with_crlf, with_lf};
@@ -257,12 +258,18 @@ fn a_session_has_one_id_everywhere() {
     let session = id.split('-').next().expect("SESSION-N").to_owned();
     assert!(text(&one(&home).trace).contains(&format!("id {id};")));
     let log = server.stop();
-    let lines: Vec<&String> = log.iter().filter(|line| line.contains(&session)).collect();
-    assert!(lines.len() >= 4, "begun, accepted, refused, ended:\n{}", log.join("\n"));
-    assert!(
-        lines.iter().all(|line| line.contains("\"session\":") || line.contains("\"message\":")),
-        "{lines:?}"
-    );
+    let lines: Vec<Value> =
+        log.iter().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect();
+    for message in ["message accepted", "refused"] {
+        let line = lines.iter().find(|line| line["message"] == message).expect("a line about it");
+        assert_eq!(line["session"], session.as_str(), "{line}");
+    }
+    for message in ["message accepted", "delivered"] {
+        let line = lines.iter().find(|line| line["message"] == message).expect("a line about it");
+        assert_eq!(line["id"], id.as_str(), "{line}");
+    }
+    // A key that comes twice is lost on most readers.
+    assert!(log.iter().all(|line| line.matches("\"message\":").count() == 1), "{}", log.join("\n"));
 }
 
 /// The server still takes mail.
