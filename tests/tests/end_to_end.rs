@@ -41,7 +41,7 @@ fn check_round_trip(contents: &[(String, Vec<u8>)], options: &Options) {
     client.quit().expect("a goodbye");
     let delivered = home.maildir().wait_for(contents.len());
     for ((name, content), id) in contents.iter().zip(&ids) {
-        let file = delivered.iter().find(|message| message.name.contains(id.as_str()));
+        let file = delivered.iter().find(|message| message.name.contains(&format!("R{id}.")));
         let file = file.unwrap_or_else(|| panic!("{name}: {id} is not delivered"));
         assert_eq!(file.return_path, format!("<{FROM}>").as_bytes());
         assert_eq!(file.delivered_to, [TO.as_bytes()]);
@@ -246,7 +246,7 @@ fn a_restart_goes_on_where_it_stopped() {
     home.configure(&Options::default(), "127.0.0.1:0");
     let server = home.serve();
     let delivered = home.maildir().wait_for(5);
-    assert!(held.iter().all(|id| delivered.iter().any(|message| message.name.contains(id.as_str()))));
+    assert!(held.iter().all(|id| delivered.iter().any(|message| message.name.contains(&format!("R{id}.")))));
     server.stop();
     let server = home.serve();
     Client::ready(server.address).expect("a session").send(FROM, &[TO], b"sixth\r\n").expect("a 250");

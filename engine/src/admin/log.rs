@@ -169,7 +169,7 @@ mod tests {
     #[test]
     fn a_session_reads_as_a_story() {
         let text = lines(LogFormat::Human, LogLevel::Debug);
-        let (story, dropped) = text.rsplit_once("20").unwrap();
+        let (story, dropped) = text.split_at(text.trim_end().rfind('\n').unwrap() + 1);
         let at = "2025-11-22T02:53:20.000001Z";
         let id = SessionIds::new(1)
             .next(Now { unix: Duration::from_micros(1_763_780_000_000_001), ..Default::default() });

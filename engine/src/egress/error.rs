@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum EgressError {
     #[error(
-        "cannot set up io_uring for the delivery threads: {0}; allow it (sysctl kernel.io_uring_disabled=0, and io_uring_setup \
-         in the seccomp profile of a container), raise the memory lock limit, or run on Linux 6.1 or later"
+        "cannot set up io_uring for the delivery threads: {0}; allow it (sysctl kernel.io_uring_disabled=0, and \
+         io_uring_setup in the seccomp profile of a container), raise the memory lock limit, or run Linux 6.1 or later"
     )]
     Ring(io::Error),
     #[error("cannot start a delivery thread: {0}; raise the limits of processes and open files")]

@@ -42,8 +42,8 @@ pub(super) struct FlushedWriter {
 type Synced = Result<(), Rc<DeliveryError>>;
 
 impl Flush {
-    /// 1. Syncs each directory that got a file. 2. Only then writes and syncs the acknowledgements of the messages with
-    ///    nothing left to do.
+    /// Syncs each directory that got a file; only then writes and syncs the acknowledgements of the messages with
+    /// nothing left to do.
     pub(super) async fn run(mut self) -> Flushed {
         let synced = sync_directories(&self.jobs).await;
         let attempts = self.jobs.iter_mut().flat_map(|job| &mut job.copies);

@@ -32,7 +32,7 @@ pub(super) fn file_name(meta: &RecordMeta, hostname: &str) -> String {
     name
 }
 
-/// The fields that final delivery puts in front of the content (RFC 5321 §4.4): the reverse-path, and whom this copy is for.
+/// What final delivery puts in front of the content: the reverse-path (RFC 5321 §4.4), and whom this copy is for.
 pub(super) fn head<'a>(reverse_path: &[u8], recipients: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
     let mut head = b"Return-Path: <".to_vec();
     append_printable(reverse_path, &mut head);
@@ -139,8 +139,8 @@ async fn publish(maildir: &Path, tmp_path: &Path, name: &str) -> Result<(), Deli
 
 /// Makes a Maildir, directories above it included.
 ///
-/// `tmp` comes last, once all else is durable: whoever finds a `tmp` to write to can rely on `new`, also when a crash or
-/// another thread came in between.
+/// `tmp` comes last, once all else is durable: whoever finds a `tmp` to write to can rely on `new`, also when a crash
+/// or another thread came in between.
 async fn make(maildir: &Path) -> Result<(), DeliveryError> {
     let mut builder = DirBuilder::new();
     let _ = builder.recursive(true).mode(DIRECTORY_MODE);

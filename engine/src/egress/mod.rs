@@ -5,9 +5,9 @@
 //! 3. A job writes into [`maildir`]s; a [`flush`] makes many durable and acknowledges them.
 //! 4. A segment that is sealed and wholly acknowledged goes back to the keeper.
 //!
-//! A message is acknowledged when all of its copies are durable, not before: a crash in between, or a failed sync, repeats
-//! the delivery. A repeat replaces its file as long as that is still in `new`; from `cur`, where a reader has moved it, a
-//! second one stands beside it. Mail that is kept, because its route holds it or none takes it, is looked at again by the
+//! A message is acknowledged when all of its copies are durable, not before: a crash in between, or a failed sync,
+//! repeats the delivery. A repeat replaces its file as long as that is still in `new`; where a reader has moved it to
+//! `cur`, a second one comes. Mail that is kept, because its route holds it or none takes it, is looked at again by the
 //! next start, and copies for its other recipients are delivered again then.
 
 mod error;
@@ -125,7 +125,8 @@ fn runtime() -> io::Result<tokio_uring::Runtime> {
 }
 
 impl Egress {
-    /// What the shard's worker rings after it has published a commit or sealed a segment; `None` for a shard without a feed.
+    /// What the shard's worker rings after it has published a commit or sealed a segment; `None` for a shard without a
+    /// feed.
     pub fn doorbell(&self, shard: u16) -> Option<Arc<Doorbell>> {
         self.bells.iter().find(|(of, _)| *of == shard).map(|(_, bell)| Arc::clone(bell))
     }

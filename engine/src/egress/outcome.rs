@@ -25,8 +25,8 @@ impl Tail {
                 self.report.problem(Topic::Acknowledgements, |suppressed_count| {
                     tracing::error!(
                         shard = self.stats.shard, %error, suppressed_count,
-                        "cannot write acknowledgements; delivered mail keeps its place in the spool until that succeeds. Make \
-                         room there, or see the kernel's log"
+                        "cannot write acknowledgements; delivered mail keeps its place in the spool, and no more \
+                         is delivered. Make room there, or see the kernel's log"
                     );
                 });
                 0
@@ -52,10 +52,8 @@ impl Tail {
                 let (route, octets) = (copy.route_index, *octets);
                 self.stats.files.bump();
                 self.stats.file_octets.add(octets);
-                tracing::info!(id = %meta.id, route, octets, age_ms, "delivered");
-                if self.report.is_over(Topic::Route(route)) {
-                    tracing::info!(route, "the route delivers again");
-                }
+                let attempts = job.ticket.failures_count + 1;
+                tracing::info!(id = %meta.id, route, octets, age_ms, attempts, "delivered");
             }
         }
         if job.copies.iter().any(|attempt| attempt.outcome.is_err()) {

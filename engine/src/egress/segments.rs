@@ -66,8 +66,8 @@ impl Segments {
                     report.problem(Topic::Acknowledgements, |suppressed_count| {
                         tracing::error!(
                             path = %path.display(), %error, suppressed_count,
-                            "cannot open a segment's acknowledgements; its mail waits. Check the spool's permissions and the \
-                             limit of open files"
+                            "cannot open a segment's acknowledgements; its mail waits. Check the spool's \
+                             permissions and the limit of open files"
                         );
                     });
                     return;
@@ -79,8 +79,8 @@ impl Segments {
         }
     }
 
-    /// Reads on to the next record that is not acknowledged and gives what `take` makes of it; `None` when there is none
-    /// now. Blocks on the disk.
+    /// Reads on to the next record that is not acknowledged and gives what `take` makes of it; `None` when there is
+    /// none now. Blocks on the disk.
     pub(super) fn next<T>(
         &mut self,
         report: &mut Report,
@@ -93,10 +93,7 @@ impl Segments {
                 Ok(taken) => return taken,
                 Err(error) => {
                     open.rests_until = Some(Instant::now() + READ_WAIT);
-                    let path = open.segment.path.display();
-                    report.problem(Topic::Spool, |suppressed_count| {
-                        tracing::error!(%path, %error, suppressed_count, "cannot read a segment; its mail waits. See the kernel's log");
-                    });
+                    note_unreadable(&open.segment, &error, report);
                 }
             }
         }
@@ -171,7 +168,8 @@ impl Open {
         });
         for offset in &acknowledged.unreadable {
             let path = segment.ack_path();
-            tracing::error!(path = %path.display(), offset, "an acknowledgement is unreadable; its message is delivered again");
+            let path = path.display();
+            tracing::error!(%path, offset, "an acknowledgement is unreadable; its message is delivered again");
         }
         Ok(Self {
             segment: Arc::clone(segment),
@@ -211,6 +209,17 @@ impl Open {
         }
         Ok(None)
     }
+}
+
+/// The disk does not give its bytes. Both reading on and reading again come back to it.
+pub(super) fn note_unreadable(segment: &Segment, error: &io::Error, report: &mut Report) {
+    let path = segment.path.display();
+    report.problem(Topic::Spool, |suppressed_count| {
+        tracing::error!(
+            %path, %error, suppressed_count,
+            "cannot read a segment; its mail waits. See the kernel's log for the state of the disk"
+        );
+    });
 }
 
 /// The reader has seen to it that the file is set aside.

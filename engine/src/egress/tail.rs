@@ -21,8 +21,8 @@ use tokio_uring::fs::File;
 
 use super::flush::{Flush, Flushed};
 use super::job::{Job, Ticket};
-use super::report::{Report, Topic};
-use super::segments::Segments;
+use super::report::Report;
+use super::segments::{Segments, note_unreadable};
 use super::stats::EgressStats;
 use super::waiting::{Waiting, retry_wait};
 use crate::config::Config;
@@ -165,6 +165,12 @@ impl Tail {
             && self.waiting.len() < WAITING_COUNT_MAX
     }
 
+    fn has_room_for_retry(&self) -> bool {
+        self.retries_count < RETRIES_COUNT_MAX
+            && self.deliveries_count < DELIVERIES_COUNT_MAX
+            && self.content_len < CONTENT_LEN_MAX
+    }
+
     fn start_fresh(&mut self) {
         while self.has_room() {
             let config = &self.config;
@@ -178,7 +184,7 @@ impl Tail {
 
     fn start_retries(&mut self) {
         let now = Instant::now();
-        while self.retries_count < RETRIES_COUNT_MAX && self.deliveries_count < DELIVERIES_COUNT_MAX {
+        while self.has_room_for_retry() {
             let Some(ticket) = self.waiting.pop_due(now) else { return };
             let place = Place { epoch: ticket.segment.epoch, offset: ticket.offset };
             let segment = Arc::clone(&ticket.segment);
@@ -199,10 +205,7 @@ impl Tail {
                     );
                 }
                 Err(error) => {
-                    let path = segment.path.display();
-                    self.report.problem(Topic::Spool, |suppressed_count| {
-                        tracing::error!(%path, %error, suppressed_count, "cannot read a segment; its mail waits. See the kernel's log");
-                    });
+                    note_unreadable(&segment, &error, &mut self.report);
                     self.waiting.push(now + retry_wait(&[], 1), ticket);
                 }
             }
@@ -246,7 +249,8 @@ impl Tail {
 
     /// Until something has happened: a task has ended, the bell has rung, an attempt is due, or it is `until`.
     async fn wait(&mut self, until: Instant) {
-        let due_at = self.waiting.next_due_at().filter(|_| self.retries_count < RETRIES_COUNT_MAX);
+        // Without room the end of a delivery wakes, not the clock: it would wake for ever.
+        let due_at = self.waiting.next_due_at().filter(|_| self.has_room_for_retry());
         let wake_at = due_at.map_or(until, |due_at| due_at.min(until));
         tokio::select! {
             biased;

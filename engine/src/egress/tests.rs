@@ -273,6 +273,21 @@ fn a_failed_copy_is_tried_again_alone_and_others_go_on() {
 }
 
 #[test]
+fn a_route_that_fails_for_all_its_mail_recovers_with_all_of_it() {
+    const COUNT: u64 = 300;
+    let mut rig = Rig::new(SHARED);
+    fs::write(rig.path("mail"), b"in the way").unwrap();
+    for number in 1..=COUNT as u32 {
+        rig.commit(number, &["x@a.example"], b"content\r\n");
+    }
+    wait_until("all have failed and fail again", || rig.stats().failed_attempts.get() > 3 * COUNT);
+    fs::remove_file(rig.path("mail")).unwrap();
+    rig.wait_delivered(COUNT);
+    assert_eq!(rig.mail("mail").len() as u64, COUNT);
+    wait_until("nobody waits", || rig.stats().waiting_now.get() == 0);
+}
+
+#[test]
 fn undelivered_mail_outlives_a_restart() {
     let mut rig = Rig::new(SHARED);
     fs::write(rig.path("mail"), b"in the way").unwrap();
