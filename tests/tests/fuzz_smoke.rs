@@ -37,7 +37,7 @@ fn mutate(input: &mut Vec<u8>, target: &Target, corpus: &[Vec<u8>], random: &mut
             }
             2 => input.truncate(at),
             3 if at < input.len() => input[at] ^= 1 << random.below(8),
-            4 if at < input.len() => input[at] = random.next() as u8,
+            4 if at < input.len() => input[at] = random.number() as u8,
             5 => {
                 let end = (at + random.below(30)).min(input.len());
                 let run: Vec<u8> = input.drain(at..end).collect();
