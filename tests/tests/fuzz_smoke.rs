@@ -1,7 +1,7 @@
 //! Runs every fuzz target for some seconds: first its corpus, then mutations of it, drawn from a seed.
 //!
-//! `FUZZ_SECONDS=60` runs each longer, `FUZZ_SEED=7` runs other inputs, `FUZZ_TARGET=session` runs one alone. A failure prints
-//! the input; put it into `fuzz/corpus/<target>/` when it is mended.
+//! `FUZZ_SECONDS=60` runs each longer, `FUZZ_SEED=7` runs other inputs, `FUZZ_TARGET=session` runs one alone. A failure
+//! prints the input; put it into `fuzz/corpus/<target>/` when it is mended.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
