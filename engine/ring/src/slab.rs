@@ -16,7 +16,8 @@ struct Slot<T> {
     value: Option<T>,
 }
 
-/// At most `capacity` values, each under a [`Key`]. Memory grows with the highest number ever held, never above capacity.
+/// At most `capacity` values, each under a [`Key`]. Memory grows with the highest number ever held, never above
+/// capacity.
 #[derive(Debug)]
 pub struct Slab<T> {
     slots: Vec<Slot<T>>,
