@@ -7,11 +7,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tests::client::Client;
 use tests::engine::{Home, Options, PATIENCE, Server, eventually};
 
 const CONNECTIONS_COUNT: usize = 10_000;
 /// Resident octets of the process that a connection may add.
 const RESIDENT_LEN_MAX: usize = 2048;
+/// Together 96 MiB: three times the receive buffers of two workers, since the kernel deals the connections out.
+const WARM_MESSAGES_COUNT: usize = 32;
+const WARM_CONTENT_LEN: usize = 3 << 20;
 const HALF_A_COMMAND: &[u8] = b"MAIL FROM:<somebody.with.a.name.of.some.length@a-sending-host.exa";
 const THE_OTHER_HALF: &[u8] = b"mple>\r\n";
 
@@ -81,7 +85,13 @@ fn reply(client: &mut TcpStream) -> String {
 #[test]
 fn ten_thousand_idle_connections_hold_little() {
     raise_descriptor_limit();
-    let home = Home::new(&Options { listener: "connections_max = 12000", ..Options::default() });
+    let home = Home::new(&Options {
+        max_message_size: "4MiB",
+        segment_size: "16MiB",
+        deliver: Some("deliver = \"discard\""),
+        listener: "connections_max = 12000",
+        ..Options::default()
+    });
     let server = home.serve();
     let connect = || {
         let mut client = TcpStream::connect(server.address).expect("connected");
@@ -89,8 +99,12 @@ fn ten_thousand_idle_connections_hold_little() {
         assert!(reply(&mut client).starts_with("220 "));
         client
     };
-    // What a first connection touches is not a connection's.
-    drop(connect());
+    // The receive buffers and the batch buffers belong to the workers: enough content to touch all of them.
+    for _ in 0..WARM_MESSAGES_COUNT {
+        let mut client = Client::ready(server.address).expect("a session");
+        client.send("ada@client.example", &["bob@example.com"], &vec![b'x'; WARM_CONTENT_LEN]).expect("a 250");
+        client.quit().expect("a goodbye");
+    }
     let before = held(&server);
     let mut clients: Vec<TcpStream> = (0..CONNECTIONS_COUNT).map(|_| connect()).collect();
     let idle = held(&server);

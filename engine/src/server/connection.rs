@@ -119,3 +119,14 @@ impl Connection {
         self.deadline(service).map_or(latest, |deadline| deadline.min(latest))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `tests/tests/idle.rs` measures all that an idle connection costs; this is what we answer for.
+    #[test]
+    fn a_connection_is_small() {
+        assert!(size_of::<Connection>() <= 384, "{}", size_of::<Connection>());
+    }
+}
