@@ -285,8 +285,8 @@ impl Client {
         }
     }
 
-    /// Reads on in `input` until a reply means something to the caller, and moves `input` behind it. `None` when `input` is
-    /// used up. [`reply_code`](Self::reply_code) and [`reply_text`](Self::reply_text) tell of that reply.
+    /// Reads on in `input` until a reply means something to the caller, and moves `input` behind it. `None` when
+    /// `input` is used up. [`reply_code`](Self::reply_code) and [`reply_text`](Self::reply_text) tell of that reply.
     pub fn receive(
         &mut self,
         now: u64,
@@ -427,7 +427,8 @@ impl Client {
                     if self.groups() { waited_ns } else { now.saturating_sub(self.transaction.began_at) };
                 Some(Event::EnvelopeAccepted { waited_ns })
             }
-            // RFC 2920 §3.1: a client must be prepared for a 354 after all its recipients were refused, and sends one dot.
+            // RFC 2920 §3.1: a client must be prepared for a 354 after all its recipients were refused, and sends one
+            // dot.
             (true, 354) => {
                 self.enter(Phase::Discard, Outgoing::LoneDot);
                 None

@@ -31,7 +31,8 @@ pub struct RunArgs {
     #[arg(value_name = "HOST:PORT")]
     pub server: String,
     /// Connections held at once.
-    #[arg(long, short = 'c', default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=i64::from(CONNECTIONS_COUNT_MAX)))]
+    #[arg(long, short = 'c', default_value_t = 50)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(CONNECTIONS_COUNT_MAX)))]
     pub connections: u32,
     /// End after so many messages.
     #[arg(long, short = 'm', value_parser = clap::value_parser!(u64).range(1..))]
@@ -48,7 +49,8 @@ pub struct RunArgs {
     /// Closed loop: each connection begins its next message as soon as the last is answered (the default).
     #[arg(long)]
     pub closed: bool,
-    /// Send MAIL, RCPT and DATA in one group, and fail where the server does not offer PIPELINING [default: where it does].
+    /// Send MAIL, RCPT and DATA in one group, and fail where the server does not offer PIPELINING [default: where it
+    /// does].
     #[arg(long, conflicts_with = "no_pipelining")]
     pub pipelined: bool,
     /// One command per round trip.
@@ -109,7 +111,8 @@ pub struct SinkArgs {
     #[arg(long, value_name = "LIST", value_parser = cores)]
     pub cpu: Option<Cores>,
     /// Connections a thread takes at most.
-    #[arg(long, default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(1..=i64::from(CONNECTIONS_COUNT_MAX)))]
+    #[arg(long, default_value_t = 65_536)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(CONNECTIONS_COUNT_MAX)))]
     pub connections_max: u32,
     /// Do not offer PIPELINING.
     #[arg(long)]

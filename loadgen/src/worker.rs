@@ -182,7 +182,8 @@ impl<'a> Worker<'a> {
             let (fd, recv_alone) = (socket.fd, !socket.connecting && !socket.send_in_flight);
             match fd {
                 Some(_) if socket.is_quiet() => {}
-                // The kernel finds one operation by its token, but walks over all there are to find those of a descriptor.
+                // The kernel finds one operation by its token, but walks over all there are to find those of a
+                // descriptor.
                 Some(_) if recv_alone => self.ring.cancel(self.token(CANCEL, slot), self.token(RECV, slot)),
                 Some(fd) => self.ring.cancel_all(self.token(CANCEL, slot), fd),
                 None => {}

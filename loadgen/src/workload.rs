@@ -110,8 +110,8 @@ impl Workload {
         &self.group[usize::from(size_offered)]
     }
 
-    /// Appends the next piece of the content to `out`, at most [`SEND_LEN_MAX`] octets from `sent_len` on. Returns how far
-    /// that is, and whether the end-of-data is in it.
+    /// Appends the next piece of the content to `out`, at most [`SEND_LEN_MAX`] octets from `sent_len` on. Returns how
+    /// far that is, and whether the end-of-data is in it.
     pub fn content(&self, token: Token, sent_len: usize, out: &mut Vec<u8>) -> (usize, bool) {
         let end = self.wire.len().min(sent_len + SEND_LEN_MAX);
         let begin = out.len();

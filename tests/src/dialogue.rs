@@ -3,7 +3,7 @@
 //! ```text
 //! # Prose. A line `# key = value` sets an option of the listener (see `option`).
 //! S: 220 mx.example *           the server says this; `*` stands for any run of characters
-//! C: EHLO client.example        the client writes this and CRLF; neighbouring C lines are one write, a pipelining group
+//! C: EHLO client.example        the client writes this and CRLF; neighbouring C lines are one write, a group
 //! C<< "x"*3000 "\r\n" "\xff"    the client writes these octets: strings with \r \n \t \0 \\ \" \xHH, repeated by *N
 //! C: <eof>                      the client ends its direction
 //! S: <closed>                   the session is over
@@ -26,8 +26,8 @@
 //! ```
 //!
 //! Replies must be said when they are expected and not before: after each write, all that the server said is compared.
-//! Each file runs with its writes whole, one octet at a time, and split at random places; what the server says and stores
-//! must be the same each time. `greeting = full` or `greeting = failed` has the server refuse the session.
+//! Each file runs with its writes whole, one octet at a time, and split at random places; what the server says and
+//! stores must be the same each time. `greeting = full` or `greeting = failed` has the server refuse the session.
 
 use std::fmt::Write as _;
 use std::path::Path;

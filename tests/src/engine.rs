@@ -1,7 +1,7 @@
 //! The real server: its binary on a free port of the loopback, in a directory of its own.
 //!
-//! The binaries are those of `RINGMX_BIN_DIR`, or else of the profile that the tests were built with; cargo is asked first
-//! whether they are up to date.
+//! The binaries are those of `RINGMX_BIN_DIR`, or else of the profile that the tests were built with; cargo is asked
+//! first whether they are up to date.
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};

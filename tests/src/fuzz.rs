@@ -1,7 +1,7 @@
 //! What is fuzzed: plain functions of octets that panic when something does not hold.
 //!
-//! `tests/fuzz_smoke.rs` runs them for some seconds with seeded inputs, the libFuzzer targets in `fuzz/` for as long as one
-//! likes. Adding one: write it here, add it to [`TARGETS`], and a file of three lines to `fuzz/fuzz_targets`.
+//! `tests/fuzz_smoke.rs` runs them for some seconds with seeded inputs, the libFuzzer targets in `fuzz/` for as long as
+//! one likes. Adding one: write it here, add it to [`TARGETS`], and a file of three lines to `fuzz/fuzz_targets`.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -199,8 +199,8 @@ pub fn fuzz_decoder(data: &[u8]) {
     }
 }
 
-/// A session in the phase that the first octet names, its journal as the second says; the third seeds the splits. Whatever
-/// comes in whatever pieces, replies and stored messages are the same, and at the end nothing is held.
+/// A session in the phase that the first octet names, its journal as the second says; the third seeds the splits.
+/// Whatever comes in whatever pieces, replies and stored messages are the same, and at the end nothing is held.
 pub fn fuzz_session(data: &[u8]) {
     let [phase, journal, seed, input @ ..] = data else { return };
     let phase = PHASES[usize::from(*phase) % PHASES.len()];
@@ -264,12 +264,12 @@ pub fn fuzz_envelope(data: &[u8]) {
     );
 }
 
-/// A segment of some batches, damaged as the input says: recovery and the walk end, stay within it, and give nothing but
-/// what was written.
+/// A segment of some batches, damaged as the input says: recovery and the walk end, stay within it, and give nothing
+/// but what was written.
 pub fn fuzz_recover(data: &[u8]) {
     let Some((seed, damage)) = data.split_first_chunk::<2>() else { return };
     let mut random = Random::new(u64::from(u16::from_le_bytes(*seed)));
-    let (header, intact, written) = segment(&mut random);
+    let Segment { header, bytes: intact, written } = segment(&mut random);
     let (mut bytes, mut has_copies) = (intact.clone(), false);
     // Groups of octets: where, and with what.
     for change in damage.chunks(6) {
@@ -314,17 +314,25 @@ pub fn fuzz_recover(data: &[u8]) {
 /// Id, envelope and content.
 type Written = (MessageId, Vec<u8>, Vec<u8>);
 
-/// Three or so batches of some records, as a worker would write them, and where each record stands.
-fn segment(random: &mut Random) -> (SegmentHeader, Vec<u8>, Vec<(Range<usize>, Written)>) {
-    let header = SegmentHeader { shard: 1, number: 7, epoch: 5, key: random.next(), capacity: 1 << 20 };
+/// A segment's octets, and the records in it with where each stands.
+struct Segment {
+    header: SegmentHeader,
+    bytes: Vec<u8>,
+    written: Vec<(Range<usize>, Written)>,
+}
+
+/// Three or so batches of some records, as a worker would write them.
+fn segment(random: &mut Random) -> Segment {
+    let header = SegmentHeader { shard: 1, number: 7, epoch: 5, key: random.number(), capacity: 1 << 20 };
     let (mut bytes, mut written) = (header.encode().to_vec(), Vec::new());
     for sequence in 0..1 + random.below(3) as u32 {
         let offset = bytes.len() as u64;
         let mut batch = Batch::begin(Vec::new(), header.epoch, header.key, offset, sequence);
         for _ in 0..1 + random.below(4) {
-            let id = MessageId { session: SessionId(random.next()), transaction: 1 + random.below(9) as u32 };
+            let id =
+                MessageId { session: SessionId(random.number()), transaction: 1 + random.below(9) as u32 };
             let envelope = vec![b'e'; random.below(100)];
-            let content = vec![random.next() as u8; random.below(6000)];
+            let content = vec![random.number() as u8; random.below(6000)];
             let start =
                 batch.append(&RecordMeta { id, received_unix_us: 1 }, &envelope, &[&content]) as usize;
             let len = record::encoded_len(envelope.len(), content.len());
@@ -332,7 +340,7 @@ fn segment(random: &mut Random) -> (SegmentHeader, Vec<u8>, Vec<(Range<usize>, W
         }
         bytes.extend(batch.finish(offset));
     }
-    (header, bytes, written)
+    Segment { header, bytes, written }
 }
 
 fn walk(bytes: &[u8], header: &SegmentHeader, limit: u64) -> Vec<Written> {

@@ -11,7 +11,7 @@ pub fn message(seed: u64) -> Vec<u8> {
     for field in ["From: Sender <sender@example.org>", "To: b@example.com", "MIME-Version: 1.0"] {
         line(&mut out, field.as_bytes());
     }
-    line(&mut out, format!("Message-ID: <{seed}.{}@example.org>", random.next()).as_bytes());
+    line(&mut out, format!("Message-ID: <{seed}.{}@example.org>", random.number()).as_bytes());
     line(&mut out, b"Subject: =?utf-8?q?caf=C3=A9?= and so on,\r\n\tfolded,\r\n  twice");
     if random.one_in(4) {
         line(&mut out, format!("X-Long: {}", "x".repeat(random.below(5000))).as_bytes());
@@ -27,7 +27,7 @@ fn line(out: &mut Vec<u8>, text: &[u8]) {
 
 fn part(out: &mut Vec<u8>, random: &mut Random, depth: usize) {
     if depth < 3 && random.one_in(2) {
-        let boundary = format!("=_{depth}_{}", random.next());
+        let boundary = format!("=_{depth}_{}", random.number());
         line(out, format!("Content-Type: multipart/mixed; boundary=\"{boundary}\"\r\n").as_bytes());
         for _ in 0..1 + random.below(3) {
             line(out, format!("--{boundary}").as_bytes());
@@ -55,7 +55,7 @@ fn body_line(out: &mut Vec<u8>, random: &mut Random) {
         4 => b"From the start of a line".to_vec(),
         // Anything but line ends.
         5 => (0..random.below(200))
-            .map(|_| random.next() as u8)
+            .map(|_| random.number() as u8)
             .filter(|octet| !b"\r\n".contains(octet))
             .collect(),
         6 => vec![b'y'; random.below(3000)],

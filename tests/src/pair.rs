@@ -1,7 +1,7 @@
 //! A session with everything around it but a socket and a disk: a virtual clock, and a journal that does as it is told.
 //!
-//! [`Pair`] keeps the contract of the worker: input that the session does not consume is presented again with what comes
-//! behind it, nothing is presented while a commit is pending, and each commit is answered once.
+//! [`Pair`] keeps the contract of the worker: input that the session does not consume is presented again with what
+//! comes behind it, nothing is presented while a commit is pending, and each commit is answered once.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

@@ -1,7 +1,7 @@
 //! Runs every fuzz target for some seconds: first its corpus, then mutations of it, drawn from a seed.
 //!
-//! `FUZZ_SECONDS=60` runs each longer, `FUZZ_SEED=7` runs other inputs, `FUZZ_TARGET=session` runs one alone. A failure prints
-//! the input; put it into `fuzz/corpus/<target>/` when it is mended.
+//! `FUZZ_SECONDS=60` runs each longer, `FUZZ_SEED=7` runs other inputs, `FUZZ_TARGET=session` runs one alone. A failure
+//! prints the input; put it into `fuzz/corpus/<target>/` when it is mended.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -37,7 +37,7 @@ fn mutate(input: &mut Vec<u8>, target: &Target, corpus: &[Vec<u8>], random: &mut
             }
             2 => input.truncate(at),
             3 if at < input.len() => input[at] ^= 1 << random.below(8),
-            4 if at < input.len() => input[at] = random.next() as u8,
+            4 if at < input.len() => input[at] = random.number() as u8,
             5 => {
                 let end = (at + random.below(30)).min(input.len());
                 let run: Vec<u8> = input.drain(at..end).collect();

@@ -1,5 +1,5 @@
-//! Log lines out of the workers' events. Every line about a session carries its id; none holds content or the address of
-//! a recipient.
+//! Log lines out of the workers' events. Every line about a session carries its id; none holds content or the address
+//! of a recipient.
 
 use std::net::IpAddr;
 use std::net::SocketAddr;
@@ -9,7 +9,8 @@ use tracing::{debug, error, info, warn};
 use super::logging;
 use crate::event::{Event, EventQueue, Kind};
 
-/// Events of one worker taken at a time, so that one busy worker does not keep the control thread from its other duties.
+/// Events of one worker taken at a time, so that one busy worker does not keep the control thread from its other
+/// duties.
 const EVENTS_COUNT_MAX: usize = 32 << 10;
 
 /// The reading end of the workers' queues.

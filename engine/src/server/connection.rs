@@ -60,8 +60,8 @@ pub(super) struct Connection {
     pub(super) send_began_at: Duration,
     /// In the worker's list of connections that have something to send this turn.
     pub(super) touched: bool,
-    /// Received, but not consumed by the session: the beginning of a command, or input parked while a commit is pending.
-    /// Without memory when empty.
+    /// Received, but not consumed by the session: the beginning of a command, or input parked while a commit is
+    /// pending. Without memory when empty.
     pub(super) parked: Vec<u8>,
     /// Replies not yet given to the ring. Without memory when empty.
     pub(super) out: Vec<u8>,

@@ -63,8 +63,8 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// Starts a worker for each shard. `reader` gives the bell of the egress thread that reads a shard; `ended` is called
-    /// on a worker's thread when it ends, with the error if nobody told it to.
+    /// Starts a worker for each shard. `reader` gives the bell of the egress thread that reads a shard; `ended` is
+    /// called on a worker's thread when it ends, with the error if nobody told it to.
     ///
     /// # Errors
     /// When one of them cannot work; then all are stopped again.

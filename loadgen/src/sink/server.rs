@@ -201,7 +201,8 @@ impl<'a> Server<'a> {
         } else if connection.closing && (connection.recv_armed || connection.send_in_flight) {
             if !connection.cancelled {
                 connection.cancelled = true;
-                // The kernel finds one operation by its token, but walks over all there are to find those of a descriptor.
+                // The kernel finds one operation by its token, but walks over all there are to find those of a
+                // descriptor.
                 if connection.send_in_flight {
                     self.ring.cancel_all(token(CANCEL, key), connection.fd);
                 } else {
