@@ -96,7 +96,9 @@ impl Script {
             self.line(&format!("RCPT TO:{}\r\n", recipients[random.len(0..=3)]));
         }
         if random.chance(noise / 8.0) {
-            self.line(["NOOP\r\n", "RSET\r\n", "EHLO again\r\n", "MAIL FROM:<>\r\n", "x\r\n"][random.len(0..=4)]);
+            self.line(
+                ["NOOP\r\n", "RSET\r\n", "EHLO again\r\n", "MAIL FROM:<>\r\n", "x\r\n"][random.len(0..=4)],
+            );
         }
         self.push(b"DATA\r\n".to_vec(), Kind::Data);
         if random.chance(noise / 2.0) {
