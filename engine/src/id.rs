@@ -62,7 +62,7 @@ impl SessionId {
 
 impl fmt::Display for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.text().iter().try_for_each(|&byte| fmt::Write::write_char(f, char::from(byte)))
+        f.write_str(str::from_utf8(&self.text()).expect("the alphabet is ASCII"))
     }
 }
 

@@ -61,7 +61,5 @@ pub const LAST_REPLY_TIME_MAX: Duration = Duration::from_secs(30);
 pub const LINGER_TIME_MAX: Duration = Duration::from_secs(5);
 /// Octets read and thrown away meanwhile.
 pub const LINGER_LEN_MAX: usize = 1 << 20;
-/// How long sessions may go on after the server was told to stop.
-pub const DRAIN_TIME_MAX: Duration = Duration::from_secs(30);
 /// How long accepting pauses after it failed for want of descriptors or memory.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(500);

@@ -41,7 +41,8 @@ macro_rules! counters {
 }
 
 counters! {
-    /// What one worker counts. Names that end in `_now` are gauges. Aligned so that two workers never share a cache line.
+    /// What one worker counts. Names that end in `_now` are gauges. Aligned so that two workers never share a cache
+    /// line.
     WorkerStats {
         /// Connections accepted.
         connections,

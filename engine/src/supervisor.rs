@@ -20,8 +20,9 @@ use crate::server::{Listeners, Workers, WorkersError, WorkersOptions};
 use crate::stats::WorkerStats;
 use crate::store::{KeeperState, Spool, SpoolOptions, StoreError};
 
-/// Events that a worker may be ahead of the log; about 1 MiB each.
-const EVENTS_COUNT_MAX: usize = 8192;
+/// Events that a worker may be ahead of the log: what it logs in the 50 ms between two looks at the highest rate. About
+/// 4 MiB a worker.
+const EVENTS_COUNT_MAX: usize = 32 * 1024;
 /// Octets of content that all workers together hold in memory.
 const CONTENT_LEN_MAX: usize = 1 << 30;
 /// Descriptors besides those of connections: sockets, segments, Maildir files.
@@ -72,6 +73,10 @@ pub fn run(config: &Arc<Config>) -> Result<(), ServeError> {
     let listeners = Listeners::bind(config, &recipients)?;
     let admin = config.admin.map(control::bind).transpose().map_err(ServeError::Admin)?;
     let (keeper, shards, feeds) = Spool::open(spool_options(config))?.start()?;
+    // Without a segment the first clients would be told that there is no room.
+    while keeper.state().is_healthy() && shards.iter().any(|shard| shard.ready.is_empty()) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
     let egress = egress::start(feeds, Arc::clone(config), config.workers.div_ceil(2))?;
 
     let (notify, notices) = channel();
@@ -83,9 +88,11 @@ pub fn run(config: &Arc<Config>) -> Result<(), ServeError> {
         content_len_max: CONTENT_LEN_MAX,
         events_count_max: EVENTS_COUNT_MAX,
         durable: config.spool.durability == Durability::Sync,
+        drain_time: config.timeouts.drain,
     };
     let ended = move |result| drop(notify.send(Notice::WorkerEnded(result)));
-    let mut workers = Workers::start(shards, |shard| egress.doorbell(shard), &options, ended)?;
+    let reader = |shard| egress.doorbell(shard).expect("the spool gives a feed for each shard with handles");
+    let mut workers = Workers::start(shards, reader, &options, ended)?;
 
     let readiness = Arc::new(Readiness::new());
     let stop_control = control::Stop::default();
@@ -130,7 +137,9 @@ impl Watch<'_> {
         loop {
             match notices.recv_timeout(WATCH_INTERVAL) {
                 Ok(Notice::Signal(SIGHUP)) => {
-                    tracing::warn!("SIGHUP: the configuration is read at the start only; restart to change it");
+                    tracing::warn!(
+                        "SIGHUP: the configuration is read at the start only; restart to change it"
+                    );
                 }
                 Ok(Notice::Signal(signal)) => {
                     tracing::info!(signal, "stopping: no new mail; sessions may finish theirs");
@@ -173,10 +182,11 @@ fn spool_options(config: &Config) -> SpoolOptions {
 
 /// A thread that turns signals into notices.
 fn watch_signals(notify: Sender<Notice>) -> Result<(), ServeError> {
-    let mut signals =
-        Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(system("cannot handle signals"))?;
-    let body = move || signals.forever().all(|signal| notify.send(Notice::Signal(signal)).is_ok());
-    let spawned = Builder::new().name("signals".into()).spawn(move || drop(body()));
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(system("cannot handle signals"))?;
+    let mut body = move || signals.forever().all(|signal| notify.send(Notice::Signal(signal)).is_ok());
+    let spawned = Builder::new().name("signals".into()).spawn(move || {
+        body();
+    });
     spawned.map(drop).map_err(system("cannot start the signal thread"))
 }
 

@@ -1,5 +1,24 @@
 //! What the tests of ringmx share. None of it is part of the server.
 //!
+//! - [`engine`]: the real server in a directory of its own; [`client`] talks to it, [`maildir`] reads what it delivers.
+//! - [`mime`]: messages drawn from a seed.
+//! - [`source`]: Rust source as text, for the tests that read the code.
+//! - [`pair`]: a session with a virtual clock and a journal that does as it is told; [`phases`]: how it gets anywhere.
+//! - [`dialogue`]: dialogue files and how they are played.
+//! - [`fuzz`]: what is fuzzed.
+//! - [`oracle`]: what decoded content must be, said slowly.
+//! - [`random`]: the seeded generator behind every random choice.
 //! - [`simulation`]: a worker on a simulated machine, with clients that do as a seed tells them.
 
+pub mod client;
+pub mod dialogue;
+pub mod engine;
+pub mod fuzz;
+pub mod maildir;
+pub mod mime;
+pub mod oracle;
+pub mod pair;
+pub mod phases;
+pub mod random;
 pub mod simulation;
+pub mod source;

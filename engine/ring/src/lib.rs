@@ -129,7 +129,8 @@ pub trait Ring {
     /// Accepts connections. `result` is the new descriptor, close-on-exec.
     fn accept(&mut self, token: Token, listener: Fd, mode: AcceptMode);
 
-    /// Receives until cancelled, at end of stream (a result of 0) or on an error. No buffer is held while nothing comes.
+    /// Receives until cancelled, at end of stream (a result of 0) or on an error. No buffer is held while nothing
+    /// comes.
     fn recv(&mut self, token: Token, socket: Fd);
 
     /// Sends `bytes[sent_len..]`; the result may be short.

@@ -16,7 +16,8 @@ struct Slot<T> {
     value: Option<T>,
 }
 
-/// At most `capacity` values, each under a [`Key`]. Memory grows with the highest number ever held, never above capacity.
+/// At most `capacity` values, each under a [`Key`]. The address space for all of them is taken at once, so that nothing
+/// is ever moved; memory grows with the highest number ever held.
 #[derive(Debug)]
 pub struct Slab<T> {
     slots: Vec<Slot<T>>,
@@ -27,7 +28,7 @@ pub struct Slab<T> {
 
 impl<T> Slab<T> {
     pub fn new(capacity: usize) -> Self {
-        Self { slots: Vec::new(), free: Vec::new(), capacity }
+        Self { slots: Vec::with_capacity(capacity), free: Vec::new(), capacity }
     }
 
     /// Gives the value back when all slots are taken.

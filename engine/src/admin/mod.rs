@@ -1,1 +1,7 @@
-//! (under construction)
+//! The control thread: what operators see. It formats what workers tell the log and answers the admin HTTP.
+
+pub mod control;
+mod http;
+mod log;
+pub mod logging;
+mod metrics;

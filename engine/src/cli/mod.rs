@@ -1,1 +1,157 @@
-//! (under construction)
+//! The command line.
+
+mod check;
+mod serve;
+mod spool;
+
+use std::io::{self, BufWriter};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::{ConfigError, LogFormat};
+use crate::store::StoreError;
+
+/// SMTP ingress engine: the server behind a domain's MX record.
+#[derive(Debug, Parser)]
+#[command(name = "ringmx", version, about, arg_required_else_help = true, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  ringmx serve                               mail for localhost and example.com on 127.0.0.1:2525
+  ringmx serve --config /etc/ringmx.toml
+  ringmx check --config /etc/ringmx.toml --strict
+  ringmx spool stat --spool /var/spool/ringmx
+
+Exit status: 0 done, 1 it failed (see each command), 2 wrong usage or configuration.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(ServeArgs),
+    Check(CheckArgs),
+    Spool(spool::SpoolArgs),
+}
+
+/// Receive mail, in the foreground; the log goes to stderr
+///
+/// SIGTERM and SIGINT stop it once its sessions have ended.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Without --config, the quick start: mail for localhost and example.com at 127.0.0.1:2525,
+spool in ./ringmx-data, delivery to the Maildir ./ringmx-data/maildir, admin HTTP at
+127.0.0.1:8025.
+
+Examples:
+  ringmx serve
+  ringmx serve --config /etc/ringmx.toml --log-format json
+
+Exit status: 0 stopped by a signal, 1 it could not start or go on, 2 wrong usage or
+configuration.")]
+struct ServeArgs {
+    /// The configuration; without it, the built-in quick start
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// How log lines look; without it, as `format` in [log] says
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<LogFormatArg>,
+}
+
+/// Read a configuration and say what is wrong with it
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  ringmx check --config /etc/ringmx.toml
+  ringmx check --config /etc/ringmx.toml --strict --json
+
+Exit status: 0 fine, 1 warnings with --strict, 2 errors.")]
+struct CheckArgs {
+    /// The configuration; without it, the built-in quick start
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The findings as one JSON object
+    #[arg(long)]
+    json: bool,
+    /// Let warnings count: exit status 1
+    #[arg(long)]
+    strict: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogFormatArg {
+    Human,
+    Json,
+}
+
+impl From<LogFormatArg> for LogFormat {
+    fn from(format: LogFormatArg) -> Self {
+        match format {
+            LogFormatArg::Human => Self::Human,
+            LogFormatArg::Json => Self::Json,
+        }
+    }
+}
+
+/// Why a command that only reads came to no result.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("the configuration is wrong\n{0}")]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("cannot write the output: {0}")]
+    Output(#[from] io::Error),
+}
+
+/// Runs what the command line asks for and gives the exit status.
+pub fn run() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Serve(args) => return serve::run(&args),
+        Command::Check(args) => check::run(&args, &mut io::stdout().lock()).map_err(Failure::from),
+        Command::Spool(args) => spool::run(&args, &mut BufWriter::new(io::stdout().lock())),
+    };
+    match result {
+        Ok(status) => ExitCode::from(status),
+        // Whoever stops reading has read enough.
+        Err(Failure::Output(error) | Failure::Store(StoreError::Output(error)))
+            if error.kind() == io::ErrorKind::BrokenPipe =>
+        {
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            eprintln!("ringmx: {failure}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn commands_parse() {
+        for line in [
+            "ringmx serve",
+            "ringmx serve --config a.toml --log-format json",
+            "ringmx check --json --strict",
+            "ringmx spool ls",
+            "ringmx spool cat 0CH1611EAG081-1 --spool x",
+            "ringmx spool verify --config a.toml --json",
+        ] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
+        }
+        for line in ["ringmx", "ringmx serve x", "ringmx spool", "ringmx spool ls --spool a --config b"] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+    }
+}

@@ -1,5 +1,5 @@
-//! Takes values out of the tree: each with its type checked, each wrong one a problem with its place, and every key that
-//! nobody asked for an error that names the key which was meant.
+//! Takes values out of the tree: each with its type checked, each wrong one a problem with its place, and every key
+//! that nobody asked for an error that names the key which was meant.
 
 use std::cell::RefCell;
 use std::fs::File;

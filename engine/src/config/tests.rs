@@ -340,3 +340,12 @@ fn included_files_are_merged() {
     assert!(error("b.toml", "wrokers = 1").contains("did you mean `workers`?"));
     assert!(Config::load(&at("none.toml")).unwrap_err().to_string().starts_with("error: cannot read"));
 }
+
+proptest::proptest! {
+    #[test]
+    fn no_text_makes_it_panic(at in 0..VALID.len(), len in 0usize..20, more in "[\\PC\\n\\t=\\[\\]{}\"'#.]{0,12}") {
+        let end = (at + len).min(VALID.len());
+        shown(&format!("{}{more}{}", &VALID[..at], &VALID[end..]));
+        shown(&more);
+    }
+}

@@ -1,1 +1,163 @@
-//! (under construction)
+//! Egress: from the spool to where the mail goes.
+//!
+//! 1. [`start`] spreads the shards over threads, each with a tokio-uring runtime of its own.
+//! 2. A [`tail`] per shard reads what its worker has committed and makes a [`job`] of each record, by its [`plan`].
+//! 3. A job writes into [`maildir`]s; a [`flush`] makes many durable and acknowledges them.
+//! 4. A segment that is sealed and wholly acknowledged goes back to the keeper.
+//!
+//! A message is acknowledged when all of its copies are durable, not before: a crash in between, or a failed sync,
+//! repeats the delivery. A repeat replaces its file as long as that is still in `new`; where a reader has moved it to
+//! `cur`, a second one comes. Mail that is kept, because its route holds it or none takes it, is looked at again by the
+//! next start, and copies for its other recipients are delivered again then.
+
+mod error;
+mod flush;
+mod job;
+mod maildir;
+mod outcome;
+mod plan;
+mod report;
+mod segments;
+mod stats;
+mod tail;
+#[cfg(test)]
+mod tests;
+mod waiting;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use ringmx_ring::Doorbell;
+
+pub use error::EgressError;
+pub use stats::EgressStats;
+
+use crate::config::Config;
+use crate::store::ShardFeed;
+use tail::{STOP_WAIT, Tail, TailParts};
+
+/// Entries of a thread's ring: for the deliveries and syncs of two or three shards at once.
+const RING_ENTRIES: u32 = 512;
+/// How much longer than [`STOP_WAIT`] a thread may take: it may hang in the kernel, at a dead disk.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// The running deliveries. Stops when dropped.
+#[derive(Debug)]
+pub struct Egress {
+    bells: Vec<(u16, Arc<Doorbell>)>,
+    stats: Vec<Arc<EgressStats>>,
+    stopping: Arc<AtomicBool>,
+    threads: Vec<EgressThread>,
+}
+
+#[derive(Debug)]
+struct EgressThread {
+    handle: JoinHandle<()>,
+    /// Closed when the thread ends.
+    alive: Receiver<()>,
+}
+
+/// Starts delivering what the feeds hold and will hold, on `threads` threads (at least one, at most one a shard).
+///
+/// # Errors
+/// When a thread or its ring cannot be set up; nothing runs then.
+pub fn start(feeds: Vec<ShardFeed>, config: Arc<Config>, threads: usize) -> Result<Egress, EgressError> {
+    let threads_count = threads.clamp(1, feeds.len().max(1));
+    let stopping = Arc::new(AtomicBool::new(false));
+    let (mut bells, mut stats) = (Vec::new(), Vec::new());
+    let mut parts: Vec<Vec<TailParts>> = std::iter::repeat_with(Vec::new).take(threads_count).collect();
+    for (index, feed) in feeds.into_iter().enumerate() {
+        let bell = Arc::new(Doorbell::new().map_err(EgressError::Thread)?);
+        let shard_stats = Arc::new(EgressStats::new(feed.shard));
+        bells.push((feed.shard, Arc::clone(&bell)));
+        stats.push(Arc::clone(&shard_stats));
+        let (config, stopping) = (Arc::clone(&config), Arc::clone(&stopping));
+        parts[index % threads_count].push(TailParts { feed, config, bell, stats: shard_stats, stopping });
+    }
+    // Dropped by an error below, it stops the threads that run already.
+    let mut egress = Egress { bells, stats, stopping, threads: Vec::new() };
+    let (ready_sender, ready) = channel();
+    for (index, parts) in parts.into_iter().enumerate() {
+        let (alive_sender, alive) = channel();
+        let ready_sender = ready_sender.clone();
+        let body = move || {
+            let _alive = alive_sender;
+            run(parts, &ready_sender);
+        };
+        let handle = std::thread::Builder::new().name(format!("egress-{index}")).spawn(body);
+        egress.threads.push(EgressThread { handle: handle.map_err(EgressError::Thread)?, alive });
+    }
+    drop(ready_sender);
+    ready.into_iter().take(threads_count).collect::<io::Result<()>>().map_err(EgressError::Ring)?;
+    Ok(egress)
+}
+
+/// The body of a thread: tells once over `ready` whether it could be set up.
+fn run(parts: Vec<TailParts>, ready: &Sender<io::Result<()>>) {
+    let runtime = match runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => return drop(ready.send(Err(error))),
+    };
+    runtime.block_on(async {
+        // A tail listens to its bell by an operation of this runtime.
+        let tails: io::Result<Vec<Tail>> = parts.into_iter().map(Tail::new).collect();
+        let tails = match tails {
+            Ok(tails) => tails,
+            Err(error) => return drop(ready.send(Err(error))),
+        };
+        let tails: Vec<_> = tails.into_iter().map(|tail| tokio_uring::spawn(tail.run())).collect();
+        drop(ready.send(Ok(())));
+        for tail in tails {
+            tail.await.expect("a tail does not panic");
+        }
+    });
+}
+
+/// tokio-uring hangs with DEFER_TASKRUN, and no flag beyond these two is known to be safe with it.
+fn runtime() -> io::Result<tokio_uring::Runtime> {
+    let mut ring = tokio_uring::uring_builder();
+    ring.setup_coop_taskrun().setup_single_issuer();
+    tokio_uring::Runtime::new(tokio_uring::builder().entries(RING_ENTRIES).uring_builder(&ring))
+}
+
+impl Egress {
+    /// What the shard's worker rings after it has published a commit or sealed a segment; `None` for a shard without a
+    /// feed.
+    pub fn doorbell(&self, shard: u16) -> Option<Arc<Doorbell>> {
+        self.bells.iter().find(|(of, _)| *of == shard).map(|(_, bell)| Arc::clone(bell))
+    }
+
+    /// One for each shard.
+    pub fn stats(&self) -> &[Arc<EgressStats>] {
+        &self.stats
+    }
+
+    /// Reads no further, ends the deliveries under way, acknowledges them, joins the threads; takes 15 seconds at most.
+    pub fn stop(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Egress {
+    fn drop(&mut self) {
+        self.stopping.store(true, Ordering::Release);
+        self.bells.iter().for_each(|(_, bell)| bell.ring());
+        let give_up_at = Instant::now() + STOP_WAIT + STOP_GRACE;
+        for EgressThread { handle, alive } in self.threads.drain(..) {
+            let name = handle.thread().name().unwrap_or_default().to_owned();
+            match alive.recv_timeout(give_up_at.saturating_duration_since(Instant::now())) {
+                Err(RecvTimeoutError::Disconnected) | Ok(()) => drop(handle.join()),
+                Err(RecvTimeoutError::Timeout) => {
+                    tracing::error!(
+                        name,
+                        "a delivery thread hangs in the kernel; left behind. The next start repeats its deliveries"
+                    );
+                }
+            }
+        }
+    }
+}

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use crate::limits::DOMAIN_LEN_MAX;
 use crate::protocol::path::{Domain, ForwardPath};
 
-/// The recipient domains; immutable once built. Lookups allocate nothing, and take constant time whatever a stranger asks
-/// for: the tables are keyed with SipHash and a secret drawn at start.
+/// The recipient domains; immutable once built. Lookups allocate nothing, and take constant time whatever a stranger
+/// asks for: the tables are keyed with SipHash and a secret drawn at start.
 #[derive(Clone, Debug, Default)]
 pub struct Recipients {
     /// In lower case.
@@ -38,8 +38,8 @@ impl Recipients {
         Ok(recipients)
     }
 
-    /// Whether mail for this recipient is accepted: its domain is listed, or it is `<Postmaster>`, which every server must
-    /// accept (RFC 5321 §4.5.1). Domains are compared without regard to case (§2.4).
+    /// Whether mail for this recipient is accepted: its domain is listed, or it is `<Postmaster>`, which every server
+    /// must accept (RFC 5321 §4.5.1). Domains are compared without regard to case (§2.4).
     pub fn accepts(&self, path: &ForwardPath<'_>) -> bool {
         let mailbox = match path {
             ForwardPath::Postmaster => return true,

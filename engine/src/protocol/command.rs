@@ -1,4 +1,5 @@
-//! Commands: a line becomes a [`Command`] or a [`Malformed`]. Whether the session may have it now is the session's matter.
+//! Commands: a line becomes a [`Command`] or a [`Malformed`]. Whether the session may have it now is the session's
+//! matter.
 
 use super::params::{MailParams, refuse_rcpt_params};
 use super::path::{Domain, ForwardPath, PathFault, ReversePath};
@@ -23,8 +24,9 @@ pub enum Command<'a> {
     Auth,
 }
 
-/// What the client calls itself: a domain or an address literal, at most [`DOMAIN_LEN_MAX`] octets, all of them printable
-/// ASCII. Underscores, a trailing dot and an IPv6 literal without its tag are let through, since honest clients send them.
+/// What the client calls itself: a domain or an address literal, at most [`DOMAIN_LEN_MAX`] octets, all of them
+/// printable ASCII. Underscores, a trailing dot and an IPv6 literal without its tag are let through, since honest
+/// clients send them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeloName<'a>(pub &'a [u8]);
 
@@ -105,7 +107,8 @@ impl Command<'_> {
 /// RFC 5321 §2.4: verbs in any case. §4.1.1: white space before the line end is let through.
 pub fn parse(line: &[u8]) -> Result<Command<'_>, Malformed> {
     let line = trim_end(line);
-    // RFC 5321 §4.1.2: all that a command may hold is of %d32-126. A fold without `any`, so that it becomes vector code.
+    // RFC 5321 §4.1.2: all that a command may hold is of %d32-126. A fold without `any`, so that it becomes vector
+    // code.
     if line.iter().fold(false, |found, &octet| found | octet.is_ascii_control()) {
         return Err(Malformed::ControlOctet);
     }

@@ -2,21 +2,22 @@
 //!
 //! What is on the wire and what is stored differ in three ways, each one rule:
 //!
-//! 1. **End-of-data** is `CRLF . CRLF` and nothing else (RFC 5321 §4.1.1.4). The CRLF that ended the DATA command counts as
-//!    the first, so `. CRLF` at once is empty content. The CRLF before the dot belongs to the content.
-//! 2. **Transparency** (§4.5.2): a dot that begins a line is taken off. A *line* is what CRLF begins: a client that lets a bare
-//!    LF through does not count it as a line end, or it would have sent CRLF, so it put no dot behind it and none is taken off:
-//!    `LF .x` keeps its dot, and so does `LF ..`. Where that guess is wrong a dot is kept too many; the other guess would lose
-//!    a dot of the content.
-//! 3. **Line ends**: a CR that no LF follows, or an LF that no CR precedes, is stored as CRLF. So the stored form has no
-//!    line end but CRLF, and a next hop that gets it with transparency applied meets end-of-data exactly once,
+//! 1. **End-of-data** is `CRLF . CRLF` and nothing else (RFC 5321 §4.1.1.4). The CRLF that ended the DATA command
+//!    counts as the first, so `. CRLF` at once is empty content. The CRLF before the dot belongs to the content.
+//! 2. **Transparency** (§4.5.2): a dot that begins a line is taken off. A *line* is what CRLF begins: a client that
+//!    lets a bare LF through does not count it as a line end, or it would have sent CRLF, so it put no dot behind it
+//!    and none is taken off: `LF .x` keeps its dot, and so does `LF ..`. Where that guess is wrong a dot is kept too
+//!    many; the other guess would lose a dot of the content.
+//! 3. **Line ends**: a CR that no LF follows, or an LF that no CR precedes, is stored as CRLF. So the stored form has
+//!    no line end but CRLF, and a next hop that gets it with transparency applied meets end-of-data exactly once,
 //!    whatever it takes for a line end.
 //!
 //! A **look-alike** is what some other server could take for end-of-data and this one does not: a line that is a single
-//! dot, on the wire or as stored, and one of whose two line ends is bare (`LF . LF`, `LF . CRLF`, `CRLF . CR`, `CR . CRLF`,
-//! `CRLF .. LF`, ...). No honest client sends one; whoever hides a second transaction in a first does (SMTP smuggling). It does
-//! not end the data: decoding goes on to the true end, so that the session stays in step with what the client means, and
-//! the message is refused there. So a stored line that is a single dot is always one the client sent as `CRLF .. CRLF`.
+//! dot, on the wire or as stored, and one of whose two line ends is bare (`LF . LF`, `LF . CRLF`, `CRLF . CR`,
+//! `CR . CRLF`, `CRLF .. LF`, ...). No honest client sends one; whoever hides a second transaction in a first does
+//! (SMTP smuggling). It does not end the data: decoding goes on to the true end, so that the session stays in step with
+//! what the client means, and the message is refused there. So a stored line that is a single dot is always one the
+//! client sent as `CRLF .. CRLF`.
 
 use super::scan::{CR, LF, find_odd_pair};
 
@@ -123,7 +124,8 @@ impl Decoder {
         Decoded { consumed: at, end: None }
     }
 
-    /// Lines as they should be, up to the first octet that needs a look. `rest` is not empty; at least one octet is taken.
+    /// Lines as they should be, up to the first octet that needs a look. `rest` is not empty; at least one octet is
+    /// taken.
     fn text(&mut self, rest: &[u8], sink: &mut impl Sink) -> usize {
         if rest[0] == LF {
             // The state says that no CR stands before it.

@@ -12,7 +12,8 @@ struct Outcome {
     end: Option<End>,
 }
 
-/// The rules of the module's documentation on the whole of the wire, line by line, with nothing to resume. `None`: no end.
+/// The rules of the module's documentation on the whole of the wire, line by line, with nothing to resume. `None`: no
+/// end.
 fn oracle(wire: &[u8]) -> Option<Outcome> {
     let mut content = Vec::new();
     let mut end = End { lookalike: false, bare_newlines: false };
@@ -169,7 +170,8 @@ fn all_short_wires_agree_with_the_oracle() {
     }
 }
 
-/// The promise of the stored form: no line end but CRLF; sent on with transparency, it ends once and comes out the same.
+/// The promise of the stored form: no line end but CRLF; sent on with transparency, it ends once and comes out the
+/// same.
 fn check_stored(outcome: &Outcome) {
     let content = &outcome.content[..];
     assert!(content.is_empty() || content.ends_with(b"\r\n"));

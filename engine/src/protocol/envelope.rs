@@ -1,5 +1,5 @@
-//! The stored form of an envelope: fields one after the other in one flat run of octets, so that taking a recipient is one
-//! append and nothing is allocated for it.
+//! The stored form of an envelope: fields one after the other in one flat run of octets, so that taking a recipient is
+//! one append and nothing is allocated for it.
 //!
 //! ```text
 //! field = tag (1 octet) len (2 octets, little endian) value (len octets)
@@ -82,8 +82,8 @@ impl Writer<'_> {
         self.field_with(TAG_RECEIVED, |out| out.extend_from_slice(&unix_us.to_le_bytes()));
     }
 
-    /// Appends a field whose value `write` appends; cut at 65,535 octets, which the grammar of paths and names stays far
-    /// below, so that the length can never lie.
+    /// Appends a field whose value `write` appends; cut at 65,535 octets, which the grammar of paths and names stays
+    /// far below, so that the length can never lie.
     fn field_with(&mut self, tag: u8, write: impl FnOnce(&mut Vec<u8>)) {
         let out = &mut *self.0;
         out.extend_from_slice(&[tag, 0, 0]);

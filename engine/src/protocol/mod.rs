@@ -1,7 +1,7 @@
 //! SMTP's words and grammar (RFC 5321 and the extensions served): octets in, values out. Nothing here knows a session.
 //!
-//! - [`line`]: one command line out of what was received; [`command`], [`params`], [`path`]: what it says. Values borrow
-//!   from the line, nothing is copied or allocated.
+//! - [`line`]: one command line out of what was received; [`command`], [`params`], [`path`]: what it says. Values
+//!   borrow from the line, nothing is copied or allocated.
 //! - [`data`]: the content of a transaction out of what was received, over [`scan`].
 //! - [`reply`]: every reply the engine can give, and their encoding.
 //! - [`envelope`]: the stored form of a transaction's envelope.

@@ -245,7 +245,8 @@ fn name_len(input: &[u8]) -> Result<usize, PathFault> {
     }
 }
 
-/// `sub-domain = Let-dig [Ldh-str]`, `Ldh-str = *( ALPHA / DIGIT / "-" ) Let-dig`; the octets are known to be of `Ldh-str`.
+/// `sub-domain = Let-dig [Ldh-str]`, `Ldh-str = *( ALPHA / DIGIT / "-" ) Let-dig`; the octets are known to be of
+/// `Ldh-str`.
 fn is_sub_domain(label: &[u8]) -> bool {
     !label.is_empty() && label.len() <= LABEL_LEN_MAX && !label.starts_with(b"-") && !label.ends_with(b"-")
 }

@@ -1,8 +1,8 @@
 //! Every reply the engine can give, and their encoding. No other module writes a reply code.
 //!
-//! Codes are RFC 5321's (§4.2.2, §4.3.2), enhanced status codes RFC 3463's and its registry's. RFC 2034 §4: they precede
-//! the text of each 2yz, 4yz and 5yz reply but the greeting and the replies to EHLO and HELO.
-//! A text tells the client's operator what to do; it holds nothing that the client sent.
+//! Codes are RFC 5321's (§4.2.2, §4.3.2), enhanced status codes RFC 3463's and its registry's. RFC 2034 §4: they
+//! precede the text of each 2yz, 4yz and 5yz reply but the greeting and the replies to EHLO and HELO. A text tells the
+//! client's operator what to do; it holds nothing that the client sent.
 
 use std::io::Write;
 
@@ -180,7 +180,8 @@ pub fn encode_helo(hostname: &str, out: &mut Vec<u8>) {
 
 /// Appends the reply to EHLO; each extension is its line, such as `SIZE 52428800`.
 ///
-/// RFC 5321 §4.1.1.1: `ehlo-ok-rsp = ( "250" SP Domain [ SP ehlo-greet ] CRLF ) / ( "250-" Domain [ SP ehlo-greet ] CRLF
+/// RFC 5321 §4.1.1.1: `ehlo-ok-rsp = ( "250" SP Domain [ SP ehlo-greet ] CRLF ) / ( "250-" Domain [ SP ehlo-greet ]
+/// CRLF
 /// *( "250-" ehlo-line CRLF ) "250" SP ehlo-line CRLF )`
 pub fn encode_ehlo(hostname: &str, extensions: &[&str], out: &mut Vec<u8>) {
     let separator = |is_last| if is_last { b' ' } else { b'-' };

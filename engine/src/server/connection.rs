@@ -60,8 +60,8 @@ pub(super) struct Connection {
     pub(super) send_began_at: Duration,
     /// In the worker's list of connections that have something to send this turn.
     pub(super) touched: bool,
-    /// Received, but not consumed by the session: the beginning of a command, or input parked while a commit is pending.
-    /// Without memory when empty.
+    /// Received, but not consumed by the session: the beginning of a command, or input parked while a commit is
+    /// pending. Without memory when empty.
     pub(super) parked: Vec<u8>,
     /// Replies not yet given to the ring. Without memory when empty.
     pub(super) out: Vec<u8>,
@@ -120,5 +120,16 @@ impl Connection {
     /// When to look at it next: at its deadline, but no later than `latest`.
     pub(super) fn next_alarm_at(&self, service: &Service, latest: Duration) -> Duration {
         self.deadline(service).map_or(latest, |deadline| deadline.min(latest))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `tests/tests/idle.rs` measures all that an idle connection costs; this is what we answer for.
+    #[test]
+    fn a_connection_is_small() {
+        assert!(size_of::<Connection>() <= 384, "{}", size_of::<Connection>());
     }
 }

@@ -232,9 +232,14 @@ impl<R: Ring, S: Segments> Worker<R, S> {
             connection.reason = reason;
         }
         connection.state = State::Ending;
-        if connection.ops_count > 0 {
+        let token = Op::Connection(ConnectionOp::Cancel, key).token();
+        if connection.sending {
             connection.ops_count += 1;
-            self.ring.cancel_all(Op::Connection(ConnectionOp::Cancel, key).token(), connection.fd);
+            self.ring.cancel_all(token, connection.fd);
+        } else if connection.recv == Recv::Armed {
+            // By its token: `cancel_all` makes the kernel walk over the operations of all connections.
+            connection.ops_count += 1;
+            self.ring.cancel(token, Op::Connection(ConnectionOp::Recv, key).token());
         }
         self.settle(key);
     }

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 
 use ringmx_ring::{Doorbell, Options, SetupError, Uring, pin_to_core};
 
@@ -47,6 +48,8 @@ pub struct WorkersOptions<'a> {
     pub events_count_max: usize,
     /// False only for `durability = "none"`.
     pub durable: bool,
+    /// How long sessions may go on once the server stops.
+    pub drain_time: Duration,
 }
 
 /// The running workers.
@@ -60,8 +63,8 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// Starts a worker for each shard. `reader` gives the bell of the egress thread that reads a shard; `ended` is called
-    /// on a worker's thread when it ends, with the error if nobody told it to.
+    /// Starts a worker for each shard. `reader` gives the bell of the egress thread that reads a shard; `ended` is
+    /// called on a worker's thread when it ends, with the error if nobody told it to.
     ///
     /// # Errors
     /// When one of them cannot work; then all are stopped again.
@@ -84,6 +87,7 @@ impl Workers {
                 ports: options.listeners.ports(index),
                 content_len_max: options.content_len_max / shards_count,
                 durable: options.durable,
+                drain_time: options.drain_time,
                 stats,
                 events,
                 stop: Arc::clone(&stop),

@@ -49,6 +49,8 @@ pub struct Setup {
     pub content_len_max: usize,
     /// False only for `durability = "none"`.
     pub durable: bool,
+    /// How long sessions may go on once the server stops.
+    pub drain_time: Duration,
     pub stats: Arc<WorkerStats>,
     pub events: EventQueue,
     pub stop: Arc<Stop>,
@@ -73,6 +75,7 @@ pub struct Worker<R: Ring, S: Segments> {
     ids: SessionIds,
     pub(super) stats: Arc<WorkerStats>,
     stop: Arc<Stop>,
+    drain_time: Duration,
     /// Set when the stop was seen: what is still open then is ended.
     drain_until: Option<Duration>,
     pub(super) now: Now,
@@ -87,7 +90,7 @@ pub struct Worker<R: Ring, S: Segments> {
 
 impl<R: Ring, S: Segments> Worker<R, S> {
     pub fn new(mut ring: R, segments: S, setup: Setup) -> Self {
-        let Setup { worker_index, ports, content_len_max, durable, stats, events, stop } = setup;
+        let Setup { worker_index, ports, content_len_max, durable, drain_time, stats, events, stop } = setup;
         let clock = ring.clock();
         let shard = u16::from(worker_index);
         let connections_max: usize = ports.iter().map(|port| port.connections_max).sum();
@@ -103,6 +106,7 @@ impl<R: Ring, S: Segments> Worker<R, S> {
             ids: SessionIds::new(worker_index),
             stats,
             stop,
+            drain_time,
             drain_until: None,
             now: Now { monotonic: clock.monotonic, unix: clock.unix },
             wheel: Wheel::new(clock.monotonic),
@@ -264,7 +268,7 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         if !self.stop.requested.load(Ordering::Acquire) {
             return self.await_stop();
         }
-        self.drain_until = Some(self.now.monotonic + limits::DRAIN_TIME_MAX);
+        self.drain_until = Some(self.now.monotonic + self.drain_time);
         self.pool.draining = true;
         for listener_index in 0..self.ports.len() as u32 {
             self.ring.cancel(Op::Aside.token(), Op::Accept { listener_index }.token());

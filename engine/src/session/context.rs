@@ -115,6 +115,10 @@ pub struct Pool {
     pub draining: bool,
     pub(super) memory: Memory,
     /// Unused transactions with their buffers.
+    #[expect(
+        clippy::vec_box,
+        reason = "the boxes themselves are reused: a phase holds its transaction in one"
+    )]
     spare: Vec<Box<Transaction>>,
 }
 

@@ -384,7 +384,7 @@ impl Session {
         Next::Close
     }
 
-    fn blame(&self, cx: &mut Context<'_>, fault: Fault, out: &mut Vec<u8>) {
+    fn blame(&self, cx: &Context<'_>, fault: Fault, out: &mut Vec<u8>) {
         let reply = Reply::from(fault);
         cx.pool.stats.faults.bump();
         cx.log(self.id, Kind::Faulted { client: self.client, fault: fault.name(), code: reply.code });
@@ -392,7 +392,7 @@ impl Session {
     }
 
     /// Answers an error of ours, which costs the client nothing.
-    fn fail(&self, cx: &mut Context<'_>, error: Error, out: &mut Vec<u8>) -> Next {
+    fn fail(&self, cx: &Context<'_>, error: Error, out: &mut Vec<u8>) -> Next {
         let reply = Reply::from(error);
         cx.pool.stats.messages_failed.bump();
         cx.log(self.id, Kind::Failed { client: self.client, error: error.name(), code: reply.code });

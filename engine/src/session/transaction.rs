@@ -108,7 +108,7 @@ impl Transaction {
         if end.lookalike {
             return Err(Refused::Fault(Fault::EndOfDataLookalike));
         }
-        if trace::received_fields_count(&self.content) > limits::RECEIVED_FIELDS_COUNT_MAX {
+        if trace::received_fields_count(&self.content[self.trace_len..]) > limits::RECEIVED_FIELDS_COUNT_MAX {
             return Err(Refused::Fault(Fault::Loop));
         }
         Ok(())

@@ -174,7 +174,8 @@ mod tests {
         fn parsing_is_total(bytes: Vec<u8>, lens: (u64, u64, u64), records_count: u32, offset: u64) {
             let _ = BatchHeader::parse(&bytes, offset);
             let header = BatchHeader {
-                epoch: 1, key: 2, offset: lens.0, committed_below: lens.1, records_len: lens.2, sequence: 0, records_count,
+                epoch: 1, key: 2, offset: lens.0, committed_below: lens.1, records_len: lens.2,
+                sequence: 0, records_count,
             };
             if let Some(header) = BatchHeader::parse(&header.encode(), lens.0) {
                 prop_assert!(header.end() >= header.records_at());

@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ringmx::event::EventQueue;
-use ringmx::limits;
 use ringmx::policy::recipient::Recipients;
 use ringmx::server::{Port, Setup, Stop, Worker};
 use ringmx::session::{Replies, Service};
@@ -89,6 +88,7 @@ impl Machine {
             connections_max: plan.connections_max,
         };
         let setup = Setup {
+            drain_time: DRAIN_TIME,
             worker_index: 0,
             ports: vec![port],
             content_len_max: plan.content_len_max,
@@ -169,7 +169,7 @@ impl Machine {
     pub fn finish(&mut self) {
         self.simulation.set_faults(Faults::NONE);
         self.stop();
-        let until = self.simulation.now() + limits::DRAIN_TIME_MAX + DRAIN_SLACK;
+        let until = self.simulation.now() + DRAIN_TIME + DRAIN_SLACK;
         let mut turns = 0;
         while !self.worker.is_drained() {
             turns += 1;
@@ -192,4 +192,6 @@ impl Machine {
 }
 
 /// What a drain may take beyond its limit: operations under way end by themselves.
+/// What the machine's worker gives its sessions once it stops.
+pub(super) const DRAIN_TIME: Duration = Duration::from_secs(30);
 const DRAIN_SLACK: Duration = Duration::from_secs(1);

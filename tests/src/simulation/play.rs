@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use ringmx::limits;
 use ringmx_ring::AcceptMode;
 use ringmx_ring::sim::{ClientState, Faults, Random, Settings};
 
 use super::actor::{Actor, Behaviour, Ending, Reading};
-use super::machine::{Machine, Plan};
+use super::machine::{DRAIN_TIME, Machine, Plan};
 use super::recovered::Records;
 use super::reference::{self, Reference};
 use super::script::Script;
@@ -169,7 +168,7 @@ impl Run {
     fn drain(&mut self, random: &mut Random) {
         self.machine.stop();
         self.to_come = 0;
-        let limit = limits::DRAIN_TIME_MAX + Duration::from_secs(1);
+        let limit = DRAIN_TIME + Duration::from_secs(1);
         let until = self.machine.simulation.now() + limit;
         let mut turns = 0;
         while !self.machine.worker.is_drained() {

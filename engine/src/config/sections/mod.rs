@@ -14,14 +14,11 @@ use super::reader::{Reader, Section, Text, nearest};
 use super::source::{Span, Table, Value};
 use super::value::{format_size, parse_bind, parse_domain};
 use super::{Config, Durability, Listener, Log, LogFormat, LogLevel, SpoolConfig, Timeouts};
+use crate::spool::segment::{SEGMENT_SIZE_DEFAULT, SEGMENT_SIZE_MAX, segment_size_min};
 
 /// A worker's index is 8 bits of each session id.
 const WORKERS_MAX: usize = 256;
 const SPOOL_PATH_DEFAULT: &str = "/var/spool/ringmx";
-const SEGMENT_SIZE_MOST: u64 = 16 << 30;
-/// What a segment holds beside the content of one message of the largest size: its headers, the envelope with all
-/// recipients, the trace field.
-const SEGMENT_OVERHEAD: u64 = 1 << 20;
 const DRAIN_DEFAULT: Duration = Duration::from_secs(30);
 
 /// The configuration, and where in the text those parts stand that [`super::analysis`] has something to say about.
@@ -117,8 +114,9 @@ fn domain(reader: &Reader, key: &str, text: &Text) -> Option<String> {
 
 fn spool(root: &Section<'_>, listeners: &[Listener]) -> SpoolConfig {
     let largest = listeners.iter().map(|listener| listener.max_message_size).max();
-    let least = largest.unwrap_or(listener::MAX_MESSAGE_SIZE_DEFAULT) + SEGMENT_OVERHEAD;
-    let default_size = least.next_power_of_two();
+    let largest = largest.unwrap_or(listener::MAX_MESSAGE_SIZE_DEFAULT);
+    let least = segment_size_min(largest).next_multiple_of(1 << 20);
+    let default_size = least.max(SEGMENT_SIZE_DEFAULT);
     let Some(section) = root.section("spool") else {
         let path = PathBuf::from(SPOOL_PATH_DEFAULT);
         return SpoolConfig { path, durability: Durability::Sync, segment_size: default_size };
@@ -134,9 +132,9 @@ fn spool(root: &Section<'_>, listeners: &[Listener]) -> SpoolConfig {
         },
     );
     let durability = section.text("durability").map_or(Durability::Sync, |text| durability(reader, &text));
-    let segment_size = match section.size("segment_size", 0..=SEGMENT_SIZE_MOST) {
+    let segment_size = match section.size("segment_size", 0..=SEGMENT_SIZE_MAX) {
         Some((size, span)) if size < least => {
-            let (size, largest) = (format_size(size), format_size(least - SEGMENT_OVERHEAD));
+            let (size, largest) = (format_size(size), format_size(largest));
             let message =
                 format!("`segment_size` of {size} cannot hold a message of {largest} and its envelope");
             let help = format!("write \"{}\" or more, or lower max_message_size", format_size(least));

@@ -1,0 +1,161 @@
+//! The control thread's life: log, answer, until told to stop.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use prometheus_client::collector::Collector;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::http::{self, Answers};
+use super::log::EventLog;
+use super::metrics::{self, Sources};
+use crate::config::Durability;
+use crate::event::EventQueue;
+use crate::readiness::Readiness;
+use crate::stats::WorkerStats;
+
+/// How often the workers' events are looked at; also the longest a stop waits.
+const TICK: Duration = Duration::from_millis(50);
+
+/// Tells the control thread to end. Clones are the same switch.
+#[derive(Clone, Debug, Default)]
+pub struct Stop(Arc<AtomicBool>);
+
+/// What the control thread watches.
+#[derive(Debug)]
+pub struct ControlHandles {
+    /// Position is the worker's index, here and in `events`.
+    pub worker_stats: Vec<Arc<WorkerStats>>,
+    pub events: Vec<EventQueue>,
+    /// Bound by the caller ([`bind`]), so that an address in use is an error before anything starts.
+    pub admin: Option<TcpListener>,
+    pub readiness: Arc<Readiness>,
+    pub durability: Durability,
+    /// Metrics of other parts; their names are put behind `ringmx_`.
+    pub collectors: Vec<Box<dyn Collector>>,
+    pub stop: Stop,
+}
+
+impl Stop {
+    pub fn stop(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    fn is_set(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// The listener of the admin HTTP.
+///
+/// # Errors
+/// Of the system, with the address and what to do.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    TcpListener::bind(address).map_err(|error| {
+        let message = format!("cannot bind the admin HTTP to {address}: {error}; change bind in [admin]");
+        io::Error::new(error.kind(), message)
+    })
+}
+
+/// Starts the control thread. It ends within 50 ms after [`Stop::stop`], the last events logged.
+///
+/// # Errors
+/// Of the system, when there can be no thread.
+pub fn spawn(handles: ControlHandles) -> io::Result<JoinHandle<io::Result<()>>> {
+    Builder::new().name("control".to_owned()).spawn(move || run(handles))
+}
+
+/// Logs and answers on this thread until told to stop.
+///
+/// # Errors
+/// Of the system, before the first answer; later ones are logged.
+pub fn run(handles: ControlHandles) -> io::Result<()> {
+    let ControlHandles { worker_stats, events, admin, readiness, durability, collectors, stop } = handles;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let sources = Sources {
+        worker_stats,
+        events: events.clone(),
+        readiness: Arc::clone(&readiness),
+        started_unix_secs: started.as_secs_f64(),
+    };
+    let registry = metrics::registry(sources, durability, collectors);
+    let answers = Arc::new(Answers { registry, readiness });
+    let mut log = EventLog::new(events);
+    runtime.block_on(async {
+        if let Some(listener) = admin {
+            tokio::spawn(async {
+                if let Err(error) = http::serve(listener, answers).await {
+                    tracing::error!(%error, "the admin HTTP ended");
+                }
+            });
+        }
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while !stop.is_set() {
+            ticks.tick().await;
+            log.drain();
+        }
+    });
+    log.drain();
+    // Connections of the admin HTTP that are still open end with the runtime.
+    runtime.shutdown_background();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpStream;
+
+    use super::*;
+    use crate::readiness::Obstacle;
+
+    fn ask(address: SocketAddr, path: &str) -> String {
+        let mut stream = TcpStream::connect(address).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    #[test]
+    fn answers_while_it_runs_and_ends_when_told() {
+        let admin = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = admin.local_addr().unwrap();
+        let readiness = Arc::new(Readiness::new());
+        let stop = Stop::default();
+        let thread = spawn(ControlHandles {
+            worker_stats: vec![Arc::default()],
+            events: vec![EventQueue::new(8)],
+            admin: Some(admin),
+            readiness: Arc::clone(&readiness),
+            durability: Durability::None,
+            collectors: Vec::new(),
+            stop: stop.clone(),
+        })
+        .unwrap();
+        assert!(ask(address, "/healthz").starts_with("HTTP/1.1 200 OK"));
+        let answer = ask(address, "/readyz");
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+        assert!(answer.ends_with("\r\n\r\nnot ready: starting: the listeners are not up yet\n"), "{answer}");
+        readiness.clear(Obstacle::Starting);
+        assert!(ask(address, "/readyz").ends_with("\r\n\r\nready\n"));
+        let answer = ask(address, "/metrics");
+        assert!(answer.contains("content-type: application/openmetrics-text; version=1.0.0"), "{answer}");
+        assert!(answer.contains("ringmx_spool_info{durability=\"none\"} 1\n"), "{answer}");
+        assert!(answer.ends_with("# EOF\n"), "{answer}");
+        assert!(ask(address, "/").starts_with("HTTP/1.1 404 "));
+
+        let taken = bind(address).unwrap_err().to_string();
+        assert!(taken.starts_with(&format!("cannot bind the admin HTTP to {address}: ")), "{taken}");
+        // An open connection does not keep the thread.
+        let _idle = TcpStream::connect(address).unwrap();
+        stop.stop();
+        thread.join().unwrap().unwrap();
+    }
+}

@@ -1,0 +1,134 @@
+//! Where log lines go and how they look: stderr, for people or as JSON, one line each, the time in UTC.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::io::{self, IsTerminal as _, Write};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tracing::Subscriber;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
+
+use crate::config::{Log, LogFormat, LogLevel};
+
+/// Octets of lines held back by [`batched`] before they are written in between.
+const BATCH_LEN_MAX: usize = 256 << 10;
+
+thread_local! {
+    /// The time of the event that is being formatted, where that is not now.
+    static EVENT_AT: Cell<Option<Duration>> = const { Cell::new(None) };
+    static BATCH: RefCell<Batch> = const { RefCell::new(Batch { lines: Vec::new(), is_open: false }) };
+}
+
+/// Sends all log lines of the process to stderr. To be called once; a second call changes nothing.
+pub fn install(log: Log) {
+    // https://no-color.org
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let colour = log.format == LogFormat::Human && io::stderr().is_terminal() && !no_color;
+    let _ = tracing::subscriber::set_global_default(subscriber(log, colour, Stderr));
+}
+
+/// The lines of `log` into `output`.
+pub(super) fn subscriber<W>(log: Log, colour: bool, output: W) -> Box<dyn Subscriber + Send + Sync>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter(log.level))
+        .with_writer(output)
+        .with_timer(EventTime)
+        .with_target(false)
+        .with_ansi(colour);
+    match log.format {
+        LogFormat::Human => Box::new(builder.finish()),
+        LogFormat::Json => Box::new(
+            builder.json().flatten_event(true).with_current_span(false).with_span_list(false).finish(),
+        ),
+    }
+}
+
+/// The level is ours; libraries are heard from `warn` on.
+fn filter(level: LogLevel) -> EnvFilter {
+    let libraries = if level == LogLevel::Error { "error" } else { "warn" };
+    EnvFilter::new(format!("{libraries},ringmx={}", level.name()))
+}
+
+/// Runs `log`; its lines carry the time `unix` since 1970.
+pub(super) fn at(unix: Duration, log: impl FnOnce()) {
+    EVENT_AT.set(Some(unix));
+    log();
+    EVENT_AT.set(None);
+}
+
+/// Runs `log`; its lines are written together at its end: one system call for many lines. Lines of other threads may
+/// come between them, but not into them.
+pub(super) fn batched(log: impl FnOnce()) {
+    BATCH.with_borrow_mut(|batch| batch.is_open = true);
+    log();
+    BATCH.with_borrow_mut(|batch| {
+        batch.is_open = false;
+        batch.write();
+    });
+}
+
+#[derive(Debug)]
+struct Batch {
+    lines: Vec<u8>,
+    is_open: bool,
+}
+
+impl Batch {
+    fn write(&mut self) {
+        if !self.lines.is_empty() {
+            // There is nowhere to tell that the log cannot be written.
+            let _ = io::stderr().write_all(&self.lines);
+            self.lines.clear();
+        }
+    }
+}
+
+/// Writes RFC 3339 in UTC, microseconds.
+#[derive(Clone, Copy, Debug)]
+struct EventTime;
+
+impl FormatTime for EventTime {
+    fn format_time(&self, writer: &mut Writer<'_>) -> fmt::Result {
+        let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let micros = EVENT_AT.get().unwrap_or_else(now).as_micros();
+        let timestamp = i64::try_from(micros).ok().and_then(|us| jiff::Timestamp::from_microsecond(us).ok());
+        write!(writer, "{:.6}", timestamp.unwrap_or_default())
+    }
+}
+
+/// The process's stderr, or this thread's open batch. Each line arrives in one call.
+#[derive(Clone, Copy, Debug)]
+struct Stderr;
+
+impl MakeWriter<'_> for Stderr {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        Self
+    }
+}
+
+impl Write for Stderr {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        BATCH.with_borrow_mut(|batch| {
+            if !batch.is_open {
+                return io::stderr().write(line);
+            }
+            if batch.lines.len() + line.len() > BATCH_LEN_MAX {
+                batch.write();
+            }
+            batch.lines.extend_from_slice(line);
+            Ok(line.len())
+        })
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

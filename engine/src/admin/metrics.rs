@@ -1,0 +1,155 @@
+//! `/metrics`: the counters in the OpenMetrics text format, which Prometheus reads.
+
+use std::fmt;
+use std::sync::Arc;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::config::Durability;
+use crate::event::EventQueue;
+use crate::readiness::Readiness;
+use crate::stats::WorkerStats;
+
+pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Gauges would share a name with the counter beside them, so they get their own.
+const GAUGE_NAMES: &[(&str, &str)] =
+    &[("connections_now", "connections_open"), ("content_octets_now", "content_held_octets")];
+
+/// What the metrics are read from. Reading takes no lock and disturbs no worker.
+#[derive(Debug)]
+pub(super) struct Sources {
+    /// Position is the worker's index.
+    pub(super) worker_stats: Vec<Arc<WorkerStats>>,
+    pub(super) events: Vec<EventQueue>,
+    pub(super) readiness: Arc<Readiness>,
+    /// When the process started, in seconds since 1970.
+    pub(super) started_unix_secs: f64,
+}
+
+/// All metrics, under the prefix `ringmx_`; `more` are those of other parts.
+pub(super) fn registry(sources: Sources, durability: Durability, more: Vec<Box<dyn Collector>>) -> Registry {
+    let mut registry = Registry::with_prefix("ringmx");
+    let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+    registry.register("build", "The program", version);
+    let mode = Info::new([("durability", durability.to_string())]);
+    registry.register("spool", "What a 250 promises: stable storage (sync) or memory (none)", mode);
+    registry.register_collector(Box::new(sources));
+    for collector in more {
+        registry.register_collector(collector);
+    }
+    registry
+}
+
+/// The text of a scrape.
+pub(super) fn text(registry: &Registry) -> Result<String, fmt::Error> {
+    let mut text = String::new();
+    encode(&mut text, registry)?;
+    Ok(text)
+}
+
+impl Collector for Sources {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let encoder = &mut encoder;
+        let ready = i64::from(self.readiness.is_ready());
+        encoder
+            .encode_descriptor("ready", "1 when the server takes mail.", None, MetricType::Gauge)?
+            .encode_gauge(&ready)?;
+        let started = "When the process started, since 1970.";
+        encoder
+            .encode_descriptor("start_time", started, Some(&Unit::Seconds), MetricType::Gauge)?
+            .encode_gauge(&self.started_unix_secs)?;
+        let dropped: Vec<u64> = self.events.iter().map(EventQueue::dropped_count).collect();
+        let help = "Events the log was too slow for.";
+        encode_workers(encoder, "log_events_dropped", help, MetricType::Counter, &dropped)?;
+        let Some(first) = self.worker_stats.first() else { return Ok(()) };
+        for (index, (field, help, _)) in first.each().enumerate() {
+            let values = self.worker_stats.iter().filter_map(|stats| stats.each().nth(index));
+            let values: Vec<u64> = values.map(|(.., value)| value).collect();
+            let gauge_name = GAUGE_NAMES.iter().find(|(name, _)| *name == field);
+            let (name, metric_type) = match (gauge_name, field.strip_suffix("_now")) {
+                (Some((_, name)), _) => (*name, MetricType::Gauge),
+                (None, Some(_)) => (field, MetricType::Gauge),
+                (None, None) => (field, MetricType::Counter),
+            };
+            encode_workers(encoder, name, help.trim(), metric_type, &values)?;
+        }
+        Ok(())
+    }
+}
+
+/// One metric with a value for each worker. Octets become the unit `bytes`, which is what Prometheus calls them.
+fn encode_workers(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    metric_type: MetricType,
+    values: &[u64],
+) -> fmt::Result {
+    let without_unit = name.strip_suffix("_octets").or_else(|| name.strip_prefix("octets_"));
+    let unit = without_unit.map(|_| Unit::Bytes);
+    let name = without_unit.unwrap_or(name);
+    let mut metric = encoder.encode_descriptor(name, help, unit.as_ref(), metric_type)?;
+    for (worker_index, value) in values.iter().enumerate() {
+        let labels = [("worker", worker_index.to_string())];
+        let mut sample = metric.encode_family(&labels)?;
+        match metric_type {
+            MetricType::Gauge => sample.encode_gauge(&i64::try_from(*value).unwrap_or(i64::MAX))?,
+            _ => sample.encode_counter::<NoLabelSet, _, u64>(value, None)?,
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scrape_names_each_counter_of_each_worker() {
+        let workers = [WorkerStats::default(), WorkerStats::default()].map(Arc::new);
+        workers[0].messages.add(3);
+        workers[1].octets_received.add(4096);
+        workers[1].connections_now.set(7);
+        workers[1].content_octets_now.set(512);
+        let sources = Sources {
+            worker_stats: workers.to_vec(),
+            events: vec![EventQueue::new(1)],
+            readiness: Arc::default(),
+            started_unix_secs: 1.5,
+        };
+        let text = text(&registry(sources, Durability::Sync, Vec::new())).unwrap();
+        for line in [
+            "# HELP ringmx_build The program.",
+            concat!("ringmx_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
+            "ringmx_spool_info{durability=\"sync\"} 1",
+            "ringmx_ready 0",
+            "ringmx_start_time_seconds 1.5",
+            "ringmx_log_events_dropped_total{worker=\"0\"} 0",
+            "# TYPE ringmx_messages counter",
+            "# HELP ringmx_messages Messages made durable and answered 250.",
+            "ringmx_messages_total{worker=\"0\"} 3",
+            "ringmx_messages_total{worker=\"1\"} 0",
+            "# UNIT ringmx_received_bytes bytes",
+            "ringmx_received_bytes_total{worker=\"1\"} 4096",
+            "ringmx_connections_total{worker=\"1\"} 0",
+            "# TYPE ringmx_connections_open gauge",
+            "ringmx_connections_open{worker=\"1\"} 7",
+            "ringmx_content_bytes_total{worker=\"1\"} 0",
+            "ringmx_content_held_bytes{worker=\"1\"} 512",
+            "# EOF",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
+        }
+        let mut names: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count, "{text}");
+    }
+}

@@ -1,0 +1,375 @@
+//! `ringmx spool`: reads a spool, also while a server runs on it.
+
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::Failure;
+use crate::config::{Config, format_size};
+use crate::id::MessageId;
+use crate::protocol::envelope::Envelope;
+use crate::store::StoreError;
+use crate::store::inspect::{self, Listed, ShardStat, State};
+
+/// Read the spool, also while the server runs
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Without --spool or --config, the spool of the quick start: ./ringmx-data.
+
+Examples:
+  ringmx spool ls --spool /var/spool/ringmx
+  ringmx spool cat 0CH1611EAG081-1 --config /etc/ringmx.toml > message.eml
+  ringmx spool verify --json
+
+Exit status: 0 done, 1 no such message or mail is damaged, 2 the spool cannot be read.")]
+pub(super) struct SpoolArgs {
+    #[command(subcommand)]
+    command: SpoolCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum SpoolCommand {
+    /// List the messages that are not delivered yet
+    Ls {
+        /// List delivered messages too, as long as they have not been overwritten
+        #[arg(long)]
+        all: bool,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Print a message's content, exactly its octets; with --json its envelope instead
+    Cat {
+        /// As the reply to the client and the log give it
+        #[arg(value_name = "ID")]
+        id: MessageId,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Read every record and tell what is damaged
+    Verify {
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Count messages, segments and octets of each shard
+    Stat {
+        #[command(flatten)]
+        common: Common,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Common {
+    /// The spool's directory
+    #[arg(long, value_name = "PATH", conflicts_with = "config")]
+    spool: Option<PathBuf>,
+    /// A configuration that names the spool
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// JSON instead of text, one object a line
+    #[arg(long)]
+    json: bool,
+}
+
+impl Common {
+    fn path(&self) -> Result<PathBuf, Failure> {
+        match (&self.spool, &self.config) {
+            (Some(path), _) => Ok(path.clone()),
+            (None, Some(config)) => Ok(Config::load(config)?.spool.path),
+            (None, None) => Ok(Config::quick_start().spool.path),
+        }
+    }
+}
+
+/// Writes what is asked for; the exit status is 0 or 1.
+pub(super) fn run(args: &SpoolArgs, output: &mut dyn Write) -> Result<u8, Failure> {
+    let status = match &args.command {
+        SpoolCommand::Ls { all, common } => ls(*all, common, output)?,
+        SpoolCommand::Cat { id, common } => cat(*id, common, output)?,
+        SpoolCommand::Verify { common } => verify(common, output)?,
+        SpoolCommand::Stat { common } => stat(common, output)?,
+    };
+    output.flush()?;
+    Ok(status)
+}
+
+fn ls(all: bool, common: &Common, output: &mut dyn Write) -> Result<u8, Failure> {
+    let mut failed = Ok(());
+    inspect::list(&common.path()?, &mut |listed| {
+        if !all && listed.state == State::Delivered {
+            return ControlFlow::Continue(());
+        }
+        let line = if common.json { envelope_json(listed).to_string() } else { line(listed) };
+        failed = writeln!(output, "{line}");
+        if failed.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    failed?;
+    Ok(0)
+}
+
+fn cat(id: MessageId, common: &Common, output: &mut dyn Write) -> Result<u8, Failure> {
+    let path = common.path()?;
+    if !common.json {
+        return match inspect::cat(&path, id, output) {
+            Err(error @ StoreError::NoMessage { .. }) => {
+                eprintln!("ringmx: {error}");
+                Ok(1)
+            }
+            other => Ok(other.map(|()| 0)?),
+        };
+    }
+    let mut found = None;
+    inspect::list(&path, &mut |listed| {
+        if listed.id != id {
+            return ControlFlow::Continue(());
+        }
+        found = Some(envelope_json(listed));
+        ControlFlow::Break(())
+    })?;
+    match &found {
+        Some(envelope) => writeln!(output, "{envelope}")?,
+        None => eprintln!("ringmx: {}", StoreError::NoMessage { id, path }),
+    }
+    Ok(u8::from(found.is_none()))
+}
+
+fn verify(common: &Common, output: &mut dyn Write) -> Result<u8, Failure> {
+    let findings = inspect::verify(&common.path()?)?;
+    for finding in &findings {
+        let (path, offset) = (finding.path.display(), finding.offset);
+        let severity = if finding.is_error { "error" } else { "note" };
+        if common.json {
+            let id = finding.id.map(|id| id.to_string());
+            let (path, text) = (path.to_string(), &finding.text);
+            let object =
+                json!({"severity": severity, "file": path, "offset": offset, "id": id, "text": text});
+            writeln!(output, "{object}")?;
+        } else {
+            writeln!(output, "{path}: octet {offset}: {severity}: {}", finding.text)?;
+        }
+    }
+    let errors_count = findings.iter().filter(|finding| finding.is_error).count();
+    if !common.json {
+        match errors_count {
+            0 => writeln!(output, "no mail is damaged")?,
+            _ => writeln!(output, "errors: {errors_count}")?,
+        }
+    }
+    Ok(u8::from(errors_count > 0))
+}
+
+fn stat(common: &Common, output: &mut dyn Write) -> Result<u8, Failure> {
+    let stats = inspect::stat(&common.path()?)?;
+    if common.json {
+        for stat in &stats {
+            let ShardStat { shard, segments_count, bytes, records_count, undelivered_count, set_aside_count } =
+                stat;
+            let object = json!({
+                "shard": shard, "segments": segments_count, "octets": bytes, "messages": records_count,
+                "undelivered": undelivered_count, "set_aside": set_aside_count,
+            });
+            writeln!(output, "{object}")?;
+        }
+        return Ok(0);
+    }
+    writeln!(output, "shard  undelivered  messages  segments  set aside  size")?;
+    for stat in &stats {
+        stat_row(&stat.shard.to_string(), stat, output)?;
+    }
+    let sum = |field: fn(&ShardStat) -> u64| stats.iter().map(field).sum();
+    let total = ShardStat {
+        shard: 0,
+        segments_count: sum(|stat| stat.segments_count),
+        bytes: sum(|stat| stat.bytes),
+        records_count: sum(|stat| stat.records_count),
+        undelivered_count: sum(|stat| stat.undelivered_count),
+        set_aside_count: sum(|stat| stat.set_aside_count),
+    };
+    stat_row("all", &total, output)?;
+    Ok(0)
+}
+
+fn stat_row(name: &str, stat: &ShardStat, output: &mut dyn Write) -> std::io::Result<()> {
+    let ShardStat { segments_count, bytes, records_count, undelivered_count, set_aside_count, .. } = stat;
+    let size = format_size(*bytes);
+    writeln!(
+        output,
+        "{name:<5}  {undelivered_count:>11}  {records_count:>8}  {segments_count:>8}  {set_aside_count:>9}  {size}"
+    )
+}
+
+/// `ID  TIME  STATE  OCTETS  <REVERSE-PATH>  <FORWARD-PATH>, ...`
+fn line(listed: &Listed<'_>) -> String {
+    let Listed { id, state, content, .. } = listed;
+    let envelope = match Envelope::parse(listed.envelope) {
+        Ok(envelope) => {
+            let recipients: Vec<_> =
+                envelope.recipients().map(|to| format!("<{}>", to.escape_ascii())).collect();
+            format!("<{}>  {}", envelope.reverse_path().escape_ascii(), recipients.join(", "))
+        }
+        Err(error) => error.to_string(),
+    };
+    let state = state_name(*state);
+    format!("{id}  {}  {state}  {}  {envelope}", utc(listed.received_unix_us), content.len())
+}
+
+fn envelope_json(listed: &Listed<'_>) -> Value {
+    // What is not ASCII in an envelope is no address; it is shown escaped, as `ls` does.
+    let text = |octets: &[u8]| octets.escape_ascii().to_string();
+    let mut object = json!({
+        "id": listed.id.to_string(),
+        "received": utc(listed.received_unix_us),
+        "state": state_name(listed.state),
+        "octets": listed.content.len(),
+        "shard": listed.shard,
+        "file": listed.path.to_string_lossy(),
+        "offset": listed.offset,
+    });
+    match Envelope::parse(listed.envelope) {
+        Ok(envelope) => {
+            object["reverse_path"] = text(envelope.reverse_path()).into();
+            object["recipients"] = envelope.recipients().map(text).collect();
+            object["client"] = envelope.client().map(|(ip, _)| ip.to_string()).into();
+            object["client_port"] = envelope.client().map(|(_, port)| port).into();
+            object["helo"] = envelope.helo().map(text).into();
+            object["listener"] = envelope.listener().into();
+        }
+        Err(error) => object["error"] = error.to_string().into(),
+    }
+    object
+}
+
+fn state_name(state: State) -> &'static str {
+    match state {
+        State::Undelivered => "undelivered",
+        State::Delivered => "delivered",
+    }
+}
+
+/// RFC 3339, in seconds.
+fn utc(unix_us: u64) -> String {
+    let timestamp = i64::try_from(unix_us).ok().and_then(|us| jiff::Timestamp::from_microsecond(us).ok());
+    timestamp.map_or_else(|| "-".to_owned(), |timestamp| format!("{timestamp:.0}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt as _;
+    use std::path::Path;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::id::SessionId;
+    use crate::protocol::envelope::Writer;
+    use crate::protocol::path::{ForwardPath, Mailbox};
+    use crate::spool::batch::Batch;
+    use crate::spool::record::RecordMeta;
+    use crate::spool::segment::FIRST_BATCH_AT;
+    use crate::store::{Spool, SpoolOptions};
+
+    #[test]
+    fn a_listed_message_shows_its_envelope() {
+        let mut envelope = Vec::new();
+        let mut writer = Writer(&mut envelope);
+        writer.reverse_path(None);
+        writer.forward_path(&ForwardPath::Mailbox(Mailbox::parse(b"a@example.com").unwrap()));
+        writer.forward_path(&ForwardPath::Postmaster);
+        writer.client("192.0.2.7".parse().unwrap(), 4321);
+        let mut listed = Listed {
+            id: MessageId { session: SessionId(1_763_780_000_000_000 << 8), transaction: 2 },
+            received_unix_us: 1_763_780_000_000_000,
+            state: State::Undelivered,
+            envelope: &envelope,
+            content: b"hello\r\n",
+            shard: 1,
+            path: Path::new("x.seg"),
+            offset: 4096,
+        };
+        let id = listed.id;
+        assert_eq!(
+            line(&listed),
+            format!("{id}  2025-11-22T02:53:20Z  undelivered  7  <>  <a@example.com>, <postmaster>")
+        );
+        let object = envelope_json(&listed);
+        assert_eq!(object["recipients"], json!(["a@example.com", "postmaster"]));
+        assert_eq!((&object["client"], &object["helo"]), (&json!("192.0.2.7"), &Value::Null));
+        listed.envelope = b"\xff";
+        assert!(envelope_json(&listed)["error"].is_string() && line(&listed).contains("ends within a field"));
+    }
+
+    #[test]
+    fn a_path_that_is_no_spool_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let common = || Common { spool: Some(directory.path().to_owned()), config: None, json: false };
+        for command in [
+            SpoolCommand::Ls { all: true, common: common() },
+            SpoolCommand::Verify { common: common() },
+            SpoolCommand::Stat { common: common() },
+        ] {
+            let failure = run(&SpoolArgs { command }, &mut Vec::new()).unwrap_err();
+            assert!(failure.to_string().contains("there is no spool at"), "{failure}");
+        }
+    }
+
+    /// A spool with one message, and its id.
+    fn spool_with_mail(path: &Path) -> MessageId {
+        let options = SpoolOptions { ready_count: 1, ..SpoolOptions::new(path, 1, 64 << 10) };
+        let (_keeper, shards, _feeds) = Spool::open(options).unwrap().start().unwrap();
+        let segment = std::iter::repeat_with(|| {
+            std::thread::sleep(Duration::from_millis(1));
+            shards[0].take()
+        });
+        let segment = segment.take(10_000).flatten().next().unwrap();
+        let id = MessageId { session: SessionId(1 << 8), transaction: 1 };
+        let mut envelope = Vec::new();
+        let mut writer = Writer(&mut envelope);
+        writer.reverse_path(Some(&Mailbox::parse(b"b@example.org").unwrap()));
+        writer.forward_path(&ForwardPath::Mailbox(Mailbox::parse(b"a@example.com").unwrap()));
+        let mut batch = Batch::begin(Vec::new(), segment.epoch, segment.key, FIRST_BATCH_AT, 0);
+        batch.append(
+            &RecordMeta { id, received_unix_us: 0 },
+            &envelope,
+            &[b"Received: x\r\n", b"\r\nhello\r\n"],
+        );
+        let bytes = batch.finish(FIRST_BATCH_AT);
+        segment.file.write_all_at(&bytes, FIRST_BATCH_AT).unwrap();
+        segment.publish(FIRST_BATCH_AT + bytes.len() as u64);
+        id
+    }
+
+    #[test]
+    fn mail_is_listed_printed_verified_counted() {
+        let directory = tempfile::tempdir().unwrap();
+        let id = spool_with_mail(directory.path());
+        let told = |json, command: fn(Common) -> SpoolCommand| {
+            let common = Common { spool: Some(directory.path().to_owned()), config: None, json };
+            let mut output = Vec::new();
+            let status = run(&SpoolArgs { command: command(common) }, &mut output).unwrap();
+            (status, String::from_utf8(output).unwrap())
+        };
+        let ls = |common| SpoolCommand::Ls { all: false, common };
+        let cat = |common| SpoolCommand::Cat {
+            id: MessageId { session: SessionId(1 << 8), transaction: 1 },
+            common,
+        };
+        let line = format!("{id}  1970-01-01T00:00:00Z  undelivered  22  <b@example.org>  <a@example.com>\n");
+        assert_eq!(told(false, ls), (0, line));
+        assert_eq!(told(false, cat), (0, "Received: x\r\n\r\nhello\r\n".to_owned()));
+        let (_, envelope) = told(true, cat);
+        assert_eq!(told(true, ls).1, envelope);
+        assert_eq!(serde_json::from_str::<Value>(&envelope).unwrap()["id"], id.to_string());
+        assert_eq!(
+            told(false, |common| SpoolCommand::Verify { common }),
+            (0, "no mail is damaged\n".to_owned())
+        );
+        assert_eq!(told(true, |common| SpoolCommand::Verify { common }), (0, String::new()));
+        let (_, stat) = told(true, |common| SpoolCommand::Stat { common });
+        assert_eq!(serde_json::from_str::<Value>(&stat).unwrap()["undelivered"], 1);
+        let (_, stat) = told(false, |common| SpoolCommand::Stat { common });
+        assert_eq!(stat.lines().count(), 3, "{stat}");
+        let other = |common| SpoolCommand::Cat { id: MessageId::default(), common };
+        assert_eq!((told(false, other), told(true, other)), ((1, String::new()), (1, String::new())));
+    }
+}

@@ -1,0 +1,205 @@
+//! What is to be done with a message: its recipients, gathered by where their mail goes.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use super::maildir;
+use crate::config::{Config, Deliver};
+use crate::protocol::envelope::{Envelope, EnvelopeError};
+
+/// The whole way of one message, the same each time it is made from the same envelope and configuration.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    /// One for each directory, in the order of their first recipients.
+    pub copies: Vec<MaildirCopy>,
+    /// Why the message stays in the spool, whatever else is done with it.
+    pub kept: Option<Kept>,
+    /// Some recipient's route discards.
+    pub discards: bool,
+}
+
+/// One file to be written: a message that goes to a Maildir, once for all its recipients there.
+#[derive(Debug)]
+pub(super) struct MaildirCopy {
+    /// Position in [`Plan::copies`] of the whole plan.
+    pub index: usize,
+    /// Position of the route in the configuration.
+    pub route_index: usize,
+    pub directory: PathBuf,
+    /// What stands in front of the content.
+    pub head: Vec<u8>,
+}
+
+/// Why a message is neither delivered nor acknowledged. The next start looks at it again.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Kept {
+    /// The route at this position holds its mail.
+    ByRoute(usize),
+    /// No route takes this domain: the configuration has changed since the message was accepted.
+    NoRoute(String),
+    Unreadable(EnvelopeError),
+}
+
+struct Place<'a> {
+    route_index: usize,
+    directory: PathBuf,
+    recipients: Vec<&'a [u8]>,
+}
+
+impl Plan {
+    /// `copies` are all those of the message, or those whose index is in `pending`.
+    pub(super) fn new(envelope: &[u8], config: &Config, pending: Option<&[usize]>) -> Self {
+        let envelope = match Envelope::parse(envelope) {
+            Ok(envelope) => envelope,
+            Err(error) => return Self { kept: Some(Kept::Unreadable(error)), ..Self::default() },
+        };
+        let mut plan = Self::default();
+        let mut places: Vec<Place<'_>> = Vec::new();
+        let mut by_directory: HashMap<PathBuf, usize> = HashMap::new();
+        for recipient in envelope.recipients() {
+            let (local_part, domain) = split(recipient, config);
+            let route = str::from_utf8(domain).ok().and_then(|domain| config.route_for(domain));
+            let Some((route_index, route)) = route else {
+                plan.kept = Some(Kept::NoRoute(domain.escape_ascii().to_string()));
+                continue;
+            };
+            match &route.deliver {
+                Deliver::Discard => plan.discards = true,
+                Deliver::Hold => drop(plan.kept.get_or_insert(Kept::ByRoute(route_index))),
+                Deliver::Maildir { path } => {
+                    // One mailbox, however its local-part was written.
+                    let directory = path.expand(&local_part.to_ascii_lowercase(), domain);
+                    let at = *by_directory.entry(directory).or_insert_with_key(|directory| {
+                        let directory = directory.clone();
+                        places.push(Place { route_index, directory, recipients: Vec::new() });
+                        places.len() - 1
+                    });
+                    places[at].recipients.push(recipient);
+                }
+            }
+        }
+        let copies = places.into_iter().enumerate().map(|(index, place)| {
+            let Place { route_index, directory, recipients } = place;
+            let head = maildir::head(envelope.reverse_path(), recipients);
+            MaildirCopy { index, route_index, directory, head }
+        });
+        plan.copies =
+            copies.filter(|copy| pending.is_none_or(|pending| pending.contains(&copy.index))).collect();
+        plan
+    }
+}
+
+/// Local-part and domain of a stored mailbox; a `<Postmaster>` without a domain is the configured one's.
+fn split<'a>(recipient: &'a [u8], config: &'a Config) -> (&'a [u8], &'a [u8]) {
+    match memchr::memrchr(b'@', recipient) {
+        Some(at) => (&recipient[..at], &recipient[at + 1..]),
+        None => (recipient, config.recipients.postmaster_domain.as_bytes()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::protocol::envelope::Writer;
+    use crate::protocol::path::{ForwardPath, Mailbox};
+
+    const CONFIG: &str = r#"
+        [[listener]]
+        bind = ["127.0.0.1:0"]
+        [recipients]
+        domains = ["a.example", "b.example", "hold.example", "drop.example"]
+        [[route]]
+        domains = ["a.example"]
+        deliver = "maildir"
+        path = "/mail/{domain}/{local_part}"
+        [[route]]
+        domains = ["b.example"]
+        deliver = "maildir"
+        path = "/mail/shared"
+        [[route]]
+        domains = ["hold.example"]
+        deliver = "hold"
+        [[route]]
+        domains = ["drop.example"]
+        deliver = "discard"
+    "#;
+
+    fn plan(recipients: &[&str], pending: Option<&[usize]>) -> Plan {
+        let config = Config::parse(CONFIG, "/etc/test.toml").unwrap();
+        let mut envelope = Vec::new();
+        let mut writer = Writer(&mut envelope);
+        writer.reverse_path(Some(&Mailbox::parse(b"s@sender.example").unwrap()));
+        for recipient in recipients {
+            writer.forward_path(&match *recipient {
+                "postmaster" => ForwardPath::Postmaster,
+                mailbox => ForwardPath::Mailbox(Mailbox::parse(mailbox.as_bytes()).unwrap()),
+            });
+        }
+        Plan::new(&envelope, &config, pending)
+    }
+
+    #[test]
+    fn recipients_are_gathered_by_directory() {
+        let plan = plan(
+            &["X@A.example", "y@b.example", "\"x\"@a.example", "z@B.example", "Postmaster@a.example"],
+            None,
+        );
+        let found: Vec<_> =
+            plan.copies.iter().map(|copy| (copy.route_index, copy.directory.as_path())).collect();
+        let expected = [
+            (0, Path::new("/mail/a.example/x")),
+            (1, Path::new("/mail/shared")),
+            (0, Path::new("/mail/a.example/postmaster")),
+        ];
+        assert_eq!(found, expected);
+        assert_eq!(
+            plan.copies[0].head.escape_ascii().to_string(),
+            r#"Return-Path: <s@sender.example>\nDelivered-To: X@A.example\nDelivered-To: \"x\"@a.example\n"#
+        );
+        assert!(plan.kept.is_none() && !plan.discards);
+    }
+
+    #[test]
+    fn a_postmaster_without_a_domain_is_ours() {
+        assert_eq!(plan(&["postmaster"], None).copies[0].directory, Path::new("/mail/a.example/postmaster"));
+    }
+
+    #[test]
+    fn a_retry_is_of_what_failed_alone() {
+        let recipients = ["x@a.example", "y@a.example", "z@a.example"];
+        let retry = plan(&recipients, Some(&[1]));
+        assert_eq!(retry.copies.len(), 1);
+        assert_eq!((retry.copies[0].index, &*retry.copies[0].directory), (1, Path::new("/mail/a.example/y")));
+    }
+
+    #[test]
+    fn what_no_route_takes_or_one_holds_is_kept() {
+        let held = plan(&["x@hold.example", "x@b.example", "x@drop.example"], None);
+        assert_eq!((held.kept, held.copies.len(), held.discards), (Some(Kept::ByRoute(2)), 1, true));
+        let gone = plan(&["x@hold.example", "x@gone.example"], None);
+        assert_eq!((gone.kept, gone.copies.len()), (Some(Kept::NoRoute("gone.example".into())), 0));
+        let config = Config::parse(CONFIG, "/etc/test.toml").unwrap();
+        let damaged = Plan::new(b"\x82\0\0", &config, None);
+        assert_eq!(damaged.kept, Some(Kept::Unreadable(EnvelopeError::UnknownTag(130))));
+    }
+
+    #[test]
+    fn no_recipient_leaves_the_directory_of_the_template() {
+        for recipient in [
+            r#""../../etc/passwd"@a.example"#,
+            r#""..\/..\/x"@a.example"#,
+            r#"".."@a.example"#,
+            r#""."@a.example"#,
+            r#""/"@a.example"#,
+            r#"""@a.example"#,
+            r#""a b%2F"@a.example"#,
+        ] {
+            let plan = plan(&[recipient], None);
+            let directory = &plan.copies[0].directory;
+            assert_eq!(directory.parent(), Some(Path::new("/mail/a.example")), "{recipient}");
+            assert!(directory.components().all(|part| !matches!(part, std::path::Component::ParentDir)));
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! What the tail of one shard counts.
+
+use crate::stats::Counter;
+
+/// Counters of one shard's deliveries: one writer, its tail; everybody may read. Names that end in `_now` are gauges.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct EgressStats {
+    /// The shard these are of.
+    pub shard: u16,
+    /// Messages delivered to all their recipients and acknowledged.
+    pub delivered: Counter,
+    /// Messages that their route discards, acknowledged.
+    pub discarded: Counter,
+    /// Messages kept in the spool until the next start: by a route that holds, for want of a route, or unreadable.
+    pub kept: Counter,
+    /// Files written into Maildirs, durably.
+    pub files: Counter,
+    /// Octets of those files.
+    pub file_octets: Counter,
+    /// Attempts at a message of which at least one delivery failed.
+    pub failed_attempts: Counter,
+    /// Messages that wait for their next attempt.
+    pub waiting_now: Counter,
+    /// Messages being delivered, or delivered and not yet acknowledged.
+    pub in_flight_now: Counter,
+    /// Segments with mail to read, to deliver or to acknowledge.
+    pub segments_now: Counter,
+    /// Places of the spool that could not be read.
+    pub damages: Counter,
+    /// Rounds of directory syncs and acknowledgements.
+    pub flushes: Counter,
+}
+
+impl EgressStats {
+    pub(super) fn new(shard: u16) -> Self {
+        Self { shard, ..Self::default() }
+    }
+
+    /// Name, help text and value of each counter, in a fixed order.
+    pub fn each(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
+        [
+            ("delivered", "Messages delivered to all their recipients and acknowledged.", &self.delivered),
+            ("discarded", "Messages that their route discards, acknowledged.", &self.discarded),
+            ("kept", "Messages kept in the spool until the next start.", &self.kept),
+            ("files", "Files written into Maildirs, durably.", &self.files),
+            ("file_octets", "Octets of those files.", &self.file_octets),
+            ("failed_attempts", "Attempts at a message of which a delivery failed.", &self.failed_attempts),
+            ("waiting_now", "Messages that wait for their next attempt.", &self.waiting_now),
+            ("in_flight_now", "Messages being delivered or acknowledged.", &self.in_flight_now),
+            ("segments_now", "Segments with mail to read, deliver or acknowledge.", &self.segments_now),
+            ("damages", "Places of the spool that could not be read.", &self.damages),
+            ("flushes", "Rounds of directory syncs and acknowledgements.", &self.flushes),
+        ]
+        .map(|(name, help, counter)| (name, help, counter.get()))
+        .into_iter()
+    }
+}

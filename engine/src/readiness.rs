@@ -1,0 +1,96 @@
+//! Whether the server takes mail right now, and if not, why: set by whoever knows, read by `/readyz` and the metrics.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// A reason not to be ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// The listeners are not all bound and proved.
+    Starting,
+    /// A shutdown waits for the last sessions.
+    Draining,
+    /// No segment can be made ready: new mail is answered 452.
+    SpoolFull,
+    /// A shard failed and takes no more mail.
+    ShardFailed,
+    /// A worker ended before its time.
+    WorkerFailed,
+}
+
+const ALL: [Obstacle; 5] = [
+    Obstacle::Starting,
+    Obstacle::Draining,
+    Obstacle::SpoolFull,
+    Obstacle::ShardFailed,
+    Obstacle::WorkerFailed,
+];
+
+/// The obstacles there are. Each is one bit, so that setting and asking never wait.
+#[derive(Debug)]
+pub struct Readiness(AtomicU32);
+
+impl Obstacle {
+    /// For operators.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Starting => "starting: the listeners are not up yet",
+            Self::Draining => "draining: the server is stopping",
+            Self::SpoolFull => "spool full: no segment can be made, new mail is answered 452",
+            Self::ShardFailed => "spool failed: a write to a shard failed, see the log",
+            Self::WorkerFailed => "worker failed: see the log",
+        }
+    }
+
+    fn bit(self) -> u32 {
+        1 << self as u32
+    }
+}
+
+impl Default for Readiness {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Readiness {
+    /// Not ready: [`Obstacle::Starting`].
+    pub fn new() -> Self {
+        Self(AtomicU32::new(Obstacle::Starting.bit()))
+    }
+
+    /// True if it was not there before.
+    pub fn set(&self, obstacle: Obstacle) -> bool {
+        self.0.fetch_or(obstacle.bit(), Ordering::AcqRel) & obstacle.bit() == 0
+    }
+
+    /// True if it was there before.
+    pub fn clear(&self, obstacle: Obstacle) -> bool {
+        self.0.fetch_and(!obstacle.bit(), Ordering::AcqRel) & obstacle.bit() != 0
+    }
+
+    pub fn is_ready(&self) -> bool {
+        self.0.load(Ordering::Acquire) == 0
+    }
+
+    /// At one moment; empty when ready.
+    pub fn obstacles(&self) -> impl Iterator<Item = Obstacle> + use<> {
+        let bits = self.0.load(Ordering::Acquire);
+        ALL.into_iter().filter(move |obstacle| bits & obstacle.bit() != 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_means_no_obstacle() {
+        let readiness = Readiness::new();
+        assert!(!readiness.is_ready());
+        assert!(readiness.set(Obstacle::SpoolFull) && !readiness.set(Obstacle::SpoolFull));
+        assert_eq!(readiness.obstacles().collect::<Vec<_>>(), [Obstacle::Starting, Obstacle::SpoolFull]);
+        assert!(readiness.clear(Obstacle::Starting) && !readiness.clear(Obstacle::Starting));
+        assert!(readiness.clear(Obstacle::SpoolFull) && readiness.is_ready());
+        assert!(ALL.iter().enumerate().all(|(index, obstacle)| obstacle.bit() == 1 << index));
+    }
+}

@@ -1,0 +1,406 @@
+//! All connections of one thread, without a ring: who opens, begins, sends and closes, and what is counted.
+//!
+//! ```text
+//!  Vacant ─> Queued ─> Opening ─connected─> Open ─> Closing ─closed─> Vacant | Queued | Retrying | Done
+//!              ^                                                                          │
+//!              └───────────────────────────── its wait is over ───────────────────────────┘
+//! ```
+//! The worker carries out what [`Fleet`] puts into `opening`, `sending` and `closing`, and reports what came of it.
+
+mod ending;
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::io;
+use std::time::Duration;
+
+use self::ending::Ending;
+use crate::client::{Event, Failure, Step, Unfinished};
+use crate::limits::{
+    FAILURES_IN_A_ROW_MAX, OPENING_COUNT_MAX, RETRY_FIRST, RETRY_LAST, SWEEP_INTERVAL, WARM_UP_MAX,
+};
+use crate::pace::Claim;
+use crate::slot::{Link, Orders, Slot};
+use crate::stats::{ErrorKind, Interval, Stats};
+use crate::workload::Token;
+
+#[derive(Debug)]
+pub struct Fleet {
+    orders: Orders,
+    slots: Vec<Slot>,
+    /// Connections without a message, longest idle first, so that all of them are used.
+    idle: VecDeque<u32>,
+    queued: VecDeque<u32>,
+    retries: BinaryHeap<Reverse<(u64, u32)>>,
+    opening_count: usize,
+    open_count: usize,
+    done_count: usize,
+    next_sweep_at: u64,
+    /// Acknowledged in this turn; they count once the ledger has them.
+    acknowledged_count: u64,
+    ending: Option<Ending>,
+    pub stats: Stats,
+    /// To be connected, to be sent from, to be closed: emptied by the worker each turn.
+    pub opening: Vec<u32>,
+    pub sending: Vec<u32>,
+    pub closing: Vec<u32>,
+}
+
+impl Fleet {
+    pub fn new(orders: Orders) -> Self {
+        let count = orders.connections_count;
+        let slots = (0..count).map(|_| Slot::new(orders.pipelining)).collect();
+        let mut fleet = Self {
+            orders,
+            slots,
+            idle: VecDeque::new(),
+            queued: VecDeque::new(),
+            retries: BinaryHeap::new(),
+            opening_count: 0,
+            open_count: 0,
+            done_count: 0,
+            next_sweep_at: 0,
+            acknowledged_count: 0,
+            ending: None,
+            stats: Stats::default(),
+            opening: Vec::new(),
+            sending: Vec::new(),
+            closing: Vec::new(),
+        };
+        (0..count).for_each(|slot| fleet.vacate(slot));
+        fleet
+    }
+
+    pub fn is_done(&self) -> bool {
+        self.done_count == self.slots.len()
+    }
+
+    pub fn is_open(&self, slot: u32) -> bool {
+        self.slots[slot as usize].link == Link::Open
+    }
+
+    pub fn open_count(&self) -> usize {
+        self.open_count
+    }
+
+    /// Does what the time asks for: retries, arrivals, time-outs, the end.
+    pub fn advance(&mut self, now: u64) {
+        while let Some(&Reverse((at, slot))) = self.retries.peek() {
+            if at > now {
+                break;
+            }
+            self.retries.pop();
+            self.queue(slot);
+        }
+        if self.opening_count == 0 && self.queued.is_empty() || now >= nanos(WARM_UP_MAX) {
+            self.orders.pace.begin(now);
+        }
+        self.hand_out(now);
+        if now >= self.next_sweep_at {
+            self.next_sweep_at = now + nanos(SWEEP_INTERVAL);
+            self.sweep(now);
+        }
+        self.end(now);
+        while self.opening_count < OPENING_COUNT_MAX {
+            let Some(slot) = self.queued.pop_front() else { break };
+            let index = slot as usize;
+            if self.slots[index].link != Link::Queued {
+                continue;
+            }
+            self.slots[index].link = Link::Opening;
+            self.slots[index].client.open(now);
+            self.opening_count += 1;
+            self.opening.push(slot);
+        }
+    }
+
+    /// When [`advance`](Self::advance) is to be called next at the latest.
+    pub fn wake_at(&mut self, now: u64) -> u64 {
+        let mut at = self.next_sweep_at;
+        if let Some(&Reverse((retry_at, _))) = self.retries.peek() {
+            at = at.min(retry_at);
+        }
+        if let (false, Some(due_at)) = (self.idle.is_empty(), self.orders.pace.due_at(now)) {
+            at = at.min(due_at);
+        }
+        at
+    }
+
+    /// Begins messages that are due on connections that are free.
+    fn hand_out(&mut self, now: u64) {
+        while let Some(&slot) = self.idle.front() {
+            let entry = &mut self.slots[slot as usize];
+            let usable = entry.link == Link::Vacant || entry.link == Link::Open && entry.client.is_ready();
+            if usable {
+                match self.orders.pace.claim(now) {
+                    Claim::Begin { intended_at } if entry.link == Link::Open => {
+                        self.begin(slot, now, intended_at);
+                    }
+                    Claim::Begin { intended_at } => {
+                        entry.claimed = Some(intended_at);
+                        self.queue(slot);
+                    }
+                    Claim::Wait { .. } | Claim::Over => return,
+                }
+            }
+            self.idle.pop_front();
+            self.slots[slot as usize].in_idle = false;
+        }
+    }
+
+    /// The connection is up.
+    pub fn on_connected(&mut self, slot: u32) {
+        let entry = &mut self.slots[slot as usize];
+        if entry.link == Link::Opening {
+            entry.link = Link::Open;
+            self.open_count += 1;
+        }
+    }
+
+    pub fn on_received(&mut self, slot: u32, now: u64, mut input: &[u8]) {
+        while self.slots[slot as usize].link == Link::Open {
+            let entry = &mut self.slots[slot as usize];
+            match entry.client.receive(now, &self.orders.workload, &mut input) {
+                Ok(Some(event)) => self.on_event(slot, now, event),
+                Ok(None) => break,
+                Err(failure) => return self.on_failure(slot, failure),
+            }
+        }
+        self.settle(slot, now);
+    }
+
+    fn on_event(&mut self, slot: u32, now: u64, event: Event) {
+        let entry = &mut self.slots[slot as usize];
+        match event {
+            Event::Greeted { waited_ns } => {
+                self.stats.connections_opened += 1;
+                self.stats.record(Interval::Connect, waited_ns);
+            }
+            Event::Opened { waited_ns } => {
+                self.opening_count -= 1;
+                self.stats.record(Interval::Ehlo, waited_ns);
+            }
+            Event::EnvelopeAccepted { waited_ns } => self.stats.record(Interval::Envelope, waited_ns),
+            Event::Accepted { token, final_ns, transaction_ns } => {
+                if let Some(ledger) = &mut self.orders.ledger {
+                    ledger.add(token, entry.client.reply_text());
+                }
+                entry.failures_in_a_row = 0;
+                self.acknowledged_count += 1;
+                self.stats.last_at = self.stats.last_at.max(now);
+                self.stats.record(Interval::Final, final_ns);
+                self.stats.record(Interval::Transaction, transaction_ns);
+            }
+            Event::RecipientRefused => self.add_reply_error(slot, ErrorKind::RecipientRefused),
+            Event::Refused(step) => {
+                self.stats.refused += 1;
+                self.add_reply_error(
+                    slot,
+                    match step {
+                        Step::Mail => ErrorKind::MailRefused,
+                        Step::Rcpt => ErrorKind::RecipientRefused,
+                        Step::Data => ErrorKind::DataRefused,
+                        Step::Content => ErrorKind::ContentRefused,
+                    },
+                );
+            }
+            Event::Closed => {
+                self.drop_link(slot);
+                self.slots[slot as usize].failures_in_a_row = 0;
+            }
+        }
+    }
+
+    fn on_failure(&mut self, slot: u32, failure: Failure) {
+        let client = &mut self.slots[slot as usize].client;
+        match failure {
+            Failure::Malformed(malformed) => {
+                let text = malformed.to_string();
+                self.stats.errors.add(ErrorKind::ReplyMalformed, 0, text.as_bytes());
+            }
+            Failure::Unexpected => self.add_reply_error(slot, ErrorKind::ReplyUnexpected),
+            // RFC 5321 §3.8: 421 in place of a reply says that the command was not carried out.
+            Failure::ServiceClosing => {
+                self.stats.refused += u64::from(client.lose().is_some());
+                self.add_reply_error(slot, ErrorKind::ServiceClosing);
+            }
+            Failure::GreetingRefused => self.add_reply_error(slot, ErrorKind::GreetingRefused),
+            Failure::EhloRefused => self.add_reply_error(slot, ErrorKind::EhloRefused),
+            Failure::PipeliningMissing => self.stats.errors.add(ErrorKind::PipeliningMissing, 0, b""),
+        }
+        self.drop_link(slot);
+    }
+
+    fn add_reply_error(&mut self, slot: u32, kind: ErrorKind) {
+        let client = &self.slots[slot as usize].client;
+        self.stats.errors.add(kind, client.reply_code(), client.reply_text());
+    }
+
+    /// The connection broke, or could not be opened, not by our will.
+    pub fn on_lost(&mut self, slot: u32, kind: ErrorKind, reason: &[u8]) {
+        if matches!(self.slots[slot as usize].link, Link::Opening | Link::Open) {
+            self.stats.errors.add(kind, 0, reason);
+            self.drop_link(slot);
+        }
+    }
+
+    /// Gives the connection up, whatever its state; its descriptor is still to be closed.
+    fn drop_link(&mut self, slot: u32) {
+        let entry = &mut self.slots[slot as usize];
+        if !matches!(entry.link, Link::Opening | Link::Open) {
+            return;
+        }
+        // Until EHLO is answered, a connection counts as being opened.
+        self.opening_count -= usize::from(!entry.client.is_opened());
+        entry.failures_in_a_row += 1;
+        self.open_count -= usize::from(entry.link == Link::Open);
+        match entry.client.lose() {
+            Some(Unfinished::InDoubt) => self.stats.in_doubt += 1,
+            Some(Unfinished::Aborted) => self.stats.aborted += 1,
+            None => {}
+        }
+        entry.link = Link::Closing;
+        self.closing.push(slot);
+    }
+
+    /// The descriptor is closed and nothing of the connection is under way.
+    pub fn on_closed(&mut self, slot: u32, now: u64) {
+        let entry = &mut self.slots[slot as usize];
+        entry.messages_count = 0;
+        let failures = entry.failures_in_a_row;
+        if failures == 0 || self.ending.is_some() {
+            return self.vacate(slot);
+        }
+        if failures >= FAILURES_IN_A_ROW_MAX && !self.orders.pace.has_end() {
+            self.stats.errors.add(ErrorKind::GivenUp, 0, b"");
+            return self.finish(slot);
+        }
+        entry.link = Link::Retrying;
+        let wait = RETRY_FIRST.saturating_mul(1 << failures.min(16)).min(RETRY_LAST);
+        self.retries.push(Reverse((now + nanos(wait), slot)));
+    }
+
+    /// The slot has no connection: open one, wait for a message, or be done.
+    fn vacate(&mut self, slot: u32) {
+        let entry = &mut self.slots[slot as usize];
+        entry.link = Link::Vacant;
+        if self.ending.is_some() {
+            self.finish(slot);
+        } else if entry.claimed.is_some() || self.opens_ahead() {
+            self.queue(slot);
+        } else {
+            self.rest(slot);
+        }
+    }
+
+    /// With one message on each connection, opening it belongs to the message: it happens when the message is due.
+    fn opens_ahead(&self) -> bool {
+        self.orders.messages_per_connection != Some(1)
+    }
+
+    fn finish(&mut self, slot: u32) {
+        let entry = &mut self.slots[slot as usize];
+        if entry.link != Link::Done {
+            entry.link = Link::Done;
+            self.done_count += 1;
+            if entry.claimed.take().is_some() {
+                self.stats.started += 1;
+                self.stats.aborted += 1;
+            }
+        }
+    }
+
+    fn queue(&mut self, slot: u32) {
+        let entry = &mut self.slots[slot as usize];
+        if matches!(entry.link, Link::Vacant | Link::Retrying) {
+            entry.link = Link::Queued;
+            self.queued.push_back(slot);
+        }
+    }
+
+    fn rest(&mut self, slot: u32) {
+        let entry = &mut self.slots[slot as usize];
+        if !entry.in_idle {
+            entry.in_idle = true;
+            self.idle.push_back(slot);
+        }
+    }
+
+    /// After replies: the next message if the connection is free, and whatever there is to send.
+    fn settle(&mut self, slot: u32, now: u64) {
+        let entry = &mut self.slots[slot as usize];
+        if entry.link != Link::Open {
+            return;
+        }
+        if entry.client.is_ready() {
+            let spent = self.orders.messages_per_connection.is_some_and(|most| entry.messages_count >= most);
+            if let Some(intended_at) = entry.claimed.take() {
+                self.begin(slot, now, intended_at);
+            } else if spent || self.ending.is_some() {
+                entry.client.quit();
+            } else {
+                match self.orders.pace.claim(now) {
+                    Claim::Begin { intended_at } => self.begin(slot, now, intended_at),
+                    Claim::Wait { .. } | Claim::Over => self.rest(slot),
+                }
+            }
+        }
+        self.want_send(slot);
+    }
+
+    fn begin(&mut self, slot: u32, now: u64, intended_at: Option<u64>) {
+        let entry = &mut self.slots[slot as usize];
+        let connection = self.orders.first_connection + slot;
+        let token = Token { run: self.orders.run, connection, number: entry.number };
+        entry.number += 1;
+        entry.messages_count += 1;
+        entry.client.begin(token, intended_at);
+        self.stats.started += 1;
+        self.stats.first_at.get_or_insert(now);
+        self.want_send(slot);
+    }
+
+    fn want_send(&mut self, slot: u32) {
+        let entry = &mut self.slots[slot as usize];
+        if entry.link == Link::Open && entry.client.has_outgoing() && !entry.in_sending {
+            entry.in_sending = true;
+            self.sending.push(slot);
+        }
+    }
+
+    /// What the slot sends now; called with what [`sending`](Self::sending) names, when its last send is over.
+    pub fn transmit(&mut self, slot: u32, now: u64, out: &mut Vec<u8>) {
+        let entry = &mut self.slots[slot as usize];
+        entry.in_sending = false;
+        if entry.link == Link::Open {
+            entry.client.transmit(now, &self.orders.workload, out);
+        }
+    }
+
+    /// The slot of [`sending`](Self::sending) is still sending: [`on_sent`](Self::on_sent) asks again.
+    pub fn postpone(&mut self, slot: u32) {
+        self.slots[slot as usize].in_sending = false;
+    }
+
+    /// A send is over, and there may be more.
+    pub fn on_sent(&mut self, slot: u32) {
+        self.want_send(slot);
+    }
+
+    /// The end of a turn: what was acknowledged goes into the ledger, and only then counts.
+    pub fn account(&mut self) -> io::Result<()> {
+        if let Some(ledger) = &mut self.orders.ledger {
+            ledger.flush()?;
+        }
+        self.stats.accepted += self.acknowledged_count;
+        self.acknowledged_count = 0;
+        Ok(())
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX / 4)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,27 @@
+//! SMTP load generator on io_uring.
+//!
+//! It shares no SMTP code with the engine it measures, so that a fault of one cannot hide in the other. Its parts, each
+//! using only those before it:
+//!
+//! - `limits`: every bound.
+//! - `reply`, `workload`, `client`: the protocol, without a socket or a clock.
+//! - `stats`, `pace`, `ledger`: what is counted, when a message is due, what was acknowledged.
+//! - `slot`, `fleet`: all connections of a thread, still without a socket.
+//! - `worker`: the ring that works for a fleet.
+//! - `process`, `options`, `report`, `run`, `sink`: the commands.
+
+pub mod client;
+pub mod fleet;
+pub mod ledger;
+pub mod limits;
+pub mod options;
+pub mod pace;
+pub mod process;
+pub mod reply;
+pub mod report;
+pub mod run;
+pub mod sink;
+pub mod slot;
+pub mod stats;
+pub mod worker;
+pub mod workload;

@@ -1,0 +1,296 @@
+//! The command line, and what it means once it is known to make sense.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::client::Pipelining;
+use crate::limits::{CONNECTIONS_COUNT_MAX, CONTENT_LEN_MAX, MAILBOX_LEN_MAX, RECIPIENTS_COUNT_MAX};
+
+/// SMTP load generator on io_uring.
+#[derive(Debug, Parser)]
+#[command(name = "loadgen", version)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Sends mail to a server, checks every reply and measures.
+    Run(Box<RunArgs>),
+    /// A server that takes mail and discards it: shows what the generator itself can do.
+    Sink(SinkArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The server, as HOST:PORT; an IPv6 address as [ADDRESS]:PORT.
+    #[arg(value_name = "HOST:PORT")]
+    pub server: String,
+    /// Connections held at once.
+    #[arg(long, short = 'c', default_value_t = 50)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(CONNECTIONS_COUNT_MAX)))]
+    pub connections: u32,
+    /// End after so many messages.
+    #[arg(long, short = 'm', value_parser = clap::value_parser!(u64).range(1..))]
+    pub messages: Option<u64>,
+    /// End after so long: seconds, or a number with ms, s, m or h [default: 10s, unless --messages is given].
+    #[arg(long, short = 'd', value_parser = duration)]
+    pub duration: Option<Duration>,
+    /// Octets of a message's content as the server stores it; KiB and MiB may follow.
+    #[arg(long, short = 's', default_value = "4096", value_parser = size)]
+    pub size: u64,
+    /// Open loop: messages a second at fixed times; latency counts from the intended time.
+    #[arg(long, short = 'r', conflicts_with = "closed", value_parser = rate)]
+    pub rate: Option<f64>,
+    /// Closed loop: each connection begins its next message as soon as the last is answered (the default).
+    #[arg(long)]
+    pub closed: bool,
+    /// Send MAIL, RCPT and DATA in one group, and fail where the server does not offer PIPELINING [default: where it
+    /// does].
+    #[arg(long, conflicts_with = "no_pipelining")]
+    pub pipelined: bool,
+    /// One command per round trip.
+    #[arg(long)]
+    pub no_pipelining: bool,
+    /// Threads, each with its own ring.
+    #[arg(long, short = 't', default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub threads: u32,
+    /// Messages on one connection before it is closed and opened anew [default: no limit].
+    #[arg(long, visible_alias = "reuse", value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub messages_per_connection: Option<u64>,
+    /// Argument of EHLO.
+    #[arg(long, default_value = "loadgen.example", value_parser = helo)]
+    pub helo: String,
+    /// Reverse-path; empty for the null reverse-path.
+    #[arg(long, value_name = "ADDR", default_value = "sender@example.net", value_parser = mailbox)]
+    pub from: String,
+    /// Forward-path; may be given several times.
+    #[arg(long, value_name = "ADDR", default_value = "recipient@example.com", value_parser = recipient)]
+    pub to: Vec<String>,
+    /// Longest wait for a reply, or to connect.
+    #[arg(long, default_value = "60s", value_parser = duration)]
+    pub timeout: Duration,
+    /// Cores to keep the threads on, in turn: 0,2-3.
+    #[arg(long, value_name = "LIST", value_parser = cores)]
+    pub cpu: Option<Cores>,
+    /// Write the results as JSON; `-` for standard output, where the text goes otherwise.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Append a line for each message that got its 250: its token and the reply's text.
+    #[arg(long, value_name = "FILE")]
+    pub ledger: Option<PathBuf>,
+    /// End the run at the first error.
+    #[arg(long)]
+    pub fail_fast: bool,
+    /// When to exit with status 1.
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t = FailOn::Nothing)]
+    pub fail_on: FailOn,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FailOn {
+    /// Only when the run could not be carried out.
+    Nothing,
+    /// Also when any error was counted.
+    Errors,
+}
+
+#[derive(Debug, Args)]
+pub struct SinkArgs {
+    /// Where to listen; port 0 lets the kernel choose.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:2526")]
+    pub bind: SocketAddr,
+    /// Threads, each with its own ring.
+    #[arg(long, short = 't', default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub threads: u32,
+    /// Cores to keep the threads on, in turn: 0,2-3.
+    #[arg(long, value_name = "LIST", value_parser = cores)]
+    pub cpu: Option<Cores>,
+    /// Connections a thread takes at most.
+    #[arg(long, default_value_t = 65_536)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(CONNECTIONS_COUNT_MAX)))]
+    pub connections_max: u32,
+    /// Do not offer PIPELINING.
+    #[arg(long)]
+    pub no_pipelining: bool,
+}
+
+/// Cores in the order they are used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cores(Vec<usize>);
+
+impl Cores {
+    /// The core of a thread.
+    pub fn of(&self, thread_index: usize) -> usize {
+        self.0[thread_index % self.0.len()]
+    }
+}
+
+impl RunArgs {
+    pub fn pipelining(&self) -> Pipelining {
+        match (self.pipelined, self.no_pipelining) {
+            (true, _) => Pipelining::Required,
+            (_, true) => Pipelining::Off,
+            _ => Pipelining::Offered,
+        }
+    }
+
+    /// How long the run lasts at the most; `None` where only the number of messages ends it.
+    pub fn duration_max(&self) -> Option<Duration> {
+        let default = if self.messages.is_some() { None } else { Some(Duration::from_secs(10)) };
+        self.duration.or(default)
+    }
+
+    /// What one value alone cannot tell.
+    pub fn validate(&self) -> Result<(), String> {
+        if self.to.len() > RECIPIENTS_COUNT_MAX {
+            return Err(format!("--to: at most {RECIPIENTS_COUNT_MAX} recipients"));
+        }
+        Ok(())
+    }
+}
+
+/// `10`, `10s`, `500ms`, `2m`, `1h`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let number_len = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(number_len);
+    let factor = match unit {
+        "ms" => 0.001,
+        "" | "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(format!("unknown unit `{unit}`: use ms, s, m or h")),
+    };
+    let secs = number.parse::<f64>().map_err(|_| "not a number".to_owned())? * factor;
+    if !(0.001..=1e6).contains(&secs) {
+        return Err("must lie between 1 ms and 1,000,000 s".to_owned());
+    }
+    Ok(Duration::from_secs_f64(secs))
+}
+
+/// `4096`, `4KiB`, `1MiB`.
+fn size(text: &str) -> Result<u64, String> {
+    let number_len = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(number_len);
+    let factor = match unit.trim_start().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        _ => return Err(format!("unknown unit `{unit}`: use KiB or MiB")),
+    };
+    let octets = number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor));
+    octets
+        .filter(|&octets| octets <= CONTENT_LEN_MAX)
+        .ok_or_else(|| format!("at most {CONTENT_LEN_MAX} octets"))
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse::<f64>().map_err(|_| "not a number".to_owned())?;
+    if (0.001..=1e8).contains(&rate) {
+        Ok(rate)
+    } else {
+        Err("must lie between 0.001 and 100,000,000".to_owned())
+    }
+}
+
+/// Not the grammar of RFC 5321 §4.1.2: what a server makes of an odd mailbox may be the test. But it must not end the
+/// command it stands in.
+fn mailbox(text: &str) -> Result<String, String> {
+    if text.len() > MAILBOX_LEN_MAX {
+        return Err(format!("longer than {MAILBOX_LEN_MAX} octets"));
+    }
+    match text.chars().find(|&c| c.is_control() || c == '<' || c == '>') {
+        Some(c) => {
+            Err(format!("`{}` does not belong there; no angle brackets are needed", c.escape_default()))
+        }
+        None => Ok(text.to_owned()),
+    }
+}
+
+fn recipient(text: &str) -> Result<String, String> {
+    if text.is_empty() { Err("empty".to_owned()) } else { mailbox(text) }
+}
+
+fn helo(text: &str) -> Result<String, String> {
+    if text.contains(' ') { Err("a space does not belong there".to_owned()) } else { recipient(text) }
+}
+
+fn cores(text: &str) -> Result<Cores, String> {
+    let mut cores = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let number = |text: &str| text.trim().parse::<usize>().map_err(|_| format!("`{text}` is not a core"));
+        let (first, last) = (number(first)?, number(last)?);
+        if first > last || last >= 1024 {
+            return Err(format!("`{part}` is not a range of cores"));
+        }
+        cores.extend(first..=last);
+    }
+    Ok(Cores(cores))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run_args(args: &[&str]) -> Result<RunArgs, String> {
+        let cli = Cli::try_parse_from([&["loadgen", "run", "127.0.0.1:25"], args].concat())
+            .map_err(|error| error.to_string())?;
+        match cli.command {
+            Command::Run(args) => Ok(*args),
+            Command::Sink(_) => Err("sink".to_owned()),
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn defaults_are_bounded() {
+        let args = run_args(&[]).expect("parsed");
+        assert_eq!(args.duration_max(), Some(Duration::from_secs(10)));
+        assert_eq!(args.pipelining(), Pipelining::Offered);
+        assert_eq!(run_args(&["--messages", "5"]).expect("parsed").duration_max(), None);
+        assert_eq!(run_args(&["--to", "a@b", "--to", "c@d"]).expect("parsed").to, ["a@b", "c@d"]);
+        assert_eq!(run_args(&["--from", ""]).expect("parsed").from, "");
+        assert_eq!(run_args(&["--reuse", "5"]).expect("parsed").messages_per_connection, Some(5));
+    }
+
+    #[test]
+    fn contradictions_and_nonsense_are_refused() {
+        for args in [
+            &["--rate", "5", "--closed"][..],
+            &["--pipelined", "--no-pipelining"],
+            &["--rate", "NaN"],
+            &["--duration", "5 weeks"],
+            &["--duration", "0"],
+            &["--size", "99999GiB"],
+            &["--size", "2000MiB"],
+            &["--connections", "0"],
+            &["--to", ""],
+            &["--from", "a\r\nDATA"],
+            &["--to", "<a@b>"],
+            &["--cpu", "3-1"],
+            &["--cpu", "x"],
+        ] {
+            assert!(run_args(args).is_err(), "{args:?}");
+        }
+    }
+
+    #[test]
+    fn units_and_lists_are_read() {
+        assert_eq!(duration("1.5m"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(size("50MiB"), Ok(50 << 20));
+        assert_eq!(size("4 KiB"), Ok(4096));
+        assert_eq!(cores("0,2-4"), Ok(Cores(vec![0, 2, 3, 4])));
+        assert_eq!(Cores(vec![3, 5]).of(3), 5);
+    }
+}

@@ -1,0 +1,330 @@
+//! One thread: its ring, and the fleet that the ring works for.
+//!
+//! Each turn: what the time asks for, one send for each connection that has something to say, one wait, then all that
+//! came of it; at its end the ledger is written and the counts are published.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::IntoRawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use ringmx_ring::{Completion, Errno, Fd, Payload, Ring, Token, Uring};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::fleet::Fleet;
+use crate::limits::{SEND_BUFFER_KEPT_MAX, TURN_WAIT_MAX};
+use crate::slot::Orders;
+use crate::stats::{ErrorKind, Stats};
+
+const CONNECT: u8 = 1;
+const RECV: u8 = 2;
+const SEND: u8 = 3;
+const CANCEL: u8 = 4;
+const CLOSE: u8 = 5;
+
+/// What threads tell each other. Each writes its own `live` once a turn.
+#[derive(Debug, Default)]
+pub struct Control {
+    /// Set by a signal: end soon.
+    pub interrupted: Arc<AtomicBool>,
+    /// Set by a thread that met an error when the first one is to end the run.
+    pub failed: AtomicBool,
+}
+
+/// What a thread shows while it runs.
+#[derive(Debug, Default)]
+pub struct Live {
+    pub accepted: AtomicU64,
+    pub errors: AtomicU64,
+    pub open: AtomicU64,
+}
+
+/// A thread's part in a run.
+#[derive(Debug)]
+pub struct Assignment {
+    pub server: SocketAddr,
+    pub orders: Orders,
+    /// The common start of all clocks.
+    pub started: Instant,
+    /// The first error ends the run.
+    pub fail_fast: bool,
+    pub control: Arc<Control>,
+    pub live: Arc<Live>,
+}
+
+/// The ring's side of a connection. Its descriptor is closed only when nothing is under way on it.
+#[derive(Debug, Default)]
+struct Socketed {
+    fd: Option<Fd>,
+    /// Counts connections, so that a late completion of a former one is told apart.
+    generation: u32,
+    connecting: bool,
+    recv_armed: bool,
+    send_in_flight: bool,
+    /// The fleet wants it closed.
+    closing: bool,
+    close_queued: bool,
+    /// Octets of the send under way that are already sent.
+    sent_len: usize,
+    /// The send buffer, while it is not in the ring.
+    out: Vec<u8>,
+}
+
+impl Socketed {
+    fn is_quiet(&self) -> bool {
+        !self.connecting && !self.recv_armed && !self.send_in_flight
+    }
+}
+
+pub struct Worker<'a> {
+    ring: &'a mut Uring,
+    server: SocketAddr,
+    fleet: Fleet,
+    sockets: Vec<Socketed>,
+    started: Instant,
+}
+
+impl<'a> Worker<'a> {
+    /// Runs to the end and gives what was measured. Errors are of the ring and of the ledger.
+    pub fn run(ring: &'a mut Uring, assignment: Assignment) -> io::Result<Stats> {
+        let Assignment { server, orders, started, fail_fast, control, live } = assignment;
+        let sockets = (0..orders.connections_count).map(|_| Socketed::default()).collect();
+        let mut worker = Self { ring, server, fleet: Fleet::new(orders), sockets, started };
+        let mut completions = Vec::new();
+        let mut stopped = false;
+        loop {
+            let now = worker.now();
+            let interrupted = control.interrupted.load(Ordering::Relaxed);
+            if !stopped && (interrupted || control.failed.load(Ordering::Relaxed)) {
+                stopped = true;
+                worker.fleet.stop(now, interrupted);
+            }
+            worker.fleet.advance(now);
+            worker.open_all();
+            worker.send_all();
+            worker.close_all();
+            if worker.fleet.is_done() {
+                return Ok(worker.fleet.stats);
+            }
+            let wait = Duration::from_nanos(worker.fleet.wake_at(now).saturating_sub(worker.now()));
+            worker.ring.turn(Some(wait.min(TURN_WAIT_MAX)), &mut completions)?;
+            let now = worker.now();
+            for completion in completions.drain(..) {
+                worker.dispatch(now, completion);
+            }
+            worker.fleet.account()?;
+            let errors_count = worker.fleet.stats.errors.total();
+            live.accepted.store(worker.fleet.stats.accepted, Ordering::Relaxed);
+            live.errors.store(errors_count, Ordering::Relaxed);
+            live.open.store(worker.fleet.open_count() as u64, Ordering::Relaxed);
+            if fail_fast && errors_count > 0 {
+                control.failed.store(true, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn token(&self, kind: u8, slot: u32) -> Token {
+        Token::new(kind, self.sockets[slot as usize].generation, slot)
+    }
+
+    fn open_all(&mut self) {
+        for slot in std::mem::take(&mut self.fleet.opening) {
+            match new_socket(self.server) {
+                Ok(fd) => {
+                    let socket = &mut self.sockets[slot as usize];
+                    socket.fd = Some(fd);
+                    socket.connecting = true;
+                    let token = self.token(CONNECT, slot);
+                    self.ring.connect(token, fd, self.server);
+                }
+                Err(error) => {
+                    let errno = Errno(error.raw_os_error().unwrap_or(0));
+                    self.fleet.on_lost(slot, connect_error(errno), error.to_string().as_bytes());
+                }
+            }
+        }
+    }
+
+    /// One send for each connection that has something to say and is not sending.
+    fn send_all(&mut self) {
+        let now = self.now();
+        let mut sending = std::mem::take(&mut self.fleet.sending);
+        for slot in sending.drain(..) {
+            let socket = &mut self.sockets[slot as usize];
+            if socket.send_in_flight {
+                self.fleet.postpone(slot);
+                continue;
+            }
+            socket.out.clear();
+            self.fleet.transmit(slot, now, &mut socket.out);
+            if let (Some(fd), false) = (socket.fd, socket.out.is_empty()) {
+                socket.send_in_flight = true;
+                socket.sent_len = 0;
+                let out = std::mem::take(&mut socket.out);
+                let token = self.token(SEND, slot);
+                self.ring.send(token, fd, out, 0);
+            }
+        }
+        // Nothing was added meanwhile; its memory is used again.
+        self.fleet.sending = sending;
+    }
+
+    fn close_all(&mut self) {
+        for slot in std::mem::take(&mut self.fleet.closing) {
+            let socket = &mut self.sockets[slot as usize];
+            socket.closing = true;
+            let (fd, recv_alone) = (socket.fd, !socket.connecting && !socket.send_in_flight);
+            match fd {
+                Some(_) if socket.is_quiet() => {}
+                // The kernel finds one operation by its token, but walks over all there are to find those of a
+                // descriptor.
+                Some(_) if recv_alone => self.ring.cancel(self.token(CANCEL, slot), self.token(RECV, slot)),
+                Some(fd) => self.ring.cancel_all(self.token(CANCEL, slot), fd),
+                None => {}
+            }
+            self.close_when_quiet(slot);
+        }
+    }
+
+    /// Close is a join: of the connect, the recv and the send.
+    fn close_when_quiet(&mut self, slot: u32) {
+        let socket = &mut self.sockets[slot as usize];
+        if !socket.closing || socket.close_queued || !socket.is_quiet() {
+            return;
+        }
+        let token = Token::new(CLOSE, socket.generation, slot);
+        match socket.fd {
+            Some(fd) => {
+                socket.close_queued = true;
+                self.ring.close(token, fd);
+            }
+            None => self.closed(slot),
+        }
+    }
+
+    fn closed(&mut self, slot: u32) {
+        let socket = &mut self.sockets[slot as usize];
+        let mut out = std::mem::take(&mut socket.out);
+        out.clear();
+        *socket = Socketed { generation: socket.generation.wrapping_add(1), out, ..Socketed::default() };
+        let now = self.now();
+        self.fleet.on_closed(slot, now);
+    }
+
+    fn dispatch(&mut self, now: u64, completion: Completion) {
+        let Completion { token, result, more, payload } = completion;
+        let slot = token.slot();
+        let known = self.sockets.get(slot as usize);
+        if known.is_none_or(|socket| self.token(token.kind(), slot) != token || socket.fd.is_none()) {
+            if let Payload::Lent(lent) = payload {
+                self.ring.give_back(lent);
+            }
+            return;
+        }
+        match token.kind() {
+            CONNECT => self.on_connected(slot, result),
+            RECV => self.on_received(now, slot, result, more, payload),
+            SEND => self.on_sent(slot, result, payload),
+            CLOSE => self.closed(slot),
+            _ => {}
+        }
+        self.close_when_quiet(slot);
+    }
+
+    fn on_connected(&mut self, slot: u32, result: Result<u32, Errno>) {
+        let socket = &mut self.sockets[slot as usize];
+        socket.connecting = false;
+        match result {
+            Ok(_) if socket.closing => {}
+            Ok(_) => {
+                self.fleet.on_connected(slot);
+                self.arm_recv(slot);
+            }
+            Err(errno) => self.fleet.on_lost(slot, connect_error(errno), errno.to_string().as_bytes()),
+        }
+    }
+
+    fn arm_recv(&mut self, slot: u32) {
+        if let Some(fd) = self.sockets[slot as usize].fd {
+            self.sockets[slot as usize].recv_armed = true;
+            let token = self.token(RECV, slot);
+            self.ring.recv(token, fd);
+        }
+    }
+
+    fn on_received(&mut self, now: u64, slot: u32, result: Result<u32, Errno>, more: bool, payload: Payload) {
+        self.sockets[slot as usize].recv_armed = more;
+        if let Payload::Lent(lent) = payload {
+            self.fleet.on_received(slot, now, self.ring.bytes(&lent));
+            self.ring.give_back(lent);
+        }
+        match result {
+            Ok(0) => self.fleet.on_lost(slot, ErrorKind::ConnectionClosed, b""),
+            Ok(_) | Err(Errno::NO_BUFFERS) => {}
+            Err(errno) => self.fleet.on_lost(slot, lost_error(errno), errno.to_string().as_bytes()),
+        }
+        if !more && self.fleet.is_open(slot) {
+            self.arm_recv(slot);
+        }
+    }
+
+    fn on_sent(&mut self, slot: u32, result: Result<u32, Errno>, payload: Payload) {
+        let socket = &mut self.sockets[slot as usize];
+        socket.send_in_flight = false;
+        let Payload::Returned(bytes) = payload else { return };
+        let sent_len = match result {
+            Ok(sent_len) => socket.sent_len + sent_len as usize,
+            // The recv meets the end as well, after the reply that may say why; it reports.
+            Err(_) if socket.recv_armed => return,
+            Err(errno) => {
+                self.fleet.on_lost(slot, lost_error(errno), errno.to_string().as_bytes());
+                return;
+            }
+        };
+        if let (Some(fd), false, true) = (socket.fd, socket.closing, sent_len < bytes.len()) {
+            socket.sent_len = sent_len;
+            socket.send_in_flight = true;
+            let token = self.token(SEND, slot);
+            self.ring.send(token, fd, bytes, sent_len);
+            return;
+        }
+        socket.out = bytes;
+        if socket.out.capacity() > SEND_BUFFER_KEPT_MAX {
+            socket.out = Vec::new();
+        }
+        self.fleet.on_sent(slot);
+    }
+}
+
+/// A blocking socket: the ring itself waits, and completes when it is done.
+fn new_socket(server: SocketAddr) -> io::Result<Fd> {
+    let socket = Socket::new(Domain::for_address(server), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_tcp_nodelay(true)?;
+    Ok(Fd(socket.into_raw_fd()))
+}
+
+fn connect_error(errno: Errno) -> ErrorKind {
+    const ADDRESS_NOT_AVAILABLE: i32 = 99;
+    const TIMED_OUT: i32 = 110;
+    const REFUSED: i32 = 111;
+    match errno {
+        Errno::PROCESS_FILES | Errno::SYSTEM_FILES => ErrorKind::NoDescriptor,
+        Errno(ADDRESS_NOT_AVAILABLE) => ErrorKind::NoLocalPort,
+        Errno(TIMED_OUT) => ErrorKind::ConnectTimedOut,
+        Errno(REFUSED) => ErrorKind::ConnectRefused,
+        _ => ErrorKind::ConnectFailed,
+    }
+}
+
+fn lost_error(errno: Errno) -> ErrorKind {
+    match errno {
+        Errno::CONNECTION_RESET | Errno::BROKEN_PIPE => ErrorKind::ConnectionReset,
+        _ => ErrorKind::ConnectionFailed,
+    }
+}

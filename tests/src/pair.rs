@@ -1,0 +1,301 @@
+//! A session with everything around it but a socket and a disk: a virtual clock, and a journal that does as it is told.
+//!
+//! [`Pair`] keeps the contract of the worker: input that the session does not consume is presented again with what
+//! comes behind it, nothing is presented while a commit is pending, and each commit is answered once.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ringmx::event::EventQueue;
+use ringmx::id::SessionIds;
+use ringmx::limits;
+use ringmx::policy::recipient::Recipients;
+use ringmx::protocol::envelope::Envelope;
+use ringmx::protocol::params::Body;
+use ringmx::session::{Context, Error, Next, Pool, Replies, Service, Session};
+use ringmx::stats::WorkerStats;
+use ringmx::time::Now;
+
+/// When every session here begins: Sun, 22 Nov 2026 03:15:00 UTC.
+pub const UNIX_SECS: u64 = 1_795_317_300;
+pub const HOSTNAME: &str = "mx.example";
+pub const CLIENT: &str = "192.0.2.7:40123";
+
+/// What the listener and the worker of a session are like.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub max_message_size: u64,
+    pub domains: Vec<String>,
+    pub client: SocketAddr,
+    pub command_timeout: Duration,
+    pub data_timeout: Duration,
+    /// Octets of content in memory.
+    pub memory_max: usize,
+    /// Texts of replies by enhanced status code.
+    pub texts: HashMap<Box<str>, Box<str>>,
+    pub help_url: Option<Box<str>>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            max_message_size: 50 << 20,
+            domains: vec![
+                "example.com".to_owned(),
+                "[192.0.2.25]".to_owned(),
+                "[IPv6:2001:db8::25]".to_owned(),
+            ],
+            client: CLIENT.parse().expect("an address"),
+            command_timeout: Duration::from_secs(300),
+            data_timeout: Duration::from_secs(180),
+            memory_max: 256 << 20,
+            texts: HashMap::new(),
+            help_url: None,
+        }
+    }
+}
+
+/// What the journal does with a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Commits {
+    Succeed,
+    Fail(Error),
+    /// Nothing, until [`Pair::complete`].
+    Wait,
+}
+
+/// A message for which the journal said that it is durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    pub id: String,
+    pub reverse_path: Vec<u8>,
+    pub recipients: Vec<Vec<u8>>,
+    pub body: Option<Body>,
+    pub helo: Vec<u8>,
+    /// Our trace field: the lines up to the first that is not folded.
+    pub trace: Vec<u8>,
+    /// The rest.
+    pub content: Vec<u8>,
+}
+
+/// A session, its client's half of the connection, the clock and the journal.
+#[derive(Debug)]
+pub struct Pair {
+    session: Session,
+    service: Service,
+    pool: Pool,
+    now: Now,
+    /// Received, not consumed.
+    parked: Vec<u8>,
+    out: Vec<u8>,
+    commits: Commits,
+    closed: bool,
+    ended: bool,
+    pub stored: Vec<Stored>,
+}
+
+impl Pair {
+    /// A connection that nobody has said anything on.
+    pub fn new(options: &Options) -> Self {
+        let unix = Duration::from_secs(UNIX_SECS);
+        let now = Now { monotonic: Duration::from_secs(1000), unix };
+        let service = Service::new(
+            HOSTNAME,
+            options.max_message_size,
+            Arc::new(Recipients::new(&options.domains).expect("domains")),
+            Replies::new(options.texts.clone(), options.help_url.clone()),
+            options.command_timeout,
+            options.data_timeout,
+        );
+        Self {
+            session: Session::new(SessionIds::new(3).next(now), options.client, now.monotonic),
+            service,
+            pool: Pool::new(Arc::new(WorkerStats::default()), EventQueue::new(64), options.memory_max),
+            now,
+            parked: Vec::new(),
+            out: Vec::new(),
+            commits: Commits::Succeed,
+            closed: false,
+            ended: false,
+            stored: Vec::new(),
+        }
+    }
+
+    /// A pair whose greeting has been read.
+    pub fn greeted(options: &Options) -> Self {
+        let mut pair = Self::new(options);
+        pair.greet(None);
+        pair.replies();
+        pair
+    }
+
+    pub fn greet(&mut self, refusal: Option<Error>) {
+        let cx = &mut Context { now: self.now, service: &self.service, pool: &mut self.pool };
+        let next = self.session.greet(cx, refusal, &mut self.out);
+        self.follow(next);
+    }
+
+    /// The client writes.
+    pub fn send(&mut self, bytes: &[u8]) {
+        if !self.closed {
+            self.parked.extend_from_slice(bytes);
+            self.pump();
+        }
+    }
+
+    /// The client ends its direction; the connection is over when all it sent has been answered.
+    pub fn end_input(&mut self) {
+        self.ended = true;
+        self.pump();
+    }
+
+    /// The connection is gone.
+    pub fn vanish(&mut self) {
+        let cx = &mut Context { now: self.now, service: &self.service, pool: &mut self.pool };
+        self.session.end(cx);
+        self.closed = true;
+        self.out.clear();
+    }
+
+    /// Time passes; a deadline that it reaches is kept to the instant.
+    pub fn wait(&mut self, time: Duration) {
+        let until = self.now.monotonic + time;
+        if let Some(deadline) = self.session.deadline(&self.service).filter(|&at| at <= until && !self.closed)
+        {
+            self.advance_to(deadline);
+            let cx = &mut Context { now: self.now, service: &self.service, pool: &mut self.pool };
+            let next = self.session.timeout(cx, &mut self.out);
+            self.follow(next);
+        }
+        self.advance_to(until);
+    }
+
+    fn advance_to(&mut self, monotonic: Duration) {
+        self.now.unix += monotonic.saturating_sub(self.now.monotonic);
+        self.now.monotonic = monotonic;
+    }
+
+    /// The server is told to stop.
+    pub fn stop(&mut self) {
+        self.pool.draining = true;
+        let cx = &mut Context { now: self.now, service: &self.service, pool: &mut self.pool };
+        let next = self.session.stop(cx, &mut self.out);
+        self.follow(next);
+    }
+
+    /// What the journal will do from now on.
+    pub fn set_commits(&mut self, commits: Commits) {
+        self.commits = commits;
+    }
+
+    /// What MAIL is answered although nothing is wrong with it.
+    pub fn set_storage_error(&mut self, error: Option<Error>) {
+        self.pool.storage_error = error;
+    }
+
+    pub fn is_committing(&self) -> bool {
+        self.session.message().is_some()
+    }
+
+    /// The commit under way ends.
+    pub fn complete(&mut self, result: Result<(), Error>) {
+        assert!(self.is_committing(), "no commit is under way");
+        self.commit_ended(result);
+        self.pump();
+    }
+
+    /// What the server said since the last call.
+    pub fn replies(&mut self) -> Vec<u8> {
+        for line in self.out.split_inclusive(|&octet| octet == b'\n') {
+            assert!(line.ends_with(b"\r\n") && line.len() <= limits::REPLY_LINE_LEN_MAX, "{line:?}");
+            assert!(line[..line.len() - 2].iter().all(|octet| matches!(octet, b' '..=b'~')), "{line:?}");
+        }
+        std::mem::take(&mut self.out)
+    }
+
+    /// The server has ended the session, or the client the connection.
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Octets of content that the sessions are said to hold.
+    pub fn content_octets_held(&self) -> u64 {
+        self.pool.stats.content_octets_now.get()
+    }
+
+    fn pump(&mut self) {
+        while !self.closed && !self.is_committing() {
+            let cx = &mut Context { now: self.now, service: &self.service, pool: &mut self.pool };
+            let progress = self.session.receive(cx, &self.parked, &mut self.out);
+            assert!(progress.consumed <= self.parked.len());
+            self.parked.drain(..progress.consumed);
+            match progress.next {
+                Next::Input => {
+                    // Between commands less than one line may be left over: nobody can make it grow.
+                    assert!(self.parked.len() < limits::COMMAND_LINE_LEN_MAX, "{} octets", self.parked.len());
+                    if self.ended {
+                        self.follow(Next::Close);
+                    }
+                    return;
+                }
+                Next::Commit => match self.commits {
+                    Commits::Succeed => self.commit_ended(Ok(())),
+                    Commits::Fail(error) => self.commit_ended(Err(error)),
+                    Commits::Wait => assert!(self.is_committing()),
+                },
+                Next::Close => self.follow(Next::Close),
+            }
+        }
+    }
+
+    fn commit_ended(&mut self, result: Result<(), Error>) {
+        let message = self.session.message().expect("a message to commit");
+        if result.is_ok() {
+            let envelope = Envelope::parse(message.envelope()).expect("an envelope that can be read back");
+            let (trace, content) = split_trace(message.content());
+            self.stored.push(Stored {
+                id: message.id.to_string(),
+                reverse_path: envelope.reverse_path().to_vec(),
+                recipients: envelope.recipients().map(<[u8]>::to_vec).collect(),
+                body: envelope.body(),
+                helo: envelope.helo().unwrap_or_default().to_vec(),
+                trace: trace.to_vec(),
+                content: content.to_vec(),
+            });
+        }
+        let cx = &mut Context { now: self.now, service: &self.service, pool: &mut self.pool };
+        let next = self.session.committed(cx, result, &mut self.out);
+        self.follow(next);
+    }
+
+    fn follow(&mut self, next: Next) {
+        if next == Next::Close {
+            self.closed = true;
+            let cx = &mut Context { now: self.now, service: &self.service, pool: &mut self.pool };
+            self.session.end(cx);
+            assert_eq!(self.content_octets_held(), 0, "a session that is over holds no content");
+        }
+    }
+}
+
+/// The first field with its folded lines, and what follows.
+fn split_trace(content: &[u8]) -> (&[u8], &[u8]) {
+    assert!(content.starts_with(b"Received: from "), "the trace field comes first");
+    let mut at = 0;
+    loop {
+        let line =
+            content[at..].iter().position(|&octet| octet == b'\n').expect("a trace field of whole lines");
+        at += line + 1;
+        if !content[at..].starts_with(b"\t") {
+            return content.split_at(at);
+        }
+        // The date is the last line: content may itself begin with a tab.
+        let third = content[..at].iter().filter(|&&octet| octet == b'\n').count() == 2;
+        if third {
+            let last = content[at..].iter().position(|&octet| octet == b'\n').expect("the date's line");
+            return content.split_at(at + last + 1);
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! Every phase of a session, and how a client gets it there.
+
+use ringmx::session::Error;
+
+use crate::pair::{Commits, Options, Pair};
+
+/// Where a session stands before a test sends it something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// The greeting has been said.
+    Start,
+    Idle,
+    /// Behind MAIL.
+    Mail,
+    /// Behind MAIL and RCPT.
+    Recipients,
+    /// Behind MAIL and a RCPT that was refused.
+    Refused,
+    /// Behind the 354.
+    Content,
+    /// Within a line of content.
+    Line,
+    /// Within a command line that is too long.
+    Discarding,
+    /// Behind end-of-data, the commit pending.
+    Committing,
+    /// Two messages on, after EHLO again.
+    Used,
+    /// The spool has no room.
+    NoStorage,
+    /// The server stops, a transaction is open.
+    Stopping,
+    Closed,
+}
+
+pub const PHASES: &[Phase] = &[
+    Phase::Start,
+    Phase::Idle,
+    Phase::Mail,
+    Phase::Recipients,
+    Phase::Refused,
+    Phase::Content,
+    Phase::Line,
+    Phase::Discarding,
+    Phase::Committing,
+    Phase::Used,
+    Phase::NoStorage,
+    Phase::Stopping,
+    Phase::Closed,
+];
+
+const EHLO: &str = "EHLO client.example\r\n";
+const MAIL: &str = "MAIL FROM:<a@example.org>\r\n";
+const RCPT: &str = "RCPT TO:<b@example.com>\r\n";
+const MESSAGE: &str = "MAIL FROM:<>\r\nRCPT TO:<b@example.com>\r\nDATA\r\nx\r\n.\r\n";
+
+impl Phase {
+    /// A session that stands there, its replies read and nothing stored.
+    pub fn pair(self, options: &Options) -> Pair {
+        let mut pair = Pair::greeted(options);
+        let long = "x".repeat(3000);
+        let said = match self {
+            Self::Start => String::new(),
+            Self::Idle | Self::NoStorage => EHLO.to_owned(),
+            Self::Mail => [EHLO, MAIL].concat(),
+            Self::Recipients | Self::Stopping => [EHLO, MAIL, RCPT].concat(),
+            Self::Refused => [EHLO, MAIL, "RCPT TO:<b@example.org>\r\n"].concat(),
+            Self::Content => [EHLO, MAIL, RCPT, "DATA\r\n"].concat(),
+            Self::Line => [EHLO, MAIL, RCPT, "DATA\r\nSubject: x\r\n\r\nbegun"].concat(),
+            Self::Discarding => [EHLO, &long].concat(),
+            Self::Committing => [EHLO, MESSAGE].concat(),
+            Self::Used => [EHLO, MESSAGE, MESSAGE, EHLO].concat(),
+            Self::Closed => "QUIT\r\n".to_owned(),
+        };
+        match self {
+            Self::Committing => pair.set_commits(Commits::Wait),
+            Self::NoStorage => pair.set_storage_error(Some(Error::NoStorage)),
+            _ => {}
+        }
+        pair.send(said.as_bytes());
+        if self == Self::Stopping {
+            pair.stop();
+        }
+        pair.replies();
+        pair.stored.clear();
+        assert_eq!(pair.is_closed(), self == Self::Closed, "{self:?}");
+        pair
+    }
+}

@@ -1,0 +1,135 @@
+//! No allocation per command: a session that has warmed up answers a pipelined dialogue out of what it already holds.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ringmx::event::EventQueue;
+use ringmx::id::SessionIds;
+use ringmx::policy::recipient::Recipients;
+use ringmx::session::{Context, Next, Pool, Replies, Service, Session};
+use ringmx::stats::WorkerStats;
+use ringmx::time::Now;
+
+thread_local! {
+    /// Allocations of this thread: the test harness has threads of its own.
+    static COUNT: Cell<u64> = const { Cell::new(0) };
+}
+
+struct Counting;
+
+fn count() {
+    // No value any more while a thread ends.
+    let _ = COUNT.try_with(|count| count.set(count.get() + 1));
+}
+
+// SAFETY: every call goes to the system's allocator unchanged; counting allocates nothing.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_len: usize) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.realloc(pointer, layout, new_len) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// A session, driven without anything that allocates.
+struct Driver {
+    session: Session,
+    service: Service,
+    pool: Pool,
+    now: Now,
+    out: Vec<u8>,
+    replies_count: usize,
+}
+
+impl Driver {
+    fn new() -> Self {
+        let now = Now { monotonic: Duration::from_secs(1), unix: Duration::from_secs(1_795_317_300) };
+        let recipients = Arc::new(Recipients::new(["example.com"]).expect("a domain"));
+        let (minute, replies) = (Duration::from_secs(60), Replies::default());
+        Self {
+            session: Session::new(
+                SessionIds::new(0).next(now),
+                "192.0.2.7:40123".parse().expect("an address"),
+                now.monotonic,
+            ),
+            service: Service::new("mx.example", 1 << 20, recipients, replies, minute, minute),
+            pool: Pool::new(Arc::new(WorkerStats::default()), EventQueue::new(64), 64 << 20),
+            now,
+            out: Vec::with_capacity(1 << 16),
+            replies_count: 0,
+        }
+    }
+
+    fn send(&mut self, mut input: &[u8]) {
+        while !input.is_empty() {
+            let cx = &mut Context { now: self.now, service: &self.service, pool: &mut self.pool };
+            let progress = self.session.receive(cx, input, &mut self.out);
+            input = &input[progress.consumed..];
+            if progress.next == Next::Commit {
+                self.session.committed(cx, Ok(()), &mut self.out);
+            } else {
+                assert!(
+                    progress.consumed > 0 && progress.next == Next::Input,
+                    "all is taken, the session goes on"
+                );
+            }
+        }
+        self.replies_count += self.out.iter().filter(|&&octet| octet == b'\n').count();
+        self.out.clear();
+        // A new date each time, and what the log would take.
+        self.now.unix += Duration::from_millis(700);
+        self.now.monotonic += Duration::from_millis(700);
+        while self.pool.events.pop().is_some() {}
+    }
+}
+
+const TRANSACTION: &[u8] =
+    b"MAIL FROM:<sender@example.org> SIZE=4096 BODY=8BITMIME\r\nRCPT TO:<one@example.com>\r\n\
+    RCPT TO:<\"two\"@EXAMPLE.com>\r\nRCPT TO:<three@example.org>\r\nRCPT TO:<Postmaster>\r\nNOOP\r\nDATA\r\n";
+const REPLIES_COUNT: usize = 7;
+
+#[test]
+fn no_command_allocates_once_warm() {
+    let content = ["Subject: x\r\n\r\n", &"..a line of text\r\n".repeat(230), ".\r\n"].concat();
+    let message = [TRANSACTION, content.as_bytes()].concat();
+    let mut driver = Driver::new();
+    driver.send(b"EHLO client.example\r\n");
+    (0..3).for_each(|_| driver.send(&message));
+    driver.send(b"XYZZY\r\nVRFY x\r\nHELP\r\nRSET\r\n");
+    driver.replies_count = 0;
+
+    let before = COUNT.get();
+    for _ in 0..200 {
+        driver.send(&message);
+        // The same command by command, and what is refused.
+        driver.send(b"MAIL FROM:<>\r\n");
+        driver.send(b"RCPT TO:<one@example.com>\r\n");
+        driver.send(b"RSET\r\nXYZZY\r\nVRFY x\r\nHELP\r\nMAIL FROM:<a@example.org> X=Y\r\n");
+    }
+    let allocations = COUNT.get() - before;
+    assert_eq!(driver.replies_count, 200 * (REPLIES_COUNT + 1 + 2 + 5));
+    assert_eq!(allocations, 0, "allocations in {} commands", driver.replies_count);
+}
+
+#[test]
+fn the_counter_counts() {
+    let before = COUNT.get();
+    drop(std::hint::black_box(vec![0u8; 100]));
+    assert_eq!(COUNT.get() - before, 1);
+}

@@ -1,0 +1,177 @@
+//! A session from outside: every command in every phase, every split of a whole conversation.
+
+use std::time::Duration;
+
+use tests::pair::{Commits, Options, Pair, Stored};
+use tests::phases::{PHASES, Phase};
+
+/// Each verb well-formed and not, and what is no command.
+const LINES: &[&str] = &[
+    "EHLO client.example",
+    "EHLO [192.0.2.1]",
+    "EHLO",
+    "EHLO <",
+    "HELO client.example",
+    "HELO",
+    "MAIL FROM:<>",
+    "MAIL FROM:<a@example.org> SIZE=10 BODY=8BITMIME",
+    "MAIL FROM:<a@example.org> SIZE=99999999999",
+    "MAIL FROM:<a@example.org> X=Y",
+    "MAIL",
+    "MAIL FROM:a",
+    "RCPT TO:<b@example.com>",
+    "RCPT TO:<Postmaster>",
+    "RCPT TO:<b@example.org>",
+    "RCPT TO:<b@example.com> X",
+    "RCPT",
+    "DATA",
+    "DATA x",
+    "RSET",
+    "RSET x",
+    "NOOP",
+    "NOOP x",
+    "VRFY b",
+    "VRFY",
+    "EXPN b",
+    "HELP",
+    "HELP x",
+    "QUIT",
+    "QUIT x",
+    "STARTTLS",
+    "AUTH PLAIN",
+    "BDAT 3 LAST",
+    "XYZZY",
+    "",
+    " ",
+    ".",
+    "..",
+    "\0",
+    "\u{e9}",
+    "NO\rOP",
+];
+
+fn finals(replies: &[u8]) -> Vec<String> {
+    let text = String::from_utf8(replies.to_vec()).expect("ASCII");
+    text.lines().filter(|line| line.as_bytes()[3] == b' ').map(str::to_owned).collect()
+}
+
+#[test]
+fn every_command_in_every_phase_gets_one_reply() {
+    for phase in PHASES {
+        for line in LINES {
+            let mut pair = phase.pair(&Options::default());
+            pair.send(format!("{line}\r\n").as_bytes());
+            let replies = finals(&pair.replies());
+            let expected = match phase {
+                // Content and what waits behind a commit is not answered, unless it ends the data.
+                Phase::Content if *line == "." => 1,
+                Phase::Content | Phase::Line | Phase::Committing | Phase::Closed => 0,
+                _ => 1,
+            };
+            assert_eq!(replies.len(), expected, "{phase:?}: {line:?}: {replies:?}");
+            // Whatever it was, the session is in step: it ends when it is told to.
+            if *phase == Phase::Committing {
+                pair.complete(Ok(()));
+            }
+            pair.send(b"\r\n.\r\nQUIT\r\n");
+            assert!(pair.is_closed(), "{phase:?}: {line:?}");
+        }
+    }
+}
+
+#[test]
+fn every_pair_of_commands_in_every_phase() {
+    for phase in PHASES {
+        for first in LINES {
+            for second in LINES {
+                let mut pair = phase.pair(&Options::default());
+                pair.send(format!("{first}\r\n{second}\r\n").as_bytes());
+                if pair.is_committing() {
+                    pair.complete(Ok(()));
+                }
+                pair.replies();
+                pair.wait(Duration::from_secs(3600));
+                pair.replies();
+                assert!(pair.is_closed(), "{phase:?}: {first:?} {second:?}: time runs out");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_session_ends_cleanly_in_every_phase() {
+    for phase in PHASES {
+        type End = fn(&mut Pair);
+        let ends: [End; 4] = [
+            Pair::vanish,
+            Pair::end_input,
+            |pair| pair.wait(Duration::from_secs(3600)),
+            |pair| {
+                pair.stop();
+                pair.send(b"\r\n.\r\nQUIT\r\n");
+            },
+        ];
+        for end in ends {
+            let mut pair = phase.pair(&Options::default());
+            end(&mut pair);
+            if pair.is_committing() {
+                pair.complete(Ok(()));
+                pair.wait(Duration::from_secs(3600));
+            }
+            pair.replies();
+            assert!(pair.is_closed(), "{phase:?}");
+            assert_eq!(pair.content_octets_held(), 0, "{phase:?}");
+        }
+    }
+}
+
+/// Much of what a session can meet, in few octets.
+const CONVERSATION: &[u8] = b"EHLO c\r\nMAIL FROM:<a@b> SIZE=9\r\nRCPT TO:<b@example.com>\r\nRCPT TO:<x@y>\r\nDATA\r\n\
+    S: x\r\n\r\n..y\r\nz\nw\r.\xff\r\n.\r\nNO\rOP\r\nbare\nMAIL FROM:<>\r\nRCPT TO:<postmaster>\r\nDATA\r\n.\r\nMAIL FROM:<>\r\n\
+    RCPT TO:<b@example.com>\r\nDATA\r\nx\n.\r\ny\r\n.\r\nRSET\r\nQUIT\r\nNOOP\r\n";
+
+fn converse(pieces: &[&[u8]], commits: Commits) -> (Vec<u8>, Vec<Stored>) {
+    let mut pair = Pair::greeted(&Options::default());
+    pair.set_commits(commits);
+    for piece in pieces {
+        pair.send(piece);
+        while pair.is_committing() {
+            pair.complete(Ok(()));
+        }
+    }
+    (pair.replies(), std::mem::take(&mut pair.stored))
+}
+
+#[test]
+fn every_split_of_a_conversation_gives_the_same() {
+    let whole = converse(&[CONVERSATION], Commits::Succeed);
+    let text = String::from_utf8_lossy(&whole.0);
+    assert!(whole.1.len() == 2 && text.contains("554 5.6.0") && text.ends_with("goodbye\r\n"), "{text}");
+    assert_eq!(converse(&CONVERSATION.chunks(1).collect::<Vec<_>>(), Commits::Wait), whole);
+    for first in 0..=CONVERSATION.len() {
+        let (head, rest) = CONVERSATION.split_at(first);
+        for second in (0..=rest.len()).step_by(3) {
+            let (middle, tail) = rest.split_at(second);
+            assert_eq!(
+                converse(&[head, middle, tail], Commits::Wait),
+                whole,
+                "split at {first} and {second} on"
+            );
+        }
+    }
+}
+
+#[test]
+fn command_lines_at_the_limit_at_every_split() {
+    use ringmx::limits::COMMAND_LINE_LEN_MAX;
+    for len in COMMAND_LINE_LEN_MAX - 3..COMMAND_LINE_LEN_MAX + 4 {
+        let line = [&b"NOOP "[..], &vec![b'x'; len - 7], b"\r\nNOOP\r\n"].concat();
+        let whole = converse(&[&line], Commits::Succeed);
+        let expected = if len <= COMMAND_LINE_LEN_MAX { "250 2.0.0" } else { "500 5.5.2" };
+        assert!(whole.0.starts_with(expected.as_bytes()), "{len}");
+        for at in 0..=line.len() {
+            let (head, tail) = line.split_at(at);
+            assert_eq!(converse(&[head, tail], Commits::Succeed), whole, "{len} octets, split at {at}");
+        }
+    }
+}
