@@ -214,3 +214,37 @@ fn shed_connections_do_not_keep_others_out() {
     assert!(text(&machine.simulation.take(next)).starts_with("220 "));
     machine.finish();
 }
+
+/// What a message costs in the ring's operations, once its session is under way.
+#[test]
+fn a_message_costs_few_operations() {
+    const CLIENTS_COUNT: u64 = 40;
+    const ROUNDS_COUNT: u64 = 25;
+    let mut machine = Machine::new(17, &Plan { segment_capacity: 16 << 20, ..Plan::default() });
+    let clients: Vec<_> = (0..CLIENTS_COUNT).map(|_| machine.connect().0).collect();
+    machine.settle();
+    clients.iter().for_each(|client| machine.simulation.send(*client, b"EHLO client.example\r\n"));
+    machine.settle();
+    let before = machine.ledger.borrow().clone();
+    for _ in 0..ROUNDS_COUNT {
+        let parts =
+            [&b"MAIL FROM:<>\r\nRCPT TO:<a@example.com>\r\nDATA\r\n"[..], b"Subject: x\r\n\r\nx\r\n.\r\n"];
+        for part in parts {
+            clients.iter().for_each(|client| machine.simulation.send(*client, part));
+            machine.settle();
+        }
+    }
+    let after = machine.ledger.borrow().clone();
+    let messages = CLIENTS_COUNT * ROUNDS_COUNT;
+    assert_eq!(machine.stats.messages.get(), messages);
+    // The probe stops the test at two sends on one connection in a turn, and at two writes in flight.
+    assert_eq!(after.sends - before.sends, 2 * messages, "one behind DATA, one behind the commit");
+    assert_eq!(after.received - before.received, 2 * messages, "one for each part");
+    assert_eq!(after.recvs - before.recvs, 0, "a multishot receive goes on");
+    assert_eq!(after.cancels + after.closes - before.cancels - before.closes, 0);
+    // All that ended in one turn is one write; the clients end theirs together.
+    assert_eq!(after.writes - before.writes, ROUNDS_COUNT);
+    let turns = after.turns - before.turns;
+    assert!(turns < messages / 2, "{turns} turns");
+    machine.finish();
+}

@@ -149,7 +149,7 @@ impl Run {
     }
 
     /// What the keeper and the reader of the shard do meanwhile.
-    fn keep(&mut self, random: &mut Random) {
+    fn keep(&self, random: &mut Random) {
         if self.plan.supply == Supply::Scarce && random.chance(0.02) {
             self.machine.keeper.refill();
         }
