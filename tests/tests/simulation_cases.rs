@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use ringmx_ring::sim::ClientState;
+use ringmx::limits;
+use ringmx_ring::sim::{ClientState, Faults};
 use tests::simulation::machine::{Machine, Plan};
 
 fn text(octets: &[u8]) -> &str {
@@ -61,5 +62,189 @@ fn a_drain_ends_and_sleeps_until_then() {
     assert!(machine.worker.is_drained());
     assert!(machine.stats.turns.get() - turns < 30, "{} turns", machine.stats.turns.get() - turns);
     assert_eq!(machine.stats.messages.get(), 1);
+    machine.finish();
+}
+
+/// Replies to all that was sent before a half-close go out, however many they are.
+#[test]
+fn a_half_close_behind_much_pipelined_input_is_answered_whole() {
+    for seed in 0..50 {
+        let mut plan = Plan::default();
+        plan.settings.socket_buffer_len = 4096..=4096;
+        plan.settings.faults = Faults { cancel_race: 0.5, ..Faults::HARMLESS };
+        let mut machine = Machine::new(seed, &plan);
+        let (client, _) = machine.connect();
+        let input = [&b"EHLO a\r\n"[..], &b"HELP\r\n".repeat(5000), b"NOOP\r\n"].concat();
+        machine.simulation.send(client, &input);
+        machine.simulation.half_close(client);
+        let mut got = Vec::new();
+        while machine.simulation.state(client) == ClientState::Open {
+            machine.turn_until(Some(machine.simulation.now() + Duration::from_millis(1)));
+            got.extend(machine.simulation.take(client));
+        }
+        got.extend(machine.simulation.take(client));
+        assert_eq!(got.iter().filter(|octet| **octet == b'\n').count(), 1 + 5 + 5000 + 1, "seed {seed}");
+        assert!(got.ends_with(b"250 2.0.0 ok\r\n"));
+        machine.finish();
+    }
+}
+
+/// A client that pipelines for ever and never reads costs a fixed amount of memory.
+#[test]
+fn replies_that_nobody_reads_are_bounded() {
+    for command in [&b"HELP\r\n"[..], b"EHLO a\r\n", b"NOOP\r\n", b"RSET\r\n"] {
+        let mut plan = Plan::default();
+        plan.settings.socket_buffer_len = 8192..=8192;
+        plan.settings.buffer_len = 512;
+        let mut machine = Machine::new(5, &plan);
+        let (client, _) = machine.connect();
+        machine.simulation.set_reading(client, false);
+        machine.simulation.send(client, &command.repeat(400_000));
+        machine.pass(Duration::from_secs(100));
+        let ledger = machine.ledger.borrow().clone();
+        assert!(
+            ledger.send_len_max < limits::PENDING_OUTPUT_LEN_MAX + limits::REPLY_LINE_LEN_MAX,
+            "{}",
+            ledger.send_len_max
+        );
+        let received = machine.stats.octets_received.get() as usize;
+        // Two buffers of replies, what the socket holds, what is parked, and what one turn can bring.
+        let answered = (2 * limits::PENDING_OUTPUT_LEN_MAX + 8192).div_ceil(14) * command.len();
+        assert!(received < answered + limits::PARKED_INPUT_LEN_MAX + 64 * 512, "{received}");
+        // Nobody takes the replies: the send's patience ends.
+        machine.pass(limits::SEND_TIME_MAX);
+        assert_eq!(machine.stats.connections_now.get(), 0);
+        machine.finish();
+    }
+}
+
+/// Input behind an end-of-data waits in the socket while the message is committed.
+#[test]
+fn input_behind_a_commit_is_bounded() {
+    for buffer_len in [512, 4 << 10] {
+        let mut plan = Plan::default();
+        plan.settings.write_time_max = Duration::from_secs(200);
+        plan.settings.buffer_len = buffer_len;
+        let mut machine = Machine::new(7, &plan);
+        let (client, _) = machine.connect();
+        let message = b"MAIL FROM:<>\r\nRCPT TO:<a@example.com>\r\nDATA\r\nx\r\n.\r\n";
+        machine.simulation.send(client, &[&b"EHLO a\r\n"[..], &message.repeat(20_000)].concat());
+        machine.pass(Duration::from_secs(1));
+        assert_eq!(machine.ledger.borrow().writes, 1);
+        let received = machine.stats.octets_received.get() as usize;
+        // What one turn can bring is all receive buffers, full.
+        let turn_len_max = usize::from(plan.settings.buffers_count) * buffer_len;
+        assert!(received <= limits::PARKED_INPUT_LEN_MAX + turn_len_max, "{received}");
+        machine.simulation.reset(client);
+        machine.pass(Duration::from_secs(200));
+        machine.finish();
+    }
+}
+
+/// Refused contents must not eat up what others hold: the budget is exact.
+#[test]
+fn refused_contents_do_not_loosen_the_memory_budget() {
+    let plan = Plan { content_len_max: 12 << 10, ..Plan::default() };
+    let mut machine = Machine::new(11, &plan);
+    let (holder, _) = machine.connect();
+    let (other, _) = machine.connect();
+    let head = b"EHLO a\r\nMAIL FROM:<>\r\nRCPT TO:<a@example.com>\r\nDATA\r\n";
+    machine.settle();
+    machine.simulation.send(holder, &[&head[..], &b"x".repeat(3000)].concat());
+    machine.settle();
+    // Above the size that the listener takes, so refused again and again.
+    let refused = [&head[8..], &b"x".repeat(8200), b"\r\n.\r\n"].concat();
+    machine.simulation.send(other, b"EHLO a\r\n");
+    for _ in 0..10 {
+        machine.simulation.send(other, &refused);
+        machine.settle();
+    }
+    // The gauge is brought up to date by the end of a transaction.
+    let held = machine.stats.content_octets_now.get();
+    assert!((3000..8000).contains(&held), "{held} octets held, says the gauge");
+    machine.finish();
+}
+
+/// Whoever comes after the stop is told so at once.
+#[test]
+fn a_client_that_comes_while_draining_is_told() {
+    let mut told = 0;
+    for seed in 0..100 {
+        let mut plan = Plan::default();
+        plan.settings.faults = Faults { cancel_race: 1.0, ..Faults::HARMLESS };
+        let mut machine = Machine::new(seed, &plan);
+        let (early, _) = machine.connect();
+        machine.settle();
+        // Keeps the worker from ending at once.
+        machine.simulation.send(early, b"EHLO a\r\nMAIL FROM:<>\r\n");
+        machine.settle();
+        machine.stop();
+        let (late, _) = machine.connect();
+        machine.pass(Duration::from_secs(10));
+        let got = machine.simulation.take(late);
+        if !got.is_empty() {
+            told += 1;
+            let last = text(&got).lines().last().expect("not empty");
+            assert!(last.starts_with("421 4.3.2 shutting down"), "seed {seed}: {}", text(&got));
+            assert_eq!(machine.simulation.state(late), ClientState::Ended);
+        }
+        machine.finish();
+    }
+    assert!(told > 0);
+}
+
+/// Those who were told that there are too many do not count among them.
+#[test]
+fn shed_connections_do_not_keep_others_out() {
+    let mut machine = Machine::new(13, &Plan { connections_max: 2, ..Plan::default() });
+    let (first, _) = machine.connect();
+    let (second, _) = machine.connect();
+    machine.settle();
+    let shed: Vec<_> = (0..3).map(|_| machine.connect().0).collect();
+    machine.settle();
+    for client in shed {
+        assert!(text(&machine.simulation.take(client)).starts_with("421 4.3.2 too many"));
+    }
+    // Those who were shed linger; the first two leave.
+    machine.simulation.reset(first);
+    machine.simulation.reset(second);
+    machine.settle();
+    let (next, _) = machine.connect();
+    machine.settle();
+    assert!(text(&machine.simulation.take(next)).starts_with("220 "));
+    machine.finish();
+}
+
+/// What a message costs in the ring's operations, once its session is under way.
+#[test]
+fn a_message_costs_few_operations() {
+    const CLIENTS_COUNT: u64 = 40;
+    const ROUNDS_COUNT: u64 = 25;
+    let mut machine = Machine::new(17, &Plan { segment_capacity: 16 << 20, ..Plan::default() });
+    let clients: Vec<_> = (0..CLIENTS_COUNT).map(|_| machine.connect().0).collect();
+    machine.settle();
+    clients.iter().for_each(|client| machine.simulation.send(*client, b"EHLO client.example\r\n"));
+    machine.settle();
+    let before = machine.ledger.borrow().clone();
+    for _ in 0..ROUNDS_COUNT {
+        let parts =
+            [&b"MAIL FROM:<>\r\nRCPT TO:<a@example.com>\r\nDATA\r\n"[..], b"Subject: x\r\n\r\nx\r\n.\r\n"];
+        for part in parts {
+            clients.iter().for_each(|client| machine.simulation.send(*client, part));
+            machine.settle();
+        }
+    }
+    let after = machine.ledger.borrow().clone();
+    let messages = CLIENTS_COUNT * ROUNDS_COUNT;
+    assert_eq!(machine.stats.messages.get(), messages);
+    // The probe stops the test at two sends on one connection in a turn, and at two writes in flight.
+    assert_eq!(after.sends - before.sends, 2 * messages, "one behind DATA, one behind the commit");
+    assert_eq!(after.received - before.received, 2 * messages, "one for each part");
+    assert_eq!(after.recvs - before.recvs, 0, "a multishot receive goes on");
+    assert_eq!(after.cancels + after.closes - before.cancels - before.closes, 0);
+    // All that ended in one turn is one write; the clients end theirs together.
+    assert_eq!(after.writes - before.writes, ROUNDS_COUNT);
+    let turns = after.turns - before.turns;
+    assert!(turns < messages / 2, "{turns} turns");
     machine.finish();
 }

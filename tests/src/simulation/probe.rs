@@ -1,6 +1,6 @@
 //! A ring between the worker and the simulation: it counts, and stops the test at what no kernel would forgive.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
@@ -9,6 +9,32 @@ use std::time::Duration;
 
 use ringmx_ring::sim::SimRing;
 use ringmx_ring::{AcceptMode, Clock, Completion, Fd, Lent, Payload, Ring, Token};
+
+thread_local! {
+    static ASIDE_DEPTH: Cell<u32> = const { Cell::new(0) };
+}
+
+/// While it lives, what this thread does is the simulation's doing and not the worker's: for tests that count.
+#[derive(Debug)]
+pub struct Aside(());
+
+impl Aside {
+    pub fn enter() -> Self {
+        ASIDE_DEPTH.set(ASIDE_DEPTH.get() + 1);
+        Self(())
+    }
+
+    /// False also while the thread ends.
+    pub fn is_inside() -> bool {
+        ASIDE_DEPTH.try_with(|depth| depth.get() > 0).unwrap_or_default()
+    }
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        ASIDE_DEPTH.set(ASIDE_DEPTH.get() - 1);
+    }
+}
 
 /// What the worker has asked of its ring so far.
 #[derive(Clone, Debug, Default)]
@@ -84,6 +110,7 @@ impl Ring for Probe {
     }
 
     fn turn(&mut self, timeout: Option<Duration>, completions: &mut Vec<Completion>) -> io::Result<()> {
+        let _aside = Aside::enter();
         let first = completions.len();
         self.ring.turn(timeout, completions)?;
         let mut ledger = self.ledger.borrow_mut();
@@ -94,6 +121,7 @@ impl Ring for Probe {
     }
 
     fn accept(&mut self, token: Token, listener: Fd, mode: AcceptMode) {
+        let _aside = Aside::enter();
         let mut ledger = self.ledger.borrow_mut();
         ledger.accepts += 1;
         ledger.accept_tokens.insert(token);
@@ -101,6 +129,7 @@ impl Ring for Probe {
     }
 
     fn recv(&mut self, token: Token, socket: Fd) {
+        let _aside = Aside::enter();
         let mut ledger = self.ledger.borrow_mut();
         ledger.refuse_closed(socket, "recv");
         ledger.recvs += 1;
@@ -108,6 +137,7 @@ impl Ring for Probe {
     }
 
     fn send(&mut self, token: Token, socket: Fd, bytes: Vec<u8>, sent_len: usize) {
+        let _aside = Aside::enter();
         let mut ledger = self.ledger.borrow_mut();
         ledger.refuse_closed(socket, "send");
         assert!(ledger.sent_to.insert(socket), "two sends on {socket:?} in one turn");
@@ -120,11 +150,13 @@ impl Ring for Probe {
     }
 
     fn shutdown_write(&mut self, socket: Fd) {
+        let _aside = Aside::enter();
         self.ledger.borrow().refuse_closed(socket, "shutdown_write");
         self.ring.shutdown_write(socket);
     }
 
     fn close(&mut self, token: Token, fd: Fd) {
+        let _aside = Aside::enter();
         let mut ledger = self.ledger.borrow_mut();
         ledger.refuse_closed(fd, "close");
         ledger.closes += 1;
@@ -133,11 +165,13 @@ impl Ring for Probe {
     }
 
     fn cancel(&mut self, token: Token, target: Token) {
+        let _aside = Aside::enter();
         self.ledger.borrow_mut().cancels += 1;
         self.ring.cancel(token, target);
     }
 
     fn cancel_all(&mut self, token: Token, fd: Fd) {
+        let _aside = Aside::enter();
         let mut ledger = self.ledger.borrow_mut();
         ledger.refuse_closed(fd, "cancel_all");
         ledger.cancels += 1;
@@ -145,6 +179,7 @@ impl Ring for Probe {
     }
 
     fn write(&mut self, token: Token, file: Fd, offset: u64, bytes: Vec<u8>, durable: bool) {
+        let _aside = Aside::enter();
         let mut ledger = self.ledger.borrow_mut();
         assert!(!ledger.write_failed, "a write at {offset} of {file:?} after one that failed");
         assert!(ledger.write_in_flight.is_none(), "two writes in flight");
@@ -155,11 +190,13 @@ impl Ring for Probe {
     }
 
     fn signal(&mut self, token: Token, eventfd: Fd) {
+        let _aside = Aside::enter();
         self.ledger.borrow_mut().signals += 1;
         self.ring.signal(token, eventfd);
     }
 
     fn await_signal(&mut self, token: Token, eventfd: Fd) {
+        let _aside = Aside::enter();
         assert_eq!(eventfd, self.bell, "a worker waits for its own bell only");
         self.ring.await_signal(token, self.wake);
     }
@@ -169,10 +206,12 @@ impl Ring for Probe {
     }
 
     fn give_back(&mut self, lent: Lent) {
+        let _aside = Aside::enter();
         self.ring.give_back(lent);
     }
 
     fn peer(&mut self, socket: Fd) -> Option<SocketAddr> {
+        let _aside = Aside::enter();
         self.ring.peer(socket)
     }
 }

@@ -11,6 +11,8 @@ use ringmx::spool::segment::{FIRST_BATCH_AT, SegmentHeader};
 use ringmx_ring::Fd;
 use ringmx_ring::sim::{Random, Simulation};
 
+use super::probe::Aside;
+
 /// One segment: a simulated file whose header is on disk, and what the worker said of it.
 #[derive(Debug)]
 pub struct SimSegment {
@@ -124,6 +126,7 @@ impl Segments for SimSegments {
     type Segment = SimSegment;
 
     fn take(&mut self) -> Option<Arc<SimSegment>> {
+        let _aside = Aside::enter();
         match self.0.supply {
             Supply::Plenty => Some(self.0.create()),
             Supply::Scarce => self.0.ready.borrow_mut().pop_front(),
@@ -143,6 +146,7 @@ impl Segments for SimSegments {
     }
 
     fn publish(&self, segment: &SimSegment, len: u64) {
+        let _aside = Aside::enter();
         assert!(!segment.sealed.load(Ordering::Relaxed), "published behind the seal");
         let before = segment.published.swap(len, Ordering::Relaxed);
         assert!(before < len && len <= segment.header.capacity, "published {before}, then {len}");
