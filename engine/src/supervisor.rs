@@ -102,7 +102,7 @@ pub fn run(config: &Arc<Config>) -> Result<(), ServeError> {
         admin,
         readiness: Arc::clone(&readiness),
         durability: config.spool.durability,
-        collectors: Vec::new(),
+        delivery_stats: egress.stats().to_vec(),
         stop: stop_control.clone(),
     })
     .map_err(system("cannot start the control thread"))?;

@@ -100,11 +100,10 @@ fn ten_thousand_idle_connections_hold_little() {
         client
     };
     // The receive buffers and the batch buffers belong to the workers: enough content to touch all of them.
+    let content = [&vec![b'x'; WARM_CONTENT_LEN][..], b"\r\n"].concat();
     for _ in 0..WARM_MESSAGES_COUNT {
         let mut client = Client::ready(server.address).expect("a session");
-        client
-            .send("ada@client.example", &["bob@example.com"], &vec![b'x'; WARM_CONTENT_LEN])
-            .expect("a 250");
+        client.send("ada@client.example", &["bob@example.com"], &content).expect("a 250");
         client.quit().expect("a goodbye");
     }
     let before = held(&server);

@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use prometheus_client::collector::Collector;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::http::{self, Answers};
 use super::log::EventLog;
 use super::metrics::{self, Sources};
 use crate::config::Durability;
+use crate::egress::EgressStats;
 use crate::event::EventQueue;
 use crate::readiness::Readiness;
 use crate::stats::WorkerStats;
@@ -35,8 +35,8 @@ pub struct ControlHandles {
     pub admin: Option<TcpListener>,
     pub readiness: Arc<Readiness>,
     pub durability: Durability,
-    /// Metrics of other parts; their names are put behind `ringmx_`.
-    pub collectors: Vec<Box<dyn Collector>>,
+    /// By shard.
+    pub delivery_stats: Vec<Arc<EgressStats>>,
     pub stop: Stop,
 }
 
@@ -74,16 +74,17 @@ pub fn spawn(handles: ControlHandles) -> io::Result<JoinHandle<io::Result<()>>> 
 /// # Errors
 /// Of the system, before the first answer; later ones are logged.
 pub fn run(handles: ControlHandles) -> io::Result<()> {
-    let ControlHandles { worker_stats, events, admin, readiness, durability, collectors, stop } = handles;
+    let ControlHandles { worker_stats, events, admin, readiness, durability, delivery_stats, stop } = handles;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let sources = Sources {
         worker_stats,
         events: events.clone(),
+        delivery_stats,
         readiness: Arc::clone(&readiness),
         started_unix_secs: started.as_secs_f64(),
     };
-    let registry = metrics::registry(sources, durability, collectors);
+    let registry = metrics::registry(sources, durability);
     let answers = Arc::new(Answers { registry, readiness });
     let mut log = EventLog::new(events);
     runtime.block_on(async {
@@ -135,7 +136,7 @@ mod tests {
             admin: Some(admin),
             readiness: Arc::clone(&readiness),
             durability: Durability::None,
-            collectors: Vec::new(),
+            delivery_stats: Vec::new(),
             stop: stop.clone(),
         })
         .unwrap();

@@ -11,6 +11,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::config::Durability;
+use crate::egress::EgressStats;
 use crate::event::EventQueue;
 use crate::readiness::Readiness;
 use crate::stats::WorkerStats;
@@ -27,22 +28,20 @@ pub(super) struct Sources {
     /// Position is the worker's index.
     pub(super) worker_stats: Vec<Arc<WorkerStats>>,
     pub(super) events: Vec<EventQueue>,
+    pub(super) delivery_stats: Vec<Arc<EgressStats>>,
     pub(super) readiness: Arc<Readiness>,
     /// When the process started, in seconds since 1970.
     pub(super) started_unix_secs: f64,
 }
 
-/// All metrics, under the prefix `ringmx_`; `more` are those of other parts.
-pub(super) fn registry(sources: Sources, durability: Durability, more: Vec<Box<dyn Collector>>) -> Registry {
+/// All metrics, under the prefix `ringmx_`.
+pub(super) fn registry(sources: Sources, durability: Durability) -> Registry {
     let mut registry = Registry::with_prefix("ringmx");
     let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
     registry.register("build", "The program", version);
     let mode = Info::new([("durability", durability.to_string())]);
     registry.register("spool", "What a 250 promises: stable storage (sync) or memory (none)", mode);
     registry.register_collector(Box::new(sources));
-    for collector in more {
-        registry.register_collector(collector);
-    }
     registry
 }
 
@@ -66,37 +65,62 @@ impl Collector for Sources {
             .encode_gauge(&self.started_unix_secs)?;
         let dropped: Vec<u64> = self.events.iter().map(EventQueue::dropped_count).collect();
         let help = "Events the log was too slow for.";
-        encode_workers(encoder, "log_events_dropped", help, MetricType::Counter, &dropped)?;
-        let Some(first) = self.worker_stats.first() else { return Ok(()) };
-        for (index, (field, help, _)) in first.each().enumerate() {
-            let values = self.worker_stats.iter().filter_map(|stats| stats.each().nth(index));
-            let values: Vec<u64> = values.map(|(.., value)| value).collect();
-            let gauge_name = GAUGE_NAMES.iter().find(|(name, _)| *name == field);
-            let (name, metric_type) = match (gauge_name, field.strip_suffix("_now")) {
-                (Some((_, name)), _) => (*name, MetricType::Gauge),
-                (None, Some(_)) => (field, MetricType::Gauge),
-                (None, None) => (field, MetricType::Counter),
-            };
-            encode_workers(encoder, name, help.trim(), metric_type, &values)?;
-        }
-        Ok(())
+        let worker = Label { name: "worker", values: (0..self.events.len()).collect() };
+        encode_values(encoder, "log_events_dropped", help, MetricType::Counter, &worker, &dropped)?;
+        let counters: Vec<Vec<_>> = self.worker_stats.iter().map(|stats| stats.each().collect()).collect();
+        encode_counters(encoder, "", &worker, &counters)?;
+        let shard = self.delivery_stats.iter().map(|stats| usize::from(stats.shard)).collect();
+        let shard = Label { name: "shard", values: shard };
+        let counters: Vec<Vec<_>> = self.delivery_stats.iter().map(|stats| stats.each().collect()).collect();
+        encode_counters(encoder, "delivery_", &shard, &counters)
     }
 }
 
-/// One metric with a value for each worker. Octets become the unit `bytes`, which is what Prometheus calls them.
-fn encode_workers(
+/// What tells the values of one metric apart.
+struct Label {
+    name: &'static str,
+    values: Vec<usize>,
+}
+
+/// Name, help text and value.
+type NamedCounter = (&'static str, &'static str, u64);
+
+/// The same counters of several sources, one metric for each counter.
+fn encode_counters(
+    encoder: &mut DescriptorEncoder<'_>,
+    prefix: &str,
+    label: &Label,
+    sources: &[Vec<NamedCounter>],
+) -> fmt::Result {
+    let Some(first) = sources.first() else { return Ok(()) };
+    for (index, (field, help, _)) in first.iter().enumerate() {
+        let values: Vec<u64> = sources.iter().map(|counters| counters[index].2).collect();
+        let gauge_name = GAUGE_NAMES.iter().find(|(name, _)| name == field);
+        let (name, metric_type) = match (gauge_name, field.strip_suffix("_now")) {
+            (Some((_, name)), _) => (*name, MetricType::Gauge),
+            (None, Some(name)) => (name, MetricType::Gauge),
+            (None, None) => (*field, MetricType::Counter),
+        };
+        encode_values(encoder, &format!("{prefix}{name}"), help.trim(), metric_type, label, &values)?;
+    }
+    Ok(())
+}
+
+/// One metric with a value for each of the label's. Octets become the unit `bytes`, which is what Prometheus calls them.
+fn encode_values(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,
     metric_type: MetricType,
+    label: &Label,
     values: &[u64],
 ) -> fmt::Result {
     let without_unit = name.strip_suffix("_octets").or_else(|| name.strip_prefix("octets_"));
     let unit = without_unit.map(|_| Unit::Bytes);
     let name = without_unit.unwrap_or(name);
     let mut metric = encoder.encode_descriptor(name, help, unit.as_ref(), metric_type)?;
-    for (worker_index, value) in values.iter().enumerate() {
-        let labels = [("worker", worker_index.to_string())];
+    for (of, value) in label.values.iter().zip(values) {
+        let labels = [(label.name, of.to_string())];
         let mut sample = metric.encode_family(&labels)?;
         match metric_type {
             MetricType::Gauge => sample.encode_gauge(&i64::try_from(*value).unwrap_or(i64::MAX))?,
@@ -119,11 +143,12 @@ mod tests {
         workers[1].content_octets_now.set(512);
         let sources = Sources {
             worker_stats: workers.to_vec(),
-            events: vec![EventQueue::new(1)],
+            events: vec![EventQueue::new(1), EventQueue::new(1)],
+            delivery_stats: vec![Arc::default()],
             readiness: Arc::default(),
             started_unix_secs: 1.5,
         };
-        let text = text(&registry(sources, Durability::Sync, Vec::new())).unwrap();
+        let text = text(&registry(sources, Durability::Sync)).unwrap();
         for line in [
             "# HELP ringmx_build The program.",
             concat!("ringmx_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
@@ -142,6 +167,8 @@ mod tests {
             "ringmx_connections_open{worker=\"1\"} 7",
             "ringmx_content_bytes_total{worker=\"1\"} 0",
             "ringmx_content_held_bytes{worker=\"1\"} 512",
+            "ringmx_delivery_delivered_total{shard=\"0\"} 0",
+            "ringmx_delivery_waiting{shard=\"0\"} 0",
             "# EOF",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
