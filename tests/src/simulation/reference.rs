@@ -44,13 +44,13 @@ impl Reference {
         let mut pool = Pool::new(Arc::default(), EventQueue::new(1), usize::MAX);
         let mut session = Session::new(SessionId(1), client, now.monotonic);
         let (mut reference, mut out) = (Self::default(), Vec::new());
-        let refusal = got.and_then(|got| error(got, 0)).filter(|error| *error != Error::NoStorage);
+        let refusal = got.and_then(|got| error(got, b"")).filter(|error| *error != Error::NoStorage);
         let cx = &mut Context { now, service, pool: &mut pool };
         let mut next = session.greet(cx, refusal, &mut out);
         reference.replies.append(&mut out);
         let (mut from, mut to) = (0, 0);
         while next != Next::Close && (from < to || to < input.len()) {
-            let failure = got.and_then(|got| error(got, reference.replies.len()));
+            let failure = got.and_then(|got| error(got, &reference.replies));
             cx.pool.storage_error = failure;
             if from == to {
                 to = if got.is_some() { line_end(input, from) } else { input.len() };
@@ -85,9 +85,10 @@ fn line_end(input: &[u8], from: usize) -> usize {
     input[from..].iter().position(|octet| *octet == b'\n').map_or(input.len(), |at| from + at + 1)
 }
 
-/// The server's own error in the reply at this place.
-fn error(got: &[u8], at: usize) -> Option<Error> {
-    let reply = got.get(at..)?;
+/// The server's own error in the reply that follows `before`. By lines, since the same refusal may have another text.
+fn error(got: &[u8], before: &[u8]) -> Option<Error> {
+    let lines_count = before.iter().filter(|octet| **octet == b'\n').count();
+    let reply = got.split_inclusive(|octet| *octet == b'\n').nth(lines_count)?;
     let errors: [(&[u8], Error); 4] = [
         (b"421 4.3.0 ", Error::SpoolStopped),
         (b"421 4.3.2 too many", Error::Full),
