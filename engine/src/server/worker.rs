@@ -169,7 +169,7 @@ impl<R: Ring, S: Segments> Worker<R, S> {
             Some(Op::Accept { listener_index }) => self.on_accept(listener_index, &completion),
             Some(Op::Connection(op, key)) => self.on_connection(op, key, completion),
             Some(Op::Commit) => self.on_commit(completion),
-            Some(Op::Wake) => self.on_wake(),
+            Some(Op::Wake) => self.on_wake(&completion),
             Some(Op::Aside) | None => {}
         }
     }
@@ -264,7 +264,11 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         self.ring.await_signal(Op::Wake.token(), self.stop.bell.fd());
     }
 
-    fn on_wake(&mut self) {
+    fn on_wake(&mut self, completion: &Completion) {
+        if let Err(errno) = completion.result {
+            // Armed again it would fail again, at once and for ever.
+            return self.log(Kind::RingError { operation: "wake", errno: errno.0 });
+        }
         if !self.stop.requested.load(Ordering::Acquire) {
             return self.await_stop();
         }

@@ -141,7 +141,7 @@ impl Budget {
                 limits::REFUSED_RECIPIENTS_COUNT_MAX,
                 Fault::TooManyRefusedRecipients,
             ),
-            Fault::TooManyRecipients => return None,
+            Fault::TooManyRecipients | Fault::NoValidRecipients => return None,
             _ => (&mut self.faults_count, limits::FAULTS_COUNT_MAX, Fault::TooMany),
         };
         *count += 1;

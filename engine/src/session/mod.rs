@@ -65,6 +65,9 @@ pub struct Session {
     /// Octets of an over-long command line thrown away so far; above 0 exactly while its end has not come.
     discarded_len: usize,
     budget: Budget,
+    /// The last MAIL was refused for an error of ours: the RCPT and DATA that a pipelining client had already sent
+    /// behind it are no faults of its.
+    mail_failed: bool,
     transactions_count: u32,
     messages_count: u32,
     /// When the client last completed a command or sent content, for the time-outs of RFC 5321 §4.5.3.2.
@@ -81,6 +84,7 @@ impl Session {
             extended: false,
             discarded_len: 0,
             budget: Budget::default(),
+            mail_failed: false,
             transactions_count: 0,
             messages_count: 0,
             active_at: now,
@@ -226,11 +230,14 @@ impl Session {
         if cx.pool.draining {
             return self.fail_and_close(cx, Error::Stopping, out);
         }
-        if let Some(error) = cx.pool.storage_error {
-            return self.fail(cx, error, out);
-        }
-        let Some(mut transaction) = cx.pool.take_transaction() else {
-            return self.fail(cx, Error::NoMemory, out);
+        let taken = match cx.pool.storage_error {
+            Some(error) => Err(error),
+            None => cx.pool.take_transaction().ok_or(Error::NoMemory),
+        };
+        self.mail_failed = taken.is_err();
+        let mut transaction = match taken {
+            Ok(transaction) => transaction,
+            Err(error) => return self.fail(cx, error, out),
         };
         self.transactions_count = self.transactions_count.saturating_add(1);
         let message = MessageId { session: self.id, transaction: self.transactions_count };
@@ -288,7 +295,8 @@ impl Session {
         let Some(end) = decoded.end else {
             return Some(Progress { consumed: decoded.consumed, next: Next::Input });
         };
-        let Phase::Body(transaction) = self.phase.take() else { unreachable!("matched above") };
+        let Phase::Body(mut transaction) = self.phase.take() else { unreachable!("matched above") };
+        transaction.received_unix_us = cx.now.unix_us();
         let verdict = transaction.verdict(end);
         let next = match verdict {
             Ok(()) => {
@@ -371,6 +379,9 @@ impl Session {
     /// Answers a fault; after too many of them the session is over.
     fn refuse(&mut self, cx: &mut Context<'_>, fault: Fault, out: &mut Vec<u8>) -> Next {
         self.blame(cx, fault, out);
+        if self.mail_failed && fault == Fault::MailFirst {
+            return Next::Input;
+        }
         match self.budget.spend(fault) {
             None => Next::Input,
             Some(last) => self.dismiss(cx, last, out),

@@ -17,7 +17,7 @@ use crate::time::Now;
 #[derive(Debug, Default)]
 pub struct Transaction {
     pub id: MessageId,
-    /// When MAIL came, in microseconds since 1970.
+    /// When end-of-data came, in microseconds since 1970; before it, when MAIL did.
     pub received_unix_us: u64,
     /// Recipients refused.
     pub(super) refused_count: u16,
