@@ -106,7 +106,8 @@ fn encode_counters(
     Ok(())
 }
 
-/// One metric with a value for each of the label's. Octets become the unit `bytes`, which is what Prometheus calls them.
+/// One metric with a value for each of the label's. Octets become the unit `bytes`, which is what Prometheus calls
+/// them.
 fn encode_values(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
