@@ -2,6 +2,7 @@
 //!
 //! - [`engine`]: the real server in a directory of its own; [`client`] talks to it, [`maildir`] reads what it delivers.
 //! - [`mime`]: messages drawn from a seed.
+//! - [`allocations`]: an allocator that counts.
 //! - [`source`]: Rust source as text, for the tests that read the code.
 //! - [`pair`]: a session with a virtual clock and a journal that does as it is told; [`phases`]: how it gets anywhere.
 //! - [`dialogue`]: dialogue files and how they are played.
@@ -10,6 +11,7 @@
 //! - [`random`]: the seeded generator behind every random choice.
 //! - [`simulation`]: a worker on a simulated machine, with clients that do as a seed tells them.
 
+pub mod allocations;
 pub mod client;
 pub mod dialogue;
 pub mod engine;

@@ -1,7 +1,5 @@
 //! No allocation per command: a session that has warmed up answers a pipelined dialogue out of what it already holds.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,38 +9,7 @@ use ringmx::policy::recipient::Recipients;
 use ringmx::session::{Context, Next, Pool, Replies, Service, Session};
 use ringmx::stats::WorkerStats;
 use ringmx::time::Now;
-
-thread_local! {
-    /// Allocations of this thread: the test harness has threads of its own.
-    static COUNT: Cell<u64> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-fn count() {
-    // No value any more while a thread ends.
-    let _ = COUNT.try_with(|count| count.set(count.get() + 1));
-}
-
-// SAFETY: every call goes to the system's allocator unchanged; counting allocates nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_len: usize) -> *mut u8 {
-        count();
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.realloc(pointer, layout, new_len) }
-    }
-}
+use tests::allocations::{Counting, counted};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -114,7 +81,7 @@ fn no_command_allocates_once_warm() {
     driver.send(b"XYZZY\r\nVRFY x\r\nHELP\r\nRSET\r\n");
     driver.replies_count = 0;
 
-    let before = COUNT.get();
+    let before = counted();
     for _ in 0..200 {
         driver.send(&message);
         // The same command by command, and what is refused.
@@ -122,14 +89,14 @@ fn no_command_allocates_once_warm() {
         driver.send(b"RCPT TO:<one@example.com>\r\n");
         driver.send(b"RSET\r\nXYZZY\r\nVRFY x\r\nHELP\r\nMAIL FROM:<a@example.org> X=Y\r\n");
     }
-    let allocations = COUNT.get() - before;
+    let allocations = counted() - before;
     assert_eq!(driver.replies_count, 200 * (REPLIES_COUNT + 1 + 2 + 5));
     assert_eq!(allocations, 0, "allocations in {} commands", driver.replies_count);
 }
 
 #[test]
 fn the_counter_counts() {
-    let before = COUNT.get();
+    let before = counted();
     drop(std::hint::black_box(vec![0u8; 100]));
-    assert_eq!(COUNT.get() - before, 1);
+    assert_eq!(counted() - before, 1);
 }

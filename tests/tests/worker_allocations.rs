@@ -1,46 +1,10 @@
 //! No allocation per message: a worker that has warmed up takes mail with the buffers that it has.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::time::Duration;
 
 use ringmx_ring::sim::Client;
+use tests::allocations::{Counting, counted};
 use tests::simulation::machine::{Machine, Plan};
-use tests::simulation::probe::Aside;
-
-thread_local! {
-    /// Allocations of this thread, those of the simulation not counted.
-    static COUNT: Cell<u64> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-fn count() {
-    if !Aside::is_inside() {
-        // No value any more while a thread ends.
-        let _ = COUNT.try_with(|count| count.set(count.get() + 1));
-    }
-}
-
-// SAFETY: every call goes to the system's allocator unchanged; counting allocates nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_len: usize) -> *mut u8 {
-        count();
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.realloc(pointer, layout, new_len) }
-    }
-}
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -58,9 +22,9 @@ fn round(machine: &mut Machine, clients: &[Client], content_len: usize) -> u64 {
         while !machine.simulation.is_idle() {
             let until = machine.simulation.now() + Duration::from_millis(1);
             machine.simulation.stop_at(Some(until));
-            let before = COUNT.get();
+            let before = counted();
             machine.worker.turn().expect("the power is on");
-            allocations += COUNT.get() - before;
+            allocations += counted() - before;
         }
     }
     while machine.events.pop().is_some() {}

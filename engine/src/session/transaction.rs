@@ -146,12 +146,13 @@ impl Sink for Keeper<'_> {
             return self.refuse(Refused::Fault(Fault::ContentTooLarge));
         }
         if len > self.content.capacity() {
-            // Doubling, as Vec would, but never beyond what the message may become.
-            let wanted = len.max(self.content.capacity() * 2).min(self.content_len_max);
-            if !self.memory.grow(wanted - self.content.capacity()) {
-                return self.refuse(Refused::Error(Error::NoMemory));
-            }
+            // Doubling, as Vec would, but never beyond what the message may become; just enough where that is too much.
             let before = self.content.capacity();
+            let doubled = len.max(before * 2).min(self.content_len_max);
+            let Some(wanted) = [doubled, len].into_iter().find(|wanted| self.memory.grow(wanted - before))
+            else {
+                return self.refuse(Refused::Error(Error::NoMemory));
+            };
             self.content.reserve_exact(wanted - self.content.len());
             self.memory.correct(wanted - before, self.content.capacity() - before);
         }
