@@ -1,6 +1,7 @@
 //! The main thread: binds, opens the spool, starts every thread, waits for a signal, and stops in order.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::Builder;
@@ -16,7 +17,7 @@ use crate::config::{Config, Durability};
 use crate::egress::{self, EgressError};
 use crate::policy::recipient::{NotADomain, Recipients};
 use crate::readiness::{Obstacle, Readiness};
-use crate::server::{Listeners, Workers, WorkersError, WorkersOptions};
+use crate::server::{Listeners, Workers, WorkersError, WorkersOptions, who_listens};
 use crate::stats::WorkerStats;
 use crate::store::{KeeperState, Spool, SpoolOptions, StoreError};
 
@@ -36,7 +37,9 @@ pub enum ServeError {
     #[error(transparent)]
     Recipients(#[from] NotADomain),
     #[error(transparent)]
-    Bind(#[from] BindError),
+    Bind(BindError),
+    #[error("{address} is taken: {by}; stop it, or bind another address")]
+    Taken { address: SocketAddr, by: String },
     #[error("{0}")]
     Admin(#[source] io::Error),
     #[error(transparent)]
@@ -53,6 +56,15 @@ pub enum ServeError {
 
 fn system(what: &'static str) -> impl FnOnce(io::Error) -> ServeError {
     move |source| ServeError::System { what, source }
+}
+
+impl From<BindError> for ServeError {
+    fn from(error: BindError) -> Self {
+        match error {
+            BindError::Taken { address } => Self::Taken { address, by: who_listens(address) },
+            error => Self::Bind(error),
+        }
+    }
 }
 
 /// What the main thread waits for.

@@ -34,6 +34,7 @@ fn a_port_that_another_program_listens_on() {
     home.configure(&Options::default(), &address);
     let error = refused(&home);
     assert!(error.contains(&address), "{error}");
+    assert!(error.contains(&format!("(pid {})", std::process::id())), "{error}");
 }
 
 #[test]
@@ -42,11 +43,13 @@ fn a_port_that_another_ringmx_of_the_same_user_listens_on() {
     let server = first.serve();
     let address = server.address.to_string();
     second.configure(&Options::default(), &address);
+    let holder = format!("ringmx (pid {}) listens on {address}", server.pid());
     let error = refused(&second);
-    assert!(error.contains(&address), "{error}");
+    assert!(error.contains(&holder), "{error}");
     // The wildcard address overlaps.
     second.configure(&Options::default(), &format!("0.0.0.0:{}", server.address.port()));
-    refused(&second);
+    let error = refused(&second);
+    assert!(error.contains(&holder), "{error}");
     // Every connection still reaches the first.
     for _ in 0..50 {
         Client::ready(server.address)

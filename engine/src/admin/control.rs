@@ -16,6 +16,7 @@ use crate::config::Durability;
 use crate::egress::EgressStats;
 use crate::event::EventQueue;
 use crate::readiness::Readiness;
+use crate::server::who_listens;
 use crate::stats::WorkerStats;
 
 /// How often the workers' events are looked at; also the longest a stop waits.
@@ -56,7 +57,11 @@ impl Stop {
 /// Of the system, with the address and what to do.
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::bind(address).map_err(|error| {
-        let message = format!("cannot bind the admin HTTP to {address}: {error}; change bind in [admin]");
+        let reason = match error.kind() {
+            io::ErrorKind::AddrInUse => who_listens(address),
+            _ => error.to_string(),
+        };
+        let message = format!("cannot bind the admin HTTP to {address}: {reason}; change bind in [admin]");
         io::Error::new(error.kind(), message)
     })
 }

@@ -3,6 +3,7 @@
 
 mod connection;
 mod conversation;
+mod holder;
 mod journal;
 mod listener;
 mod op;
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 use ringmx_ring::{Doorbell, Options, SetupError, Uring, pin_to_core};
 
+pub use holder::who_listens;
 pub use journal::Segments;
 pub use listener::Listeners;
 pub use worker::{Port, Setup, Stop, Worker};
