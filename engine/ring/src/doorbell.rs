@@ -20,15 +20,9 @@ pub struct Doorbell {
 }
 
 impl Doorbell {
-    /// For a sleeper that waits in a ring: a read of a non-blocking descriptor would not wait there.
+    /// The eventfd blocks, because its sleepers read it through a ring: a read of a non-blocking one would not wait there.
     pub fn new() -> io::Result<Self> {
         Ok(Self { eventfd: eventfd(0, EventfdFlags::CLOEXEC)?, waiting: AtomicBool::new(false) })
-    }
-
-    /// For a sleeper that polls and then reads.
-    pub fn nonblocking() -> io::Result<Self> {
-        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-        Ok(Self { eventfd: eventfd(0, flags)?, waiting: AtomicBool::new(false) })
     }
 
     /// Sleeper: from now on the bell is rung.

@@ -58,7 +58,6 @@ pub enum AcceptMode {
 pub struct Errno(pub i32);
 
 impl Errno {
-    pub const AGAIN: Self = Self(11);
     pub const IO: Self = Self(5);
     pub const NO_SPACE: Self = Self(28);
     pub const CANCELED: Self = Self(125);
