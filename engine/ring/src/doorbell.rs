@@ -20,7 +20,7 @@ pub struct Doorbell {
 }
 
 impl Doorbell {
-    /// The eventfd blocks, because its sleepers read it through a ring: a read of a non-blocking one would not wait there.
+    /// The eventfd blocks, because its sleepers read it through a ring: a read of a non-blocking one would not wait.
     pub fn new() -> io::Result<Self> {
         Ok(Self { eventfd: eventfd(0, EventfdFlags::CLOEXEC)?, waiting: AtomicBool::new(false) })
     }
