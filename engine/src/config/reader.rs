@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::finding::Severity;
 use super::source::{Entry, Node, Problem, Sources, Span, Table, Value};
 use super::value::{format_size, parse_duration, parse_size};
+use crate::policy::network::{Network, NetworkSet};
 
 /// Octets of a secret in a file; what is longer is not a secret but the wrong file.
 const SECRET_LEN_MAX: u64 = 64 << 10;
@@ -179,6 +180,22 @@ impl<'a> Section<'a> {
         };
         let texts = items.iter().filter_map(|item| self.reader.text(key, item)).collect();
         Some(Texts { texts, is_empty: items.is_empty(), span: node.span })
+    }
+
+    /// An array of networks; empty where it is not there.
+    #[allow(dead_code, reason = "the keys that take networks come with what honours them")]
+    pub(super) fn networks(&self, key: &'static str) -> NetworkSet {
+        let texts = self.texts(key).map_or_else(Vec::new, |list| list.texts);
+        let network = |text: &Text| {
+            let parsed = text.text.parse::<Network>();
+            parsed
+                .map_err(|why| {
+                    let message = format!("`{}` in `{key}` is no network: {why}", text.text.escape_debug());
+                    self.reader.error(text.span, message, "");
+                })
+                .ok()
+        };
+        texts.iter().filter_map(network).collect()
     }
 
     /// A whole number of the range.

@@ -1,3 +1,4 @@
 //! What is accepted from whom: decisions over facts, without a session and without waiting.
 
+pub mod network;
 pub mod recipient;
