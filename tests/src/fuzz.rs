@@ -20,6 +20,7 @@ use ringmx::spool::record::{self, RecordMeta};
 use ringmx::spool::recover;
 use ringmx::spool::segment::{FIRST_BATCH_AT, SegmentHeader};
 use ringmx::spool::walk::{Found, Walk};
+use ringmx_ring::BlockBuffer;
 
 use crate::oracle;
 use crate::pair::{Commits, Options, Stored};
@@ -327,7 +328,7 @@ fn segment(random: &mut Random) -> Segment {
     let (mut bytes, mut written) = (header.encode().to_vec(), Vec::new());
     for sequence in 0..1 + random.below(3) as u32 {
         let offset = bytes.len() as u64;
-        let mut batch = Batch::begin(Vec::new(), header.epoch, header.key, offset, sequence);
+        let mut batch = Batch::begin(BlockBuffer::new(), header.epoch, header.key, offset, sequence);
         for _ in 0..1 + random.below(4) {
             let id =
                 MessageId { session: SessionId(random.number()), transaction: 1 + random.below(9) as u32 };
@@ -338,7 +339,7 @@ fn segment(random: &mut Random) -> Segment {
             let len = record::encoded_len(envelope.len(), content.len());
             written.push((start..start + len, (id, envelope, content)));
         }
-        bytes.extend(batch.finish(offset));
+        bytes.extend_from_slice(&batch.finish(offset));
     }
     Segment { header, bytes, written }
 }

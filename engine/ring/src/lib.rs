@@ -8,6 +8,7 @@
 //! completion; received bytes are lent by the ring as a [`Lent`] and given back. The kernel never holds a pointer to
 //! memory that the caller could free.
 
+mod blocks;
 mod buffers;
 mod doorbell;
 mod in_flight;
@@ -24,6 +25,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+pub use blocks::{BLOCK_LEN, BlockBuffer};
 pub use doorbell::Doorbell;
 pub use slab::{Key, Slab};
 pub use socket::{BindError, Exclusivity, Listening, listen};
@@ -101,8 +103,10 @@ pub enum Payload {
     None,
     /// Of `recv`: the bytes received.
     Lent(Lent),
-    /// Of `send`, `write`: the bytes that were given, for reuse.
+    /// Of `send`: the bytes that were given, for reuse.
     Returned(Vec<u8>),
+    /// Of `write`: the bytes that were given, for reuse.
+    Written(BlockBuffer),
 }
 
 /// The end of an operation, or one step of a multishot one.
@@ -150,7 +154,12 @@ pub trait Ring {
 
     /// Writes all of `bytes` at `offset`; the result may be short. With `durable`, completion means that the bytes and
     /// what is needed to read them back are on stable storage (RWF_DSYNC).
-    fn write(&mut self, token: Token, file: Fd, offset: u64, bytes: Vec<u8>, durable: bool);
+    fn write(&mut self, token: Token, file: Fd, offset: u64, bytes: BlockBuffer, durable: bool);
+
+    /// Puts on stable storage what writes that have completed put into the file, and what is needed to read it back
+    /// (fdatasync). The result is 0. After a failure nobody knows what of it is there, and another sync may report
+    /// success without it.
+    fn sync(&mut self, token: Token, file: Fd);
 
     /// Adds one to an eventfd.
     fn signal(&mut self, token: Token, eventfd: Fd);

@@ -7,13 +7,13 @@ use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant, SystemTime};
 
-use io_uring::types::{self, CancelBuilder, SubmitArgs, Timespec};
+use io_uring::types::{self, CancelBuilder, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{CompletionQueue, IoUring, Probe, SubmissionQueue, Submitter, cqueue, opcode, squeue};
 
 use crate::buffers::{Buffers, GROUP};
-use crate::in_flight::InFlight;
+use crate::in_flight::{Held, InFlight};
 use crate::token::Source;
-use crate::{AcceptMode, Clock, Completion, Errno, Fd, Lent, Payload, Ring, Token};
+use crate::{AcceptMode, BlockBuffer, Clock, Completion, Errno, Fd, Lent, Payload, Ring, Token};
 
 const MSG_NOSIGNAL: i32 = 0x4000;
 /// Lets the kernel finish a short send by itself.
@@ -121,7 +121,7 @@ impl Uring {
         let bytes =
             unsafe { std::slice::from_raw_parts(address.as_ptr().cast::<u8>(), address.len() as usize) }
                 .to_vec();
-        self.push_held(token, bytes, |pointer, len| {
+        self.push_held(token, Held::Bytes(bytes), |pointer, len| {
             opcode::Connect::new(types::Fd(socket.0), pointer.cast_mut().cast(), len).build()
         });
     }
@@ -132,15 +132,10 @@ impl Uring {
     }
 
     /// Queues an operation on `bytes`, which the ring holds until it completes.
-    fn push_held(
-        &mut self,
-        token: Token,
-        bytes: Vec<u8>,
-        build: impl FnOnce(*const u8, u32) -> squeue::Entry,
-    ) {
-        let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        let pointer = bytes.as_ptr();
-        let index = self.in_flight.insert(token, bytes);
+    fn push_held(&mut self, token: Token, held: Held, build: impl FnOnce(*const u8, u32) -> squeue::Entry) {
+        let len = u32::try_from(held.bytes().len()).unwrap_or(u32::MAX);
+        let pointer = held.bytes().as_ptr();
+        let index = self.in_flight.insert(token, held);
         self.push_entry(build(pointer, len).user_data(Token::held(index)));
     }
 
@@ -179,8 +174,8 @@ impl Uring {
         let more = cqueue::more(entry.flags());
         let (token, payload) = match Token::from_user_data(entry.user_data()) {
             Source::Held(index) => {
-                let (token, bytes) = self.in_flight.remove(index)?;
-                (token, Payload::Returned(bytes))
+                let (token, held) = self.in_flight.remove(index)?;
+                (token, held.into_payload())
             }
             Source::Token(token) => match cqueue::buffer_select(entry.flags()) {
                 Some(index) => (token, Payload::Lent(self.buffers.lend(index, result.unwrap_or(0)))),
@@ -242,7 +237,7 @@ impl Ring for Uring {
 
     fn send(&mut self, token: Token, socket: Fd, bytes: Vec<u8>, sent_len: usize) {
         assert!(sent_len <= bytes.len(), "more sent than there is");
-        self.push_held(token, bytes, |pointer, len| {
+        self.push_held(token, Held::Bytes(bytes), |pointer, len| {
             // SAFETY: sent_len <= len, asserted above.
             let pointer = unsafe { pointer.add(sent_len) };
             opcode::Send::new(types::Fd(socket.0), pointer, len - sent_len as u32)
@@ -269,23 +264,27 @@ impl Ring for Uring {
         self.push(token, opcode::AsyncCancel2::new(matching).build());
     }
 
-    fn write(&mut self, token: Token, file: Fd, offset: u64, bytes: Vec<u8>, durable: bool) {
+    fn write(&mut self, token: Token, file: Fd, offset: u64, bytes: BlockBuffer, durable: bool) {
         let flags = if durable { RWF_DSYNC } else { 0 };
-        self.push_held(token, bytes, |pointer, len| {
+        self.push_held(token, Held::Blocks(bytes), |pointer, len| {
             opcode::Write::new(types::Fd(file.0), pointer, len).offset(offset).rw_flags(flags).build()
         });
     }
 
+    fn sync(&mut self, token: Token, file: Fd) {
+        self.push(token, opcode::Fsync::new(types::Fd(file.0)).flags(FsyncFlags::DATASYNC).build());
+    }
+
     fn signal(&mut self, token: Token, eventfd: Fd) {
         let one = 1u64.to_ne_bytes().to_vec();
-        self.push_held(token, one, |pointer, len| {
+        self.push_held(token, Held::Bytes(one), |pointer, len| {
             opcode::Write::new(types::Fd(eventfd.0), pointer, len).offset(u64::MAX).build()
         });
     }
 
     fn await_signal(&mut self, token: Token, eventfd: Fd) {
         let count = vec![0u8; 8];
-        self.push_held(token, count, |pointer, len| {
+        self.push_held(token, Held::Bytes(count), |pointer, len| {
             opcode::Read::new(types::Fd(eventfd.0), pointer.cast_mut(), len).offset(u64::MAX).build()
         });
     }
@@ -345,6 +344,7 @@ fn probe(kernel: &IoUring) -> Result<(), SetupError> {
         (opcode::Close::CODE, "close"),
         (opcode::AsyncCancel::CODE, "async cancel"),
         (opcode::Write::CODE, "write"),
+        (opcode::Fsync::CODE, "fsync"),
         (opcode::Read::CODE, "read"),
     ];
     match needed.iter().find(|(code, _)| !probe.is_supported(*code)) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use machine::{BUFFER_LEN, BUFFERS_COUNT, End, Kernel, Machine, Simulated};
 use ringmx_ring::sim::Random;
-use ringmx_ring::{AcceptMode, Completion, Errno, Fd, Lent, Payload, Ring, Token};
+use ringmx_ring::{AcceptMode, BlockBuffer, Completion, Errno, Fd, Lent, Payload, Ring, Token};
 
 const ACCEPT: Token = Token::new(1, 0, 0);
 const RECV: Token = Token::new(2, 0, 0);
@@ -44,6 +44,7 @@ impl<M: Machine> Scene<M> {
         let (payload, lent) = match payload {
             Payload::None => (String::new(), None),
             Payload::Returned(bytes) => (format!("returned {}", bytes.escape_ascii()), None),
+            Payload::Written(bytes) => (format!("written {}", bytes.escape_ascii()), None),
             Payload::Lent(lent) => {
                 (format!("lent {}", self.machine.ring().bytes(&lent).escape_ascii()), Some(lent))
             }
@@ -246,8 +247,10 @@ mod scenario {
         for token in [RECV, SEND, ACCEPT, CANCEL] {
             scene.note("not open", token);
         }
-        scene.machine.ring().write(OTHER, fd, 0, b"bytes".to_vec(), true);
+        scene.machine.ring().write(OTHER, fd, 0, BlockBuffer::from(b"bytes"), true);
         scene.note("write", OTHER);
+        scene.machine.ring().sync(OTHER, fd);
+        scene.note("sync", OTHER);
         scene.machine.ring().await_signal(OTHER, fd);
         scene.note("await_signal", OTHER);
         let peer = scene.machine.ring().peer(fd);
@@ -331,8 +334,10 @@ mod scenario {
         let writes: [(u64, &[u8], bool); 4] =
             [(2, b"abcd", false), (4, b"XY", true), (15, b"beyond", true), (0, b"", false)];
         for (offset, bytes, durable) in writes {
-            scene.machine.ring().write(OTHER, file, offset, bytes.to_vec(), durable);
+            scene.machine.ring().write(OTHER, file, offset, BlockBuffer::from(bytes), durable);
             scene.note("write", OTHER);
+            scene.machine.ring().sync(OTHER, file);
+            scene.note("sync", OTHER);
         }
         let content = scene.machine.content(file);
         scene.answers.push(content.escape_ascii().to_string());

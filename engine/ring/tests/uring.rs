@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
-use ringmx_ring::{AcceptMode, Completion, Errno, Fd, Options, Payload, Ring, Token, Uring};
+use ringmx_ring::{AcceptMode, BlockBuffer, Completion, Errno, Fd, Options, Payload, Ring, Token, Uring};
 
 const ACCEPT: Token = Token::new(1, 0, 0);
 const RECV: Token = Token::new(2, 0, 0);
@@ -112,8 +112,9 @@ fn more_operations_than_the_queue_holds() {
     let mut ring = small_ring();
     let mut file = tempfile();
     let total = 200;
-    (0..total)
-        .for_each(|n| ring.write(Token::new(4, 0, n), Fd(file.as_raw_fd()), u64::from(n), vec![b'a'], false));
+    (0..total).for_each(|n| {
+        ring.write(Token::new(4, 0, n), Fd(file.as_raw_fd()), u64::from(n), b"a".into(), false)
+    });
     let (mut completions, mut seen) = (Vec::new(), 0);
     while seen < total {
         ring.turn(Some(Duration::from_secs(5)), &mut completions).expect("a turn");
@@ -128,9 +129,11 @@ fn more_operations_than_the_queue_holds() {
 fn durable_writes_and_signals() {
     let mut ring = small_ring();
     let file = tempfile();
-    ring.write(WRITE, Fd(file.as_raw_fd()), 4096, b"content".to_vec(), true);
+    ring.write(WRITE, Fd(file.as_raw_fd()), 4096, BlockBuffer::from(b"content"), true);
     assert_eq!(next(&mut ring, WRITE).result, Ok(7));
     assert_eq!(file.metadata().expect("a file").len(), 4103);
+    ring.sync(WRITE, Fd(file.as_raw_fd()));
+    assert_eq!(next(&mut ring, WRITE).result, Ok(0));
 
     let eventfd = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).expect("an eventfd");
     ring.await_signal(RECV, Fd(eventfd.as_raw_fd()));

@@ -264,6 +264,8 @@ mod tests {
     use crate::id::SessionId;
     use crate::protocol::envelope::Writer;
     use crate::protocol::path::{ForwardPath, Mailbox};
+    use ringmx_ring::BlockBuffer;
+
     use crate::spool::batch::Batch;
     use crate::spool::record::RecordMeta;
     use crate::spool::segment::FIRST_BATCH_AT;
@@ -327,7 +329,7 @@ mod tests {
         let mut writer = Writer(&mut envelope);
         writer.reverse_path(Some(&Mailbox::parse(b"b@example.org").unwrap()));
         writer.forward_path(&ForwardPath::Mailbox(Mailbox::parse(b"a@example.com").unwrap()));
-        let mut batch = Batch::begin(Vec::new(), segment.epoch, segment.key, FIRST_BATCH_AT, 0);
+        let mut batch = Batch::begin(BlockBuffer::new(), segment.epoch, segment.key, FIRST_BATCH_AT, 0);
         batch.append(
             &RecordMeta { id, received_unix_us: 0 },
             &envelope,

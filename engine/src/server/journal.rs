@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use ringmx_ring::{Errno, Fd, Key, Ring};
+use ringmx_ring::{BlockBuffer, Errno, Fd, Key, Ring};
 
 use crate::event::{Event, EventQueue, Kind};
 use crate::id::SessionId;
@@ -125,7 +125,7 @@ impl<S: Segments> Journal<S> {
         ring: &mut impl Ring,
         now: Now,
         result: Result<u32, Errno>,
-        bytes: Vec<u8>,
+        bytes: BlockBuffer,
     ) -> (Vec<Ticket>, Result<(), Error>) {
         let mut tickets = std::mem::take(&mut self.tickets);
         let result = result.map(|len| len as usize).map_err(|errno| errno.0);

@@ -251,7 +251,7 @@ impl<R: Ring, S: Segments> Worker<R, S> {
 
     /// The commit's write has ended: every message in it is answered.
     fn on_commit(&mut self, completion: Completion) {
-        let Payload::Returned(bytes) = completion.payload else { unreachable!("a write returns its bytes") };
+        let Payload::Written(bytes) = completion.payload else { unreachable!("a write returns its bytes") };
         let (tickets, result) = self.journal.complete(&mut self.ring, self.now, completion.result, bytes);
         self.pool.storage_error = self.journal.error();
         for &ticket in &tickets {

@@ -1,5 +1,7 @@
 //! What one durable write holds: a header, then records, then zeros to the end of the block.
 
+use ringmx_ring::BlockBuffer;
+
 use super::record::{self, RECORD_HEADER_LEN, RecordMeta};
 use super::{BLOCK_LEN, FORMAT_VERSION, Fields, HEADER_LEN, block_end};
 
@@ -87,12 +89,12 @@ impl BatchHeader {
 pub struct Batch {
     header: BatchHeader,
     /// Room for the header, then whole records.
-    bytes: Vec<u8>,
+    bytes: BlockBuffer,
 }
 
 impl Batch {
     /// Begins a batch at `offset` of its segment. `buffer` gives its allocation, not its bytes.
-    pub fn begin(mut buffer: Vec<u8>, epoch: u64, key: u64, offset: u64, sequence: u32) -> Self {
+    pub fn begin(mut buffer: BlockBuffer, epoch: u64, key: u64, offset: u64, sequence: u32) -> Self {
         buffer.clear();
         buffer.resize(BATCH_HEADER_LEN, 0);
         let header = BatchHeader {
@@ -133,17 +135,16 @@ impl Batch {
     }
 
     /// The bytes to write: whole blocks, header and checksums in place.
-    pub fn finish(mut self, committed_below: u64) -> Vec<u8> {
+    pub fn finish(mut self, committed_below: u64) -> BlockBuffer {
         self.header.committed_below = committed_below;
         self.header.records_len = (self.bytes.len() - BATCH_HEADER_LEN) as u64;
         self.bytes[..BATCH_HEADER_LEN].copy_from_slice(&self.header.encode());
-        let padded_len = self.bytes.len().next_multiple_of(BLOCK_LEN as usize);
-        self.bytes.resize(padded_len, 0);
+        self.bytes.pad_to_block();
         self.bytes
     }
 
     /// The buffer, for the next batch.
-    pub fn into_buffer(self) -> Vec<u8> {
+    pub fn into_buffer(self) -> BlockBuffer {
         self.bytes
     }
 }
@@ -156,7 +157,7 @@ mod tests {
 
     #[test]
     fn a_batch_is_whole_blocks_and_says_where_it_ends() {
-        let mut batch = Batch::begin(vec![1; 9], 3, 7, 8192, 2);
+        let mut batch = Batch::begin(BlockBuffer::from(&[1; 9]), 3, 7, 8192, 2);
         let first = batch.append(&RecordMeta::default(), b"e", &[&[b'x'; 5000]]);
         let second = batch.append(&RecordMeta::default(), b"e", &[b"y"]);
         assert_eq!((first, second), (8192 + 64, 8192 + 64 + 5072));

@@ -17,6 +17,8 @@
 
 use std::collections::VecDeque;
 
+use ringmx_ring::BlockBuffer;
+
 use super::batch::Batch;
 use super::record::{self, RecordMeta};
 use super::segment::{FIRST_BATCH_AT, SegmentHeader, batch_len};
@@ -40,7 +42,7 @@ pub struct Write {
     pub epoch: u64,
     pub offset: u64,
     /// Whole blocks. Comes back through [`GroupCommit::complete`].
-    pub bytes: Vec<u8>,
+    pub bytes: BlockBuffer,
 }
 
 /// Where a record was put. It is there once its ticket came back.
@@ -85,7 +87,7 @@ pub struct GroupCommit {
     queue: VecDeque<Queued>,
     in_flight: Option<InFlight>,
     failed: Option<i32>,
-    buffers: Vec<Vec<u8>>,
+    buffers: Vec<BlockBuffer>,
     ticket_lists: Vec<Vec<Ticket>>,
 }
 
@@ -219,7 +221,7 @@ impl GroupCommit {
     pub fn complete(
         &mut self,
         result: Result<usize, i32>,
-        bytes: Vec<u8>,
+        bytes: BlockBuffer,
         tickets: &mut Vec<Ticket>,
     ) -> Completed {
         let write = self.in_flight.take().expect("each completion answers one start");
@@ -279,7 +281,7 @@ impl GroupCommit {
         }
     }
 
-    fn keep_buffer(&mut self, buffer: Vec<u8>) {
+    fn keep_buffer(&mut self, buffer: BlockBuffer) {
         if buffer.capacity() <= BUFFER_KEPT_LEN_MAX && self.buffers.len() < BUFFERS_KEPT_COUNT_MAX {
             self.buffers.push(buffer);
         }

@@ -26,7 +26,7 @@ mod tests;
 /// Version of all formats of this module. A greater one on disk is refused.
 pub const FORMAT_VERSION: u8 = 1;
 /// Batches start on a multiple of this, and so does every write: what a direct write to any disk may need.
-pub const BLOCK_LEN: u64 = 4096;
+pub const BLOCK_LEN: u64 = ringmx_ring::BLOCK_LEN as u64;
 
 /// `len` rounded up to whole blocks.
 pub const fn block_end(len: u64) -> u64 {

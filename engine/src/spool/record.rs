@@ -3,6 +3,8 @@
 //! The header carries the segment's key, a random number no client can know: content that imitates a record
 //! is not taken for one where the walk has lost its place.
 
+use ringmx_ring::BlockBuffer;
+
 use super::{FORMAT_VERSION, Fields, HEADER_LEN};
 use crate::id::{MessageId, SessionId};
 use crate::limits::{PATH_LEN_MAX, RECIPIENTS_COUNT_MAX};
@@ -62,7 +64,7 @@ pub const fn encoded_len(envelope_len: usize, content_len: usize) -> usize {
 
 /// Appends a record to `batch`. `content` comes in parts, so that trace field and body need no copy of their
 /// own.
-pub fn append(batch: &mut Vec<u8>, key: u64, meta: &RecordMeta, envelope: &[u8], content: &[&[u8]]) {
+pub fn append(batch: &mut BlockBuffer, key: u64, meta: &RecordMeta, envelope: &[u8], content: &[&[u8]]) {
     let content_len: usize = content.iter().map(|part| part.len()).sum();
     let payload_crc =
         content.iter().fold(crc32c::crc32c(envelope), |crc, part| crc32c::crc32c_append(crc, part));
@@ -151,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_record_comes_back_as_it_went() {
-        let mut bytes = Vec::new();
+        let mut bytes = BlockBuffer::new();
         append(&mut bytes, 7, &META, b"envelope", &[b"Received: x\r\n", b"", b"\r\nbody\r\n"]);
         assert_eq!(bytes.len(), encoded_len(8, 21));
         let header = RecordHeader::parse(&bytes, 7).unwrap();
@@ -164,11 +166,11 @@ mod tests {
 
     #[test]
     fn every_flipped_bit_is_noticed() {
-        let mut bytes = Vec::new();
+        let mut bytes = BlockBuffer::new();
         append(&mut bytes, 7, &META, b"e", &[b"content"]);
         let payload_end = RECORD_HEADER_LEN + 8;
         for bit in 0..payload_end * 8 {
-            let mut damaged = bytes.clone();
+            let mut damaged = bytes.to_vec();
             damaged[bit / 8] ^= 1 << (bit % 8);
             let record =
                 RecordHeader::parse(&damaged, 7).and_then(|header| header.record(&damaged, 0).map(|_| ()));

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use ringmx_ring::sim::SimRing;
-use ringmx_ring::{AcceptMode, Clock, Completion, Fd, Lent, Payload, Ring, Token};
+use ringmx_ring::{AcceptMode, BlockBuffer, Clock, Completion, Fd, Lent, Payload, Ring, Token};
 
 thread_local! {
     static ASIDE_DEPTH: Cell<u32> = const { Cell::new(0) };
@@ -46,6 +46,7 @@ pub struct Ledger {
     pub closes: u64,
     pub cancels: u64,
     pub writes: u64,
+    pub syncs: u64,
     pub signals: u64,
     /// Receives that brought octets.
     pub received: u64,
@@ -76,10 +77,8 @@ impl Ledger {
         }
         match &completion.payload {
             Payload::Lent(_) => self.received += 1,
-            Payload::Returned(_)
-                if self.write_in_flight.is_some_and(|(token, _)| token == completion.token) =>
-            {
-                let (_, len) = self.write_in_flight.take().expect("matched above");
+            Payload::Written(_) => {
+                let (_, len) = self.write_in_flight.take().expect("a write that was asked for");
                 self.write_failed |= completion.result != Ok(len as u32);
             }
             Payload::Returned(bytes) => self.sending_len = self.sending_len.saturating_sub(bytes.len()),
@@ -178,7 +177,7 @@ impl Ring for Probe {
         self.ring.cancel_all(token, fd);
     }
 
-    fn write(&mut self, token: Token, file: Fd, offset: u64, bytes: Vec<u8>, durable: bool) {
+    fn write(&mut self, token: Token, file: Fd, offset: u64, bytes: BlockBuffer, durable: bool) {
         let _aside = Aside::enter();
         let mut ledger = self.ledger.borrow_mut();
         assert!(!ledger.write_failed, "a write at {offset} of {file:?} after one that failed");
@@ -187,6 +186,12 @@ impl Ring for Probe {
         ledger.writes += 1;
         ledger.write_in_flight = Some((token, bytes.len()));
         self.ring.write(token, file, offset, bytes, durable);
+    }
+
+    fn sync(&mut self, token: Token, file: Fd) {
+        let _aside = Aside::enter();
+        self.ledger.borrow_mut().syncs += 1;
+        self.ring.sync(token, file);
     }
 
     fn signal(&mut self, token: Token, eventfd: Fd) {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::descriptors::Object;
-use super::disk::FILE_LEN_MAX;
+use super::disk::{Certainty, FILE_LEN_MAX};
 use super::network::Received;
 use super::operation::{Cancelled, Kind};
 use super::world::World;
@@ -34,6 +34,7 @@ impl World {
             (Kind::Recv { .. }, Object::Connection(connection)) => self.attempt_recv(id, connection),
             (Kind::Send { .. }, Object::Connection(connection)) => self.attempt_send(id, connection),
             (Kind::Write { .. }, Object::File(file)) => self.attempt_write(id, file),
+            (&Kind::Sync { before }, Object::File(file)) => self.attempt_sync(id, file, before),
             (Kind::Signal, Object::Eventfd(eventfd)) => {
                 self.eventfds[eventfd] += 1;
                 let description = operation.description;
@@ -149,11 +150,8 @@ impl World {
     }
 
     fn attempt_write(&mut self, id: u64, file: usize) {
-        let faults = self.settings.faults;
-        let fails = self.random.chance(faults.write_error);
-        let injected = [Errno::IO, Errno::NO_SPACE][self.random.len(0..=1)];
-        let shortened = self.random.chance(faults.short_write);
-        let error = self.write_error.or(if fails { Some(injected) } else { None });
+        let error = self.disk_error();
+        let shortened = self.random.chance(self.settings.faults.short_write);
         let Some(Kind::Write { bytes, offset, durable }) =
             self.operations.get(&id).map(|operation| &operation.kind)
         else {
@@ -167,18 +165,32 @@ impl World {
         let result = match error {
             // The page cache has the bytes and calls them clean; how many the disk has, nobody knows.
             Some(Errno::IO) => {
-                file.write(offset, bytes, false);
+                file.write(offset, bytes, Certainty::Lost);
                 Err(Errno::IO)
             }
             Some(error) => Err(error),
             None => {
                 let short = shortened && bytes.len() > 1;
                 let len = if short { self.random.len(1..=bytes.len() - 1) } else { bytes.len() };
-                file.write(offset, &bytes[..len], *durable);
+                let certainty = if *durable { Certainty::Durable } else { Certainty::Cached };
+                file.write(offset, &bytes[..len], certainty);
                 Ok(len as u32)
             }
         };
         self.complete(id, result, false);
+    }
+
+    fn attempt_sync(&mut self, id: u64, file: usize, before: u64) {
+        let error = self.disk_error();
+        self.files[file].1.sync(before, error.is_none());
+        self.complete(id, error.map_or(Ok(0), Err), false);
+    }
+
+    /// Why this access to the disk fails, if it does.
+    fn disk_error(&mut self) -> Option<Errno> {
+        let fails = self.random.chance(self.settings.faults.write_error);
+        let injected = [Errno::IO, Errno::NO_SPACE][self.random.len(0..=1)];
+        self.write_error.or_else(|| fails.then_some(injected))
     }
 
     /// Cancels the first `recv` or `accept` under this token; the result of the cancelling operation.
@@ -219,10 +231,9 @@ impl World {
             .map(|(id, _)| *id)
             .collect();
         for id in &targets {
-            // A write that has begun goes on to its end.
-            let writes = matches!(self.operations[id].kind, Kind::Write { .. });
+            let on_disk = self.operations[id].kind.is_of_disk();
             let races = self.random.chance(self.settings.faults.cancel_race);
-            self.mark_cancelled(*id, if writes || races { Cancelled::AfterAttempt } else { Cancelled::Now });
+            self.mark_cancelled(*id, if on_disk || races { Cancelled::AfterAttempt } else { Cancelled::Now });
         }
         targets.len() as u32
     }

@@ -34,11 +34,23 @@ impl Disk {
     }
 }
 
+/// What a power cut does to a write that a reader sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Certainty {
+    /// It is on disk.
+    Durable,
+    /// Any part of it may be on disk; the next sync makes it certain.
+    Cached,
+    /// Any part of it may be on disk; the kernel has called it clean after an error, and no sync looks at it again.
+    Lost,
+}
+
 #[derive(Debug)]
 struct Written {
+    number: u64,
     offset: usize,
     bytes: Vec<u8>,
-    durable: bool,
+    certainty: Certainty,
 }
 
 impl Written {
@@ -53,19 +65,35 @@ pub(super) struct File {
     stable: Vec<u8>,
     /// Writes that are not durable, and durable ones that lie upon them.
     log: Vec<Written>,
+    writes_count: u64,
 }
 
 impl File {
     pub(super) fn new(content: Vec<u8>) -> Self {
-        Self { stable: content, log: Vec::new() }
+        Self { stable: content, log: Vec::new(), writes_count: 0 }
     }
 
-    pub(super) fn write(&mut self, offset: usize, bytes: &[u8], durable: bool) {
+    pub(super) fn writes_count(&self) -> u64 {
+        self.writes_count
+    }
+
+    pub(super) fn write(&mut self, offset: usize, bytes: &[u8], certainty: Certainty) {
+        self.writes_count += 1;
         // A durable write upon nothing uncertain is certain; else its place in the order matters.
-        if durable && !self.log.iter().any(|written| written.overlaps(offset, bytes.len())) {
+        if certainty == Certainty::Durable
+            && !self.log.iter().any(|written| written.overlaps(offset, bytes.len()))
+        {
             return apply(&mut self.stable, offset, bytes);
         }
-        self.log.push(Written { offset, bytes: bytes.to_vec(), durable });
+        self.log.push(Written { number: self.writes_count, offset, bytes: bytes.to_vec(), certainty });
+    }
+
+    /// The first `before` writes are durable now, or will never be if the sync fails.
+    pub(super) fn sync(&mut self, before: u64, succeeds: bool) {
+        let cached =
+            |written: &&mut Written| written.number <= before && written.certainty == Certainty::Cached;
+        let certainty = if succeeds { Certainty::Durable } else { Certainty::Lost };
+        self.log.iter_mut().filter(cached).for_each(|written| written.certainty = certainty);
     }
 
     /// What a reader sees.
@@ -78,7 +106,7 @@ impl File {
     /// The least that is on disk after a power cut now.
     pub(super) fn durable(&self) -> Vec<u8> {
         let mut content = self.stable.clone();
-        let durable = self.log.iter().filter(|written| written.durable);
+        let durable = self.log.iter().filter(|written| written.certainty == Certainty::Durable);
         durable.for_each(|written| apply(&mut content, written.offset, &written.bytes));
         content
     }
@@ -87,9 +115,11 @@ impl File {
     pub(super) fn after_power_cut(&self, in_flight: &[(usize, &[u8])], random: &mut Random) -> Vec<u8> {
         let mut content = self.stable.clone();
         for written in &self.log {
-            match written.durable {
-                true => apply(&mut content, written.offset, &written.bytes),
-                false => tear(&mut content, written.offset, &written.bytes, random),
+            match written.certainty {
+                Certainty::Durable => apply(&mut content, written.offset, &written.bytes),
+                Certainty::Cached | Certainty::Lost => {
+                    tear(&mut content, written.offset, &written.bytes, random)
+                }
             }
         }
         in_flight.iter().for_each(|(offset, bytes)| tear(&mut content, *offset, bytes, random));
@@ -155,8 +185,8 @@ mod tests {
     fn a_durable_write_upon_an_uncertain_one_is_whole() {
         for seed in 0..100 {
             let mut file = File::new(vec![0; 1024]);
-            file.write(0, &[1; 1024], false);
-            file.write(256, &[2; 512], true);
+            file.write(0, &[1; 1024], Certainty::Cached);
+            file.write(256, &[2; 512], Certainty::Durable);
             let content = file.after_power_cut(&[], &mut Random::new(seed));
             assert!(content[256..768].iter().all(|byte| *byte == 2), "seed {seed}");
             assert!(content[..256].iter().all(|byte| *byte == content[0]), "seed {seed}");
@@ -165,9 +195,28 @@ mod tests {
     }
 
     #[test]
+    fn a_sync_makes_certain_what_was_written_before_it_unless_it_failed() {
+        let mut file = File::new(Vec::new());
+        file.write(0, &[1; 512], Certainty::Cached);
+        file.sync(file.writes_count(), false);
+        file.write(512, &[2; 512], Certainty::Cached);
+        let before = file.writes_count();
+        file.write(1024, &[3; 512], Certainty::Cached);
+        file.sync(before, true);
+        let outcomes: HashSet<[bool; 3]> = (0..100)
+            .map(|seed| {
+                let content = file.after_power_cut(&[], &mut Random::new(seed));
+                [0, 512, 1024].map(|at| content.get(at).is_some_and(|byte| *byte != 0))
+            })
+            .collect();
+        let expected = [[false, false], [false, true], [true, false], [true, true]];
+        assert_eq!(outcomes, expected.map(|[first, third]| [first, true, third]).into());
+    }
+
+    #[test]
     fn an_uncertain_write_may_leave_the_file_as_short_as_it_was() {
         let mut file = File::new(Vec::new());
-        file.write(0, &[1; 600], false);
+        file.write(0, &[1; 600], Certainty::Cached);
         let lens: HashSet<usize> =
             (0..100).map(|seed| file.after_power_cut(&[], &mut Random::new(seed)).len()).collect();
         assert_eq!(lens, HashSet::from([0, 512, 600]));

@@ -13,13 +13,13 @@
 //!
 //! ```
 //! use ringmx_ring::sim::{ClientState, Faults, Settings, Simulation};
-//! use ringmx_ring::{AcceptMode, Fd, Ring, Token};
+//! use ringmx_ring::{AcceptMode, BlockBuffer, Fd, Ring, Token};
 //!
 //! let mut simulation = Simulation::new(7, Settings { faults: Faults::HARMLESS, ..Settings::default() });
 //! let (listener, file, mut ring) = (simulation.listen(), simulation.create_file(4096), simulation.ring());
 //! let client = simulation.connect(listener);
 //! ring.accept(Token::new(1, 0, 0), listener, AcceptMode::Single);
-//! ring.write(Token::new(2, 0, 0), file, 0, b"content".to_vec(), true);
+//! ring.write(Token::new(2, 0, 0), file, 0, BlockBuffer::from(b"content"), true);
 //! let mut completions = Vec::new();
 //! while !simulation.is_idle() {
 //!     ring.turn(None, &mut completions)?;

@@ -1,7 +1,7 @@
 //! What is queued or in flight.
 
 use super::world::Place;
-use crate::{AcceptMode, Errno, Fd, Token};
+use crate::{AcceptMode, BlockBuffer, Errno, Fd, Payload, Token};
 
 /// An operation and what belongs to it.
 #[derive(Debug)]
@@ -19,9 +19,13 @@ pub(super) enum Kind {
     Cancel(Token),
     CancelAll,
     Write {
-        bytes: Vec<u8>,
+        bytes: BlockBuffer,
         offset: u64,
         durable: bool,
+    },
+    /// Of all that was written to the file before this number ([`File::writes_count`](super::disk::File)).
+    Sync {
+        before: u64,
     },
     Signal,
     /// With the count that was taken.
@@ -38,6 +42,7 @@ impl Kind {
             Self::Cancel(_) => "cancel",
             Self::CancelAll => "cancel_all",
             Self::Write { .. } => "write",
+            Self::Sync { .. } => "sync",
             Self::Signal => "signal",
             Self::AwaitSignal(_) => "await_signal",
         }
@@ -48,13 +53,19 @@ impl Kind {
         !matches!(self, Self::Close | Self::Cancel(_) | Self::CancelAll)
     }
 
-    /// The octets that go back to the caller at the end, as the kernel's ring gives back what it held.
-    pub(super) fn into_held(self) -> Option<Vec<u8>> {
+    /// Writes and syncs go to a worker thread of the kernel, and once begun they go on to their end.
+    pub(super) fn is_of_disk(&self) -> bool {
+        matches!(self, Self::Write { .. } | Self::Sync { .. })
+    }
+
+    /// What goes back to the caller at the end, as the kernel's ring gives back what it held.
+    pub(super) fn into_payload(self) -> Payload {
         match self {
-            Self::Send { bytes, .. } | Self::Write { bytes, .. } => Some(bytes),
-            Self::Signal => Some(1u64.to_ne_bytes().to_vec()),
-            Self::AwaitSignal(count) => Some(count.to_ne_bytes().to_vec()),
-            _ => None,
+            Self::Send { bytes, .. } => Payload::Returned(bytes),
+            Self::Write { bytes, .. } => Payload::Written(bytes),
+            Self::Signal => Payload::Returned(1u64.to_ne_bytes().to_vec()),
+            Self::AwaitSignal(count) => Payload::Returned(count.to_ne_bytes().to_vec()),
+            _ => Payload::None,
         }
     }
 }

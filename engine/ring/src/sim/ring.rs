@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::descriptors::Object;
 use super::operation::Kind;
 use super::world::World;
-use crate::{AcceptMode, Clock, Completion, Fd, Lent, Ring, Token};
+use crate::{AcceptMode, BlockBuffer, Clock, Completion, Fd, Lent, Ring, Token};
 
 /// The view that the program under test has of a [`Simulation`](super::Simulation).
 pub struct SimRing {
@@ -90,8 +90,12 @@ impl Ring for SimRing {
         self.queue(token, fd, Kind::CancelAll);
     }
 
-    fn write(&mut self, token: Token, file: Fd, offset: u64, bytes: Vec<u8>, durable: bool) {
+    fn write(&mut self, token: Token, file: Fd, offset: u64, bytes: BlockBuffer, durable: bool) {
         self.queue(token, file, Kind::Write { bytes, offset, durable });
+    }
+
+    fn sync(&mut self, token: Token, file: Fd) {
+        self.queue(token, file, Kind::Sync { before: 0 });
     }
 
     fn signal(&mut self, token: Token, eventfd: Fd) {

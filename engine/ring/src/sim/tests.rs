@@ -2,7 +2,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use super::*;
-use crate::{AcceptMode, Completion, Payload, Ring, Token};
+use crate::{AcceptMode, BlockBuffer, Completion, Payload, Ring, Token};
 
 const ACCEPT: Token = Token::new(1, 0, 0);
 const RECV: Token = Token::new(2, 0, 0);
@@ -107,7 +107,7 @@ fn the_clock_goes_to_the_next_event_the_time_out_or_the_stop() {
     assert!(none.is_empty() && simulation.is_idle());
 
     let file = simulation.create_file(4096);
-    ring.write(WRITE, file, 0, vec![1], true);
+    ring.write(WRITE, file, 0, BlockBuffer::from(&[1]), true);
     assert_eq!(only(turn(&mut ring)).token, WRITE);
     assert!(simulation.now() > Duration::from_secs(7));
     assert!(simulation.now() <= Duration::from_secs(7) + Settings::default().write_time_max);
@@ -210,13 +210,13 @@ fn a_power_cut_keeps_what_completed_as_durable_and_tears_the_rest() {
         let mut simulation = Simulation::new(seed, Settings::default());
         let mut ring = simulation.ring();
         let file = simulation.create_file(8192);
-        ring.write(WRITE, file, 0, vec![1; 2048], true);
+        ring.write(WRITE, file, 0, BlockBuffer::from(&[1; 2048]), true);
         assert_eq!(only(turn(&mut ring)).result, Ok(2048));
-        ring.write(WRITE, file, 2048, vec![2; 1024], false);
+        ring.write(WRITE, file, 2048, BlockBuffer::from(&[2; 1024]), false);
         assert_eq!(only(turn(&mut ring)).result, Ok(1024));
-        ring.write(WRITE, file, 4096, vec![3; 1024], true);
+        ring.write(WRITE, file, 4096, BlockBuffer::from(&[3; 1024]), true);
         ring.turn(Some(Duration::ZERO), &mut Vec::new()).expect("power");
-        ring.write(WRITE, file, 6144, vec![4; 1024], true);
+        ring.write(WRITE, file, 6144, BlockBuffer::from(&[4; 1024]), true);
         assert!(simulation.durable_content(file)[2048..].iter().all(|byte| *byte == 0));
 
         let disk = simulation.crash();
@@ -229,6 +229,26 @@ fn a_power_cut_keeps_what_completed_as_durable_and_tears_the_rest() {
 }
 
 #[test]
+fn a_sync_covers_the_writes_that_completed_before_it_was_asked_for() {
+    let mut torn = HashSet::new();
+    for seed in 0..200 {
+        let mut simulation = Simulation::new(seed, with_faults(Faults::HARMLESS));
+        let mut ring = simulation.ring();
+        let file = simulation.create_file(4096);
+        ring.write(WRITE, file, 0, BlockBuffer::from(&[1; 1024]), false);
+        turns(&simulation, &mut ring);
+        ring.write(WRITE, file, 2048, BlockBuffer::from(&[2; 1024]), false);
+        ring.sync(OTHER, file);
+        let ended = turns(&simulation, &mut ring);
+        assert!(ended.iter().any(|end| end.token == OTHER && end.result == Ok(0)), "seed {seed}");
+        let content = simulation.crash().file(file).to_vec();
+        assert!(content[..1024].iter().all(|byte| *byte == 1), "seed {seed}");
+        torn.insert([2048, 2560].map(|offset| content[offset]));
+    }
+    assert_eq!(torn.len(), 4);
+}
+
+#[test]
 fn failed_and_short_writes_tell_the_truth() {
     let faults = Faults { write_error: 0.3, short_write: 0.3, ..Faults::NONE };
     let mut seen = HashSet::new();
@@ -236,7 +256,7 @@ fn failed_and_short_writes_tell_the_truth() {
         let mut simulation = Simulation::new(seed, with_faults(faults));
         let mut ring = simulation.ring();
         let file = simulation.create_file(2048);
-        ring.write(WRITE, file, 0, vec![1; 2048], true);
+        ring.write(WRITE, file, 0, BlockBuffer::from(&[1; 2048]), true);
         let result = only(turn(&mut ring)).result;
         let content = simulation.crash().file(file).to_vec();
         let reached = content.iter().filter(|byte| **byte == 1).count();
@@ -252,10 +272,10 @@ fn failed_and_short_writes_tell_the_truth() {
     let (simulation, mut ring, _) = calm(Settings::default());
     let file = simulation.create_file(0);
     simulation.set_write_error(Some(Errno::NO_SPACE));
-    ring.write(WRITE, file, 0, vec![1], true);
+    ring.write(WRITE, file, 0, BlockBuffer::from(&[1]), true);
     assert_eq!(only(turn(&mut ring)).result, Err(Errno::NO_SPACE));
     simulation.set_write_error(None);
-    ring.write(WRITE, file, u64::MAX, vec![1], true);
+    ring.write(WRITE, file, u64::MAX, BlockBuffer::from(&[1]), true);
     assert_eq!(only(turn(&mut ring)).result, Err(Errno(27)));
 }
 
@@ -332,8 +352,8 @@ fn two_receives_on_one_socket() {
 fn two_writes_to_one_place() {
     misused(|simulation, ring, _| {
         let file = simulation.create_file(0);
-        ring.write(WRITE, file, 0, vec![0; 513], true);
-        ring.write(WRITE, file, 512, vec![0; 512], true);
+        ring.write(WRITE, file, 0, BlockBuffer::from(&[0; 513]), true);
+        ring.write(WRITE, file, 512, BlockBuffer::from(&[0; 512]), true);
     });
 }
 

@@ -145,7 +145,7 @@ impl World {
         self.queued.is_empty() && self.events.is_empty()
     }
 
-    fn submit(&mut self, token: Token, fd: Fd, kind: Kind) {
+    fn submit(&mut self, token: Token, fd: Fd, mut kind: Kind) {
         let found = self.descriptors.find(fd);
         self.refuse_misuse(fd, found, &kind);
         let id = self.next_sequence();
@@ -160,15 +160,20 @@ impl World {
         if let Some(description) = description {
             self.descriptors.retain(description);
         }
-        let writes = matches!(kind, Kind::Write { .. });
-        let time = if writes { self.time(self.settings.write_time_max) } else { Duration::ZERO };
+        if let (Kind::Sync { before }, Some(Object::File(file))) =
+            (&mut kind, description.map(|description| self.descriptors.object(description)))
+        {
+            *before = self.files[file].1.writes_count();
+        }
+        let on_disk = kind.is_of_disk();
+        let time = if on_disk { self.time(self.settings.write_time_max) } else { Duration::ZERO };
         let operation =
             Operation { token, fd, kind, description, scheduled: None, cancelled: Cancelled::No, outcome };
         self.operations.insert(id, operation);
         self.schedule(id, time);
-        // The kernel tries at submission; only writes go to its worker threads.
+        // The kernel tries at submission; only what is of the disk goes to its worker threads.
         let place = self.operations.get(&id).and_then(|operation| operation.scheduled);
-        if !writes && place.is_some_and(|(at, behind, _)| at == self.now && behind == 0) {
+        if !on_disk && place.is_some_and(|(at, behind, _)| at == self.now && behind == 0) {
             self.attempt(id);
         }
     }
@@ -259,7 +264,7 @@ impl World {
             if let Some(description) = operation.description {
                 self.release(description);
             }
-            payload = operation.kind.into_held().map_or(Payload::None, Payload::Returned);
+            payload = operation.kind.into_payload();
         }
         self.turned.completions.push(Completion { token, result, more, payload });
     }
