@@ -1,0 +1,78 @@
+//! How a session refuses, fails and ends.
+
+use std::time::Duration;
+
+use crate::event::Kind;
+use crate::protocol::reply::Reply;
+use crate::session::phase::Phase;
+use crate::session::{Context, Error, Fault, Next, Service, Session};
+
+impl Session {
+    /// When the session is to be ended if nothing comes; `None` while it waits for us.
+    pub fn deadline(&self, service: &Service) -> Option<Duration> {
+        match self.phase {
+            Phase::Committing { .. } | Phase::Closing => None,
+            Phase::Body(_) => Some(self.active_at + service.data_timeout),
+            _ => Some(self.active_at + service.command_timeout),
+        }
+    }
+
+    /// The deadline has passed (RFC 5321 §4.5.3.2.7).
+    pub fn timeout(&mut self, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Next {
+        self.dismiss(cx, Fault::TimedOut, out)
+    }
+
+    /// The server stops. A session outside of a transaction ends now, others when theirs has.
+    pub fn stop(&mut self, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Next {
+        match self.phase {
+            Phase::Start | Phase::Idle => self.fail_and_close(cx, Error::Stopping, out),
+            Phase::Closing => Next::Close,
+            _ => Next::Input,
+        }
+    }
+
+    /// The connection is gone: gives everything back.
+    pub fn end(&mut self, cx: &mut Context<'_>) {
+        self.enter(cx, Phase::Closing);
+    }
+
+    /// Answers a fault; after too many of them the session is over.
+    pub(super) fn refuse(&mut self, cx: &mut Context<'_>, fault: Fault, out: &mut Vec<u8>) -> Next {
+        self.blame(cx, fault, out);
+        if self.mail_failed && fault == Fault::MailFirst {
+            return Next::Input;
+        }
+        match self.budget.spend(fault) {
+            None => Next::Input,
+            Some(last) => self.dismiss(cx, last, out),
+        }
+    }
+
+    /// Answers a fault that ends the session.
+    pub(super) fn dismiss(&mut self, cx: &mut Context<'_>, fault: Fault, out: &mut Vec<u8>) -> Next {
+        self.blame(cx, fault, out);
+        self.enter(cx, Phase::Closing);
+        Next::Close
+    }
+
+    fn blame(&self, cx: &Context<'_>, fault: Fault, out: &mut Vec<u8>) {
+        let reply = Reply::from(fault);
+        cx.pool.stats.faults.bump();
+        cx.log(self.id, Kind::Faulted { client: self.client, fault: fault.name(), code: reply.code });
+        cx.reply(&reply, out);
+    }
+
+    /// Answers an error of ours, which costs the client nothing.
+    pub(super) fn fail(&self, cx: &Context<'_>, error: Error, out: &mut Vec<u8>) -> Next {
+        let reply = Reply::from(error);
+        cx.pool.stats.messages_failed.bump();
+        cx.log(self.id, Kind::Failed { client: self.client, error: error.name(), code: reply.code });
+        cx.reply(&reply, out)
+    }
+
+    pub(super) fn fail_and_close(&mut self, cx: &mut Context<'_>, error: Error, out: &mut Vec<u8>) -> Next {
+        cx.reply(&Reply::from(error), out);
+        self.enter(cx, Phase::Closing);
+        Next::Close
+    }
+}

@@ -1,0 +1,64 @@
+//! EHLO, HELO, MAIL and RCPT: the envelope.
+
+use crate::id::MessageId;
+use crate::limits;
+use crate::protocol::command::{HeloName, Mail, Rcpt};
+use crate::protocol::reply;
+use crate::session::phase::Phase;
+use crate::session::{Context, Error, Fault, Next, Session};
+
+impl Session {
+    /// EHLO or HELO: at any time, and it resets the transaction (RFC 5321 §4.1.4).
+    pub(super) fn hello(
+        &mut self,
+        cx: &mut Context<'_>,
+        name: HeloName<'_>,
+        extended: bool,
+        out: &mut Vec<u8>,
+    ) -> Next {
+        self.enter(cx, Phase::Idle);
+        self.helo.clear();
+        self.helo.extend_from_slice(name.0);
+        self.extended = extended;
+        out.extend_from_slice(if extended { &cx.service.ehlo_reply } else { &cx.service.helo_reply });
+        Next::Input
+    }
+
+    pub(super) fn mail(&mut self, cx: &mut Context<'_>, mail: &Mail<'_>, out: &mut Vec<u8>) -> Next {
+        // RFC 1870 §6.1: a declared size above the limit is refused before anything is sent.
+        if mail.params.size.is_some_and(|size| size > cx.service.message_len_max) {
+            return self.refuse(cx, Fault::DeclaredTooLarge, out);
+        }
+        if cx.pool.draining {
+            return self.fail_and_close(cx, Error::Stopping, out);
+        }
+        let taken = match cx.pool.storage_error {
+            Some(error) => Err(error),
+            None => cx.pool.take_transaction().ok_or(Error::NoMemory),
+        };
+        self.mail_failed = taken.is_err();
+        let mut transaction = match taken {
+            Ok(transaction) => transaction,
+            Err(error) => return self.fail(cx, error, out),
+        };
+        self.transactions_count = self.transactions_count.saturating_add(1);
+        let message = MessageId { session: self.id, transaction: self.transactions_count };
+        transaction.begin(message, cx.now, self.client, &self.helo, mail);
+        self.enter(cx, Phase::Mail(transaction));
+        cx.reply(&reply::SENDER_OK, out)
+    }
+
+    pub(super) fn rcpt(&mut self, cx: &mut Context<'_>, rcpt: &Rcpt<'_>, out: &mut Vec<u8>) -> Next {
+        let Phase::Mail(transaction) = &mut self.phase else { unreachable!("checked by `obey`") };
+        if !cx.service.recipients.accepts(&rcpt.forward_path) {
+            cx.pool.stats.recipients_refused.bump();
+            transaction.refused_count = transaction.refused_count.saturating_add(1);
+            return self.refuse(cx, Fault::RelayDenied, out);
+        }
+        if transaction.recipients_count() >= limits::RECIPIENTS_COUNT_MAX {
+            return self.refuse(cx, Fault::TooManyRecipients, out);
+        }
+        transaction.add_recipient(&rcpt.forward_path);
+        cx.reply(&reply::RECIPIENT_OK, out)
+    }
+}
