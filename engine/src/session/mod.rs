@@ -8,7 +8,8 @@
 //! ```
 //!
 //! All decisions on (phase, command) are in this file, the work is in the files of its purpose: the envelope in
-//! `mail.rs`, content and commit in `content.rs`, refusals and ends in `ending.rs`. What a refusal says is in `fault.rs`.
+//! `mail.rs`, content and commit in `content.rs`, refusals and ends in `ending.rs`. What a refusal says is in
+//! `fault.rs`.
 
 mod content;
 mod context;
