@@ -18,7 +18,7 @@ fn transaction(c: &mut Criterion) {
     let minutes = Duration::from_secs(300);
     let service = Service::new("mx1.example.com", 50 << 20, recipients, Replies::default(), minutes, minutes);
     let events = EventQueue::new(16);
-    let mut pool = Pool::new(Arc::default(), events.clone(), 1 << 30);
+    let mut pool = Pool::new(Arc::default(), events.clone(), 1 << 30, 256 << 10);
     let now = Now { monotonic: Duration::from_secs(1), unix: Duration::from_secs(1_795_317_300) };
     let client: SocketAddr = "192.0.2.1:40000".parse().expect("an address");
 

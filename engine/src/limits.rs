@@ -35,11 +35,18 @@ const _: () = assert!(RECIPIENTS_COUNT_MAX >= 100);
 const _: () = assert!(RECEIVED_FIELDS_COUNT_MAX >= 100);
 const _: () = assert!(PATH_LEN_MAX >= 256);
 
-/// Octets of content buffer that a pooled transaction keeps: most messages are smaller.
-pub const POOLED_CONTENT_LEN_MAX: usize = 64 * 1024;
+/// Octets of the longest piece that content is written to a file in: long enough that a disk is at its full speed,
+/// short enough that 200 streams with two each hold 50 MiB.
+pub const CHUNK_LEN_MAX: usize = 128 * 1024;
+/// Octets of content that a transaction holds in memory at most while memory is short: what most messages have.
+pub const PRESSED_CONTENT_LEN_MAX: usize = 16 * 1024;
+/// Octets of unused buffers that a worker keeps: the content of a thousand small messages.
+pub const SPARE_BUFFERS_LEN_MAX: usize = 8 << 20;
+/// Octets of envelope that a transaction may hold while memory is short: about fifty recipients.
+pub const PRESSED_ENVELOPE_LEN_MAX: usize = 4 * 1024;
 /// Octets of envelope buffer that a pooled transaction keeps.
 pub const POOLED_ENVELOPE_LEN_MAX: usize = 4 * 1024;
-/// Pooled transactions of a worker: at most 17 MiB with their buffers.
+/// Pooled transactions of a worker: at most 1 MiB with their envelopes.
 pub const POOLED_TRANSACTIONS_COUNT_MAX: usize = 256;
 
 /// Octets of received but unread input of one connection before its receiving stops: one receive buffer.

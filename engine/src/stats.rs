@@ -76,7 +76,9 @@ counters! {
         completions,
         /// Times a connection waited because all receive buffers were lent.
         buffers_exhausted,
-        /// Octets of content held in memory.
-        content_octets_now,
+        /// Octets of memory that envelopes and content hold.
+        memory_octets_now,
+        /// 1 while so much memory is held that new transactions are answered 452.
+        memory_full_now,
     }
 }

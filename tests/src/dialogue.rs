@@ -21,6 +21,7 @@
 //! commits fail | commits succeed | commits find no room | commits wait
 //! commit succeeds | commit fails    the one that waits ends
 //! storage full | storage failed | storage well      what the spool's state is when MAIL comes
+//! files full | files failed | files ready           what content gets that wants a file
 //! stop                          the server is told to stop
 //! vanish                        the connection is gone
 //! ```
@@ -74,6 +75,7 @@ enum Step {
     Commits(Commits),
     Complete(Result<(), Error>),
     Storage(Option<Error>),
+    Files(Result<(), Error>),
     Stop,
     Vanish,
 }
@@ -180,6 +182,7 @@ impl Dialogue {
         match key {
             "max_message_size" => self.options.max_message_size = number()?,
             "memory_max" => self.options.memory_max = number()? as usize,
+            "inline_size" => self.options.inline_size = number()? as usize,
             "domains" => self.options.domains = value.split(", ").map(str::to_owned).collect(),
             "client" => self.options.client = value.parse().map_err(|_| "not an address".to_owned())?,
             "command_timeout" => self.options.command_timeout = duration(value)?,
@@ -273,6 +276,7 @@ impl Player {
             }
             Step::Complete(result) => self.pair.complete(*result),
             Step::Storage(error) => self.pair.set_storage_error(*error),
+            Step::Files(files) => self.pair.set_files(*files),
             Step::Stop => self.pair.stop(),
             Step::Vanish => {
                 self.pair.vanish();
@@ -401,6 +405,8 @@ fn event(line: &str) -> Result<Step, String> {
         "vanish" => Step::Vanish,
         _ => match line.split_once(' ') {
             Some(("wait", time)) => Step::Wait(duration(time)?),
+            Some(("files", "ready")) => Step::Files(Ok(())),
+            Some(("files", what)) => Step::Files(Err(error(what)?)),
             Some(("storage", what)) => Step::Storage(Some(error(what)?)),
             _ => return Err("not a line of a dialogue".to_owned()),
         },

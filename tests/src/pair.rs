@@ -14,7 +14,7 @@ use ringmx::limits;
 use ringmx::policy::recipient::Recipients;
 use ringmx::protocol::envelope::Envelope;
 use ringmx::protocol::params::Body;
-use ringmx::session::{Context, Error, Next, Pool, Replies, Service, Session};
+use ringmx::session::{Context, Error, Next, Piece, Pool, Replies, Service, Session, Spilled};
 use ringmx::stats::WorkerStats;
 use ringmx::time::Now;
 
@@ -31,8 +31,10 @@ pub struct Options {
     pub client: SocketAddr,
     pub command_timeout: Duration,
     pub data_timeout: Duration,
-    /// Octets of content in memory.
+    /// Octets of envelopes and content in memory.
     pub memory_max: usize,
+    /// Octets of content from which on it has a file.
+    pub inline_size: usize,
     /// Texts of replies by enhanced status code.
     pub texts: HashMap<Box<str>, Box<str>>,
     pub help_url: Option<Box<str>>,
@@ -51,6 +53,7 @@ impl Default for Options {
             command_timeout: Duration::from_secs(300),
             data_timeout: Duration::from_secs(180),
             memory_max: 256 << 20,
+            inline_size: 256 << 10,
             texts: HashMap::new(),
             help_url: None,
         }
@@ -91,6 +94,11 @@ pub struct Pair {
     parked: Vec<u8>,
     out: Vec<u8>,
     commits: Commits,
+    /// What a session that wants a file gets.
+    files: Result<(), Error>,
+    /// What is in the file of the present transaction.
+    file: Vec<u8>,
+    files_count: u32,
     closed: bool,
     ended: bool,
     pub stored: Vec<Stored>,
@@ -112,11 +120,19 @@ impl Pair {
         Self {
             session: Session::new(SessionIds::new(3).next(now), options.client, now.monotonic),
             service,
-            pool: Pool::new(Arc::new(WorkerStats::default()), EventQueue::new(64), options.memory_max),
+            pool: Pool::new(
+                Arc::new(WorkerStats::default()),
+                EventQueue::new(64),
+                options.memory_max,
+                options.inline_size,
+            ),
             now,
             parked: Vec::new(),
             out: Vec::new(),
             commits: Commits::Succeed,
+            files: Ok(()),
+            file: Vec::new(),
+            files_count: 0,
             closed: false,
             ended: false,
             stored: Vec::new(),
@@ -195,6 +211,16 @@ impl Pair {
         self.pool.storage_error = error;
     }
 
+    /// What the content of a large message is given from now on.
+    pub fn set_files(&mut self, files: Result<(), Error>) {
+        self.files = files;
+    }
+
+    /// How many files there were.
+    pub fn files_count(&self) -> u32 {
+        self.files_count
+    }
+
     pub fn is_committing(&self) -> bool {
         self.session.message().is_some()
     }
@@ -222,7 +248,7 @@ impl Pair {
 
     /// Octets of content that the sessions are said to hold.
     pub fn content_octets_held(&self) -> u64 {
-        self.pool.stats.content_octets_now.get()
+        self.pool.stats.memory_octets_now.get()
     }
 
     fn pump(&mut self) {
@@ -231,7 +257,9 @@ impl Pair {
             let progress = self.session.receive(cx, &self.parked, &mut self.out);
             assert!(progress.consumed <= self.parked.len());
             self.parked.drain(..progress.consumed);
+            let spilled = self.spill();
             match progress.next {
+                Next::Input if spilled => {}
                 Next::Input => {
                     // Between commands less than one line may be left over: nobody can make it grow.
                     assert!(self.parked.len() < limits::COMMAND_LINE_LEN_MAX, "{} octets", self.parked.len());
@@ -250,11 +278,46 @@ impl Pair {
         }
     }
 
+    /// Does what the content of a large message wants; false if that is nothing.
+    fn spill(&mut self) -> bool {
+        let cx = &mut Context { now: self.now, service: &self.service, pool: &mut self.pool };
+        let wanted = self.session.wants_file();
+        match self.files {
+            Ok(()) if wanted => {
+                self.files_count += 1;
+                self.file.clear();
+                self.session.use_file(self.files_count);
+            }
+            Err(error) if wanted => self.session.refuse_content(cx, error),
+            _ => {}
+        }
+        let mut spilled = wanted;
+        while let Some(Piece { offset, bytes }) = self.session.next_piece(&mut self.pool) {
+            assert_eq!(self.session.file(), Some(self.files_count));
+            assert_eq!(offset, self.file.len() as u64, "a piece stands behind the one before");
+            assert!(bytes.len().is_multiple_of(4096) && bytes.as_ptr().addr().is_multiple_of(4096));
+            self.file.extend_from_slice(&bytes);
+            self.session.written(bytes.len());
+            self.pool.give_back(bytes);
+            spilled = true;
+        }
+        spilled
+    }
+
     fn commit_ended(&mut self, result: Result<(), Error>) {
         let message = self.session.message().expect("a message to commit");
         if result.is_ok() {
             let envelope = Envelope::parse(message.envelope()).expect("an envelope that can be read back");
-            let (trace, content) = split_trace(message.content());
+            let stored = match message.spilled() {
+                Some(Spilled { file, len, crc }) => {
+                    assert!(file == self.files_count && self.file.len() as u64 - len < 4096);
+                    let content = self.file[..len as usize].to_vec();
+                    assert_eq!(crc32c::crc32c(&content), crc);
+                    content
+                }
+                None => message.parts().collect::<Vec<_>>().concat(),
+            };
+            let (trace, content) = split_trace(&stored);
             self.stored.push(Stored {
                 id: message.id.to_string(),
                 reverse_path: envelope.reverse_path().to_vec(),

@@ -36,7 +36,7 @@ impl Driver {
                 now.monotonic,
             ),
             service: Service::new("mx.example", 1 << 20, recipients, replies, minute, minute),
-            pool: Pool::new(Arc::new(WorkerStats::default()), EventQueue::new(64), 64 << 20),
+            pool: Pool::new(Arc::new(WorkerStats::default()), EventQueue::new(64), 64 << 20, 256 << 10),
             now,
             out: Vec::with_capacity(1 << 16),
             replies_count: 0,

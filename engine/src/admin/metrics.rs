@@ -20,7 +20,7 @@ pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0
 
 /// Gauges would share a name with the counter beside them, so they get their own.
 const GAUGE_NAMES: &[(&str, &str)] =
-    &[("connections_now", "connections_open"), ("content_octets_now", "content_held_octets")];
+    &[("connections_now", "connections_open"), ("memory_octets_now", "content_held_octets")];
 
 /// What the metrics are read from. Reading takes no lock and disturbs no worker.
 #[derive(Debug)]
@@ -140,7 +140,7 @@ mod tests {
         workers[0].messages.add(3);
         workers[1].octets_received.add(4096);
         workers[1].connections_now.set(7);
-        workers[1].content_octets_now.set(512);
+        workers[1].memory_octets_now.set(512);
         let sources = Sources {
             worker_stats: workers.to_vec(),
             events: vec![EventQueue::new(1), EventQueue::new(1)],

@@ -96,7 +96,7 @@ impl Connection {
 
     /// The session must not be given input now: its message is being committed, or its replies are not being read.
     pub(super) fn is_blocked(&self) -> bool {
-        self.session.message().is_some() || self.out.len() >= limits::PENDING_OUTPUT_LEN_MAX
+        self.session.is_waiting() || self.out.len() >= limits::PENDING_OUTPUT_LEN_MAX
     }
 
     /// Whether more input is wanted. What is parked without being blocked is less than a command line.

@@ -346,6 +346,10 @@ fn pump<S: Segments>(
         let session = &mut connection.session;
         let progress = session.receive(cx, &input[consumed..], &mut connection.out);
         consumed += progress.consumed;
+        if session.wants_file() {
+            session.refuse_content(cx, Error::NoMemory);
+            continue;
+        }
         let next = match (progress.next, session.message()) {
             (Next::Commit, Some(message)) => match journal.append(key, message) {
                 Ok(()) => {

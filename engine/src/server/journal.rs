@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use ringmx_ring::{BlockBuffer, Errno, Fd, Key, Ring};
+use smallvec::SmallVec;
 
 use crate::event::{Event, EventQueue, Kind};
 use crate::id::SessionId;
@@ -87,7 +88,8 @@ impl<S: Segments> Journal<S> {
     /// Puts the message into the next commit. `key` comes back from [`complete`](Self::complete).
     pub(super) fn append(&mut self, key: Key, message: &Transaction) -> Result<(), Error> {
         let meta = RecordMeta { id: message.id, received_unix_us: message.received_unix_us };
-        let (envelope, content) = (message.envelope(), [message.content()]);
+        let envelope = message.envelope();
+        let content: SmallVec<[&[u8]; 8]> = message.parts().collect();
         let mut appended = self.commit.append(ticket(key), &meta, envelope, &content);
         if appended == Err(AppendError::NeedsSegment) {
             self.open_segment()?;

@@ -98,7 +98,7 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         let mut worker = Self {
             ring,
             journal: Journal::new(shard, durable, segments, Arc::clone(&stats), events.clone()),
-            pool: Pool::new(Arc::clone(&stats), events, content_len_max),
+            pool: Pool::new(Arc::clone(&stats), events, content_len_max, usize::MAX),
             ports,
             connections: Slab::new(connections_max + limits::SHED_CONNECTIONS_COUNT_MAX),
             open_counts,

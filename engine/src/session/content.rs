@@ -5,7 +5,7 @@ use crate::protocol::reply;
 use crate::session::fault::Budget;
 use crate::session::phase::Phase;
 use crate::session::transaction::Refused;
-use crate::session::{Context, Error, Fault, Next, Progress, Session, Transaction, trace};
+use crate::session::{Context, Error, Fault, Next, Piece, Pool, Progress, Session, Transaction, trace};
 
 impl Session {
     pub(super) fn data(&mut self, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Next {
@@ -17,25 +17,26 @@ impl Session {
             return self.refuse(cx, fault, out);
         }
         let Phase::Mail(mut transaction) = self.phase.take() else { unreachable!("matched above") };
-        let (id, date, before) = (transaction.id, cx.pool.date.rfc5322(cx.now), transaction.memory_len());
+        let (id, pool) = (transaction.id, &mut *cx.pool);
+        pool.trace.clear();
         trace::write_received(
-            transaction.start_content(),
+            &mut pool.trace,
             &trace::Received {
                 helo: &self.helo,
                 client: self.client.ip(),
                 hostname: &cx.service.hostname,
                 extended: self.extended,
                 id,
-                date,
+                date: pool.date.rfc5322(cx.now),
             },
         );
-        // Counted also where it is too much: the trace field is small, and the content will be refused.
-        cx.pool.memory.correct(before, transaction.memory_len());
+        transaction.begin_content(&pool.trace, pool.inline_len_max, &mut pool.memory);
         self.enter(cx, Phase::Body(transaction));
         cx.reply(&reply::START_CONTENT, out)
     }
 
-    /// Content up to end-of-data.
+    /// Content up to end-of-data; `None` while there is no room for more: then a file is to be brought or a piece to be
+    /// written.
     pub(super) fn receive_content(
         &mut self,
         cx: &mut Context<'_>,
@@ -45,6 +46,9 @@ impl Session {
         let Phase::Body(transaction) = &mut self.phase else { unreachable!("checked by `receive`") };
         self.active_at = cx.now.monotonic;
         let decoded = transaction.decode(input, cx.service.message_len_max, &mut cx.pool.memory);
+        if decoded.consumed == 0 {
+            return None;
+        }
         let Some(end) = decoded.end else {
             return Some(Progress { consumed: decoded.consumed, next: Next::Input });
         };
@@ -68,7 +72,59 @@ impl Session {
         Some(Progress { consumed: decoded.consumed, next })
     }
 
-    /// The message to be made durable, after [`Next::Commit`].
+    /// The content has reached the size from which it gets a file: the caller is to bring one
+    /// ([`use_file`](Self::use_file)) or to say why there is none ([`refuse_content`](Self::refuse_content)). Nothing
+    /// is consumed before.
+    pub fn wants_file(&self) -> bool {
+        self.is_full() && self.file().is_none()
+    }
+
+    /// An empty file for the content of this transaction, by a number of the caller's.
+    pub fn use_file(&mut self, number: u32) {
+        if let Phase::Body(transaction) = &mut self.phase {
+            transaction.use_file(number);
+        }
+    }
+
+    /// The file that the content is being given to. When it is another than before, or none, the session has done with
+    /// that one, whatever is being written to it.
+    pub fn file(&self) -> Option<u32> {
+        self.phase.transaction().and_then(Transaction::file)
+    }
+
+    /// The next piece to write to [`file`](Self::file). To be asked after each call that may have changed the content,
+    /// until there is none. Once a message is [committing](Self::message) these are the last.
+    pub fn next_piece(&mut self, pool: &mut Pool) -> Option<Piece> {
+        let ended = matches!(self.phase, Phase::Committing { .. });
+        self.phase.transaction_mut()?.next_piece(ended, &mut pool.memory)
+    }
+
+    /// A piece of `len` octets is in the present file. Its buffer goes back to [`Pool::give_back`].
+    pub fn written(&mut self, len: usize) {
+        if let Some(transaction) = self.phase.transaction_mut() {
+            transaction.written(len);
+        }
+    }
+
+    /// There is no file for the content, or writing to it failed: the content is read to its end and then refused.
+    pub fn refuse_content(&mut self, cx: &mut Context<'_>, error: Error) {
+        if let Phase::Body(transaction) = &mut self.phase {
+            transaction.refuse(Refused::Error(error), &mut cx.pool.memory);
+        }
+    }
+
+    /// Whether nothing is consumed until the caller has done something: committed the message, or made room for its
+    /// content.
+    pub fn is_waiting(&self) -> bool {
+        self.message().is_some() || self.is_full()
+    }
+
+    fn is_full(&self) -> bool {
+        matches!(&self.phase, Phase::Body(transaction) if transaction.is_full())
+    }
+
+    /// The message to be made durable, after [`Next::Commit`]: its content is in memory ([`Transaction::parts`]), or in
+    /// a file once all pieces are written ([`Transaction::spilled`]).
     pub fn message(&self) -> Option<&Transaction> {
         match &self.phase {
             Phase::Committing { transaction, .. } => Some(transaction),
@@ -83,7 +139,7 @@ impl Session {
             unreachable!("a commit ends once, in the phase that it began in")
         };
         self.active_at = cx.now.monotonic;
-        let (message, content_len) = (transaction.id, transaction.content().len() as u64);
+        let (message, content_len) = (transaction.id, transaction.content_len());
         let recipients_count = transaction.recipients_count() as u16;
         cx.pool.release(transaction);
         self.enter(cx, Phase::Idle);

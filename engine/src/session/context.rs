@@ -4,11 +4,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ringmx_ring::BlockBuffer;
+
 use crate::event::{Event, EventQueue, Kind};
 use crate::id::SessionId;
 use crate::limits;
 use crate::policy::recipient::Recipients;
 use crate::protocol::reply::{self, Reply};
+use crate::session::memory::Memory;
 use crate::session::{DateCache, Error, Next, Transaction};
 use crate::stats::WorkerStats;
 use crate::time::Now;
@@ -113,7 +116,12 @@ pub struct Pool {
     pub storage_error: Option<Error>,
     /// The server stops: no new transaction.
     pub draining: bool,
+    /// Octets of content, trace field included, that a message has in memory and in its record at most; what is longer
+    /// gets a file of its own.
+    pub(super) inline_len_max: usize,
     pub(super) memory: Memory,
+    /// Where a trace field is written before it is content.
+    pub(super) trace: Vec<u8>,
     /// Unused transactions with their buffers.
     #[expect(
         clippy::vec_box,
@@ -123,62 +131,44 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// `content_len_max`: octets of content that the worker's sessions may hold in memory together.
-    pub fn new(stats: Arc<WorkerStats>, events: EventQueue, content_len_max: usize) -> Self {
+    /// `memory_len_max`: octets of envelopes and content that the worker's sessions may hold in memory together.
+    pub fn new(
+        stats: Arc<WorkerStats>,
+        events: EventQueue,
+        memory_len_max: usize,
+        inline_len_max: usize,
+    ) -> Self {
         Self {
             stats,
             events,
             date: DateCache::default(),
             storage_error: None,
             draining: false,
-            memory: Memory { held_len: 0, len_max: content_len_max },
+            inline_len_max,
+            memory: Memory::new(memory_len_max),
+            trace: Vec::new(),
             spare: Vec::new(),
         }
     }
 
-    /// A transaction for MAIL, unless memory is short: those that hold content must be able to finish.
+    /// A transaction for MAIL, unless memory is short: those that there are must be able to go on.
     pub(super) fn take_transaction(&mut self) -> Option<Box<Transaction>> {
-        if self.memory.held_len >= self.memory.len_max / 4 * 3 {
-            return None;
-        }
-        let transaction = self.spare.pop().unwrap_or_default();
-        self.memory.held_len += transaction.memory_len();
-        Some(transaction)
+        let full = self.memory.is_full();
+        self.stats.memory_full_now.set(u64::from(full));
+        (!full).then(|| self.spare.pop().unwrap_or_default())
+    }
+
+    /// Takes the buffer of a [`Piece`](super::Piece) back, whatever came of its write.
+    pub fn give_back(&mut self, buffer: BlockBuffer) {
+        self.memory.give_back(buffer);
+        self.stats.memory_octets_now.set(self.memory.held_len() as u64);
     }
 
     pub(super) fn release(&mut self, mut transaction: Box<Transaction>) {
-        self.memory.shrink(transaction.memory_len());
-        self.stats.content_octets_now.set(self.memory.held_len as u64);
+        transaction.clear(&mut self.memory);
+        self.stats.memory_octets_now.set(self.memory.held_len() as u64);
         if self.spare.len() < limits::POOLED_TRANSACTIONS_COUNT_MAX {
-            transaction.shrink();
             self.spare.push(transaction);
         }
-    }
-}
-
-/// Octets of content held in memory by all sessions of a worker.
-#[derive(Debug)]
-pub(super) struct Memory {
-    held_len: usize,
-    len_max: usize,
-}
-
-impl Memory {
-    /// False, and nothing counted, when it would be too much.
-    pub(super) fn grow(&mut self, len: usize) -> bool {
-        let fits = self.held_len.saturating_add(len) <= self.len_max;
-        if fits {
-            self.held_len += len;
-        }
-        fits
-    }
-
-    /// The allocator gave `got` instead of the `wanted` that was counted.
-    pub(super) fn correct(&mut self, wanted: usize, got: usize) {
-        self.held_len = (self.held_len + got).saturating_sub(wanted);
-    }
-
-    pub(super) fn shrink(&mut self, len: usize) {
-        self.held_len = self.held_len.saturating_sub(len);
     }
 }

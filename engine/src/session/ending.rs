@@ -11,6 +11,7 @@ impl Session {
     /// When the session is to be ended if nothing comes; `None` while it waits for us.
     pub fn deadline(&self, service: &Service) -> Option<Duration> {
         match self.phase {
+            _ if self.is_waiting() => None,
             Phase::Committing { .. } | Phase::Closing => None,
             Phase::Body(_) => Some(self.active_at + service.data_timeout),
             _ => Some(self.active_at + service.command_timeout),

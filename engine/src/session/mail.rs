@@ -44,6 +44,8 @@ impl Session {
         self.transactions_count = self.transactions_count.saturating_add(1);
         let message = MessageId { session: self.id, transaction: self.transactions_count };
         transaction.begin(message, cx.now, self.client, &self.helo, mail);
+        // Small, and there was room for it: only recipients can make an envelope grow.
+        transaction.hold_envelope(&mut cx.pool.memory);
         self.enter(cx, Phase::Mail(transaction));
         cx.reply(&reply::SENDER_OK, out)
     }
@@ -58,7 +60,10 @@ impl Session {
         if transaction.recipients_count() >= limits::RECIPIENTS_COUNT_MAX {
             return self.refuse(cx, Fault::TooManyRecipients, out);
         }
-        transaction.add_recipient(&rcpt.forward_path);
+        if !transaction.add_recipient(&rcpt.forward_path, &mut cx.pool.memory) {
+            // RFC 5321 §4.5.3.1.10: the others stand.
+            return self.fail(cx, Error::NoMemory, out);
+        }
         cx.reply(&reply::RECIPIENT_OK, out)
     }
 }

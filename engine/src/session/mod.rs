@@ -5,6 +5,8 @@
 //!   next = Input   give more bytes when they come
 //!   next = Commit  make `Session::message` durable, then call `Session::committed`
 //!   next = Close   send what is in `out`, then close
+//! Session::is_waiting: nothing is consumed until the caller has brought a file (`wants_file`), written a piece
+//!   (`next_piece`), or ended the commit
 //! ```
 //!
 //! All decisions on (phase, command) are in this file, the work is in the files of its purpose: the envelope in
@@ -15,7 +17,9 @@ mod content;
 mod context;
 mod ending;
 mod fault;
+mod held;
 mod mail;
+mod memory;
 mod phase;
 #[cfg(test)]
 mod tests;
@@ -29,6 +33,7 @@ use smallvec::SmallVec;
 
 pub use context::{Context, Pool, Replies, Service};
 pub use fault::{Error, Fault};
+pub use held::{Piece, Spilled};
 use phase::Phase;
 pub use trace::DateCache;
 pub use transaction::Transaction;

@@ -34,6 +34,24 @@ impl Phase {
         std::mem::replace(self, Self::Closing)
     }
 
+    pub(super) fn transaction(&self) -> Option<&Transaction> {
+        match self {
+            Self::Mail(transaction) | Self::Body(transaction) | Self::Committing { transaction, .. } => {
+                Some(transaction)
+            }
+            Self::Start | Self::Idle | Self::Closing => None,
+        }
+    }
+
+    pub(super) fn transaction_mut(&mut self) -> Option<&mut Transaction> {
+        match self {
+            Self::Mail(transaction) | Self::Body(transaction) | Self::Committing { transaction, .. } => {
+                Some(transaction)
+            }
+            Self::Start | Self::Idle | Self::Closing => None,
+        }
+    }
+
     pub(super) fn into_transaction(self) -> Option<Box<Transaction>> {
         match self {
             Self::Mail(transaction) | Self::Body(transaction) | Self::Committing { transaction, .. } => {

@@ -48,23 +48,72 @@ fn write_display(out: &mut Vec<u8>, value: &impl std::fmt::Display) {
     write!(out, "{value}").expect("writing to a Vec does not fail");
 }
 
-/// Received fields in the header section; counting ends one above the limit (RFC 5321 §6.3).
-pub(super) fn received_fields_count(content: &[u8]) -> usize {
+/// Counts the Received fields of a header section that comes in pieces; ends one above the limit (RFC 5321 §6.3).
+#[derive(Debug, Default)]
+pub(super) struct ReceivedFields {
+    count: usize,
+    line: Line,
+}
+
+/// What is known of the line that the next octet belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Line {
+    /// So many octets of the field's name have come, and nothing else.
+    Name(usize),
+    /// An empty line so far: a CR.
+    Cr,
+    /// Anything else: its end is looked for.
+    Rest,
+    /// The header section is over, or enough has been counted.
+    Over,
+}
+
+impl Default for Line {
+    fn default() -> Self {
+        Self::Name(0)
+    }
+}
+
+impl ReceivedFields {
     const NAME: &[u8] = b"received:";
-    let mut count = 0;
-    let mut line_start = 0;
-    loop {
-        let line = &content[line_start..];
-        if line.is_empty() || line.starts_with(b"\r\n") || count > limits::RECEIVED_FIELDS_COUNT_MAX {
-            return count;
+
+    pub(super) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// The next piece of content, whose line ends are CR LF.
+    pub(super) fn look_at(&mut self, bytes: &[u8]) {
+        let mut at = 0;
+        while at < bytes.len() && self.line != Line::Over {
+            let byte = bytes[at];
+            self.line = match self.line {
+                Line::Name(0) if byte == b'\r' => Line::Cr,
+                Line::Name(len) if byte.to_ascii_lowercase() == Self::NAME[len] => self.name(len + 1),
+                Line::Cr if byte == b'\n' => Line::Over,
+                // Looked at again, should it be the line's end.
+                Line::Name(_) | Line::Cr => {
+                    self.line = Line::Rest;
+                    continue;
+                }
+                Line::Rest => match memchr::memchr(b'\n', &bytes[at..]) {
+                    Some(end) => {
+                        at += end;
+                        Line::Name(0)
+                    }
+                    None => return,
+                },
+                Line::Over => return,
+            };
+            at += 1;
         }
-        if line.len() >= NAME.len() && line[..NAME.len()].eq_ignore_ascii_case(NAME) {
-            count += 1;
+    }
+
+    fn name(&mut self, len: usize) -> Line {
+        if len < Self::NAME.len() {
+            return Line::Name(len);
         }
-        match memchr::memchr(b'\n', line) {
-            Some(at) => line_start += at + 1,
-            None => return count,
-        }
+        self.count += 1;
+        if self.count > limits::RECEIVED_FIELDS_COUNT_MAX { Line::Over } else { Line::Rest }
     }
 }
 
@@ -94,6 +143,8 @@ impl DateCache {
 mod tests {
     use std::time::Duration;
 
+    use proptest::prelude::*;
+
     use super::*;
 
     fn now(unix_secs: u64) -> Now {
@@ -120,17 +171,39 @@ mod tests {
         assert_eq!(date.rfc5322(now(1)), "Thu, 1 Jan 1970 00:00:01 +0000");
     }
 
+    fn count(pieces: &[&[u8]]) -> usize {
+        let mut fields = ReceivedFields::default();
+        pieces.iter().for_each(|piece| fields.look_at(piece));
+        fields.count()
+    }
+
     #[test]
     fn only_fields_of_the_header_section_count() {
-        assert_eq!(
-            received_fields_count(b"Received: a\r\nSubject: b\r\nRECEIVED: c\r\n\r\nReceived: d\r\n"),
-            2
-        );
-        assert_eq!(received_fields_count(b"Subject: x\r\n Received: folded\r\nReceived:"), 1);
-        assert_eq!(received_fields_count(b"\r\nReceived: body\r\n"), 0);
-        assert_eq!(
-            received_fields_count(&b"Received: a\r\n".repeat(500)),
-            limits::RECEIVED_FIELDS_COUNT_MAX + 1
-        );
+        assert_eq!(count(&[b"Received: a\r\nSubject: b\r\nRECEIVED: c\r\n\r\nReceived: d\r\n"]), 2);
+        assert_eq!(count(&[b"Subject: x\r\n Received: folded\r\nReceived:"]), 1);
+        assert_eq!(count(&[b"\r\nReceived: body\r\n"]), 0);
+        assert_eq!(count(&[&b"Received: a\r\n".repeat(500)]), limits::RECEIVED_FIELDS_COUNT_MAX + 1);
+    }
+
+    /// Each line by itself, from the whole content.
+    fn naive(content: &str) -> usize {
+        let header = content.split("\r\n").take_while(|line| !line.is_empty());
+        header.filter(|line| line.to_ascii_lowercase().starts_with("received:")).count()
+    }
+
+    proptest! {
+        #[test]
+        fn fields_are_counted_in_pieces_as_in_one(
+            lines in prop::collection::vec("(rece|received|Received:|reCeiVed: |x|\r|)", 0..12),
+            cuts in prop::collection::vec(0..100usize, 0..6),
+        ) {
+            let content: String = lines.iter().map(|line| format!("{line}\r\n")).collect();
+            let mut cuts: Vec<usize> = cuts.into_iter().filter(|cut| *cut < content.len()).collect();
+            cuts.extend([0, content.len()]);
+            cuts.sort_unstable();
+            let pieces: Vec<&[u8]> = cuts.windows(2).map(|cut| &content.as_bytes()[cut[0]..cut[1]]).collect();
+            // A bare CR is not in stored content; a line that is one is not the empty line.
+            prop_assert_eq!(count(&pieces), naive(&content));
+        }
     }
 }

@@ -181,7 +181,7 @@ impl Machine {
         self.worker.run().expect("drained already");
         self.simulation.assert_quiet();
         assert_eq!(self.stats.connections_now.get(), 0, "connections");
-        assert_eq!(self.stats.content_octets_now.get(), 0, "memory");
+        assert_eq!(self.stats.memory_octets_now.get(), 0, "memory");
         assert_eq!(self.ledger.borrow().sending_len, 0, "send buffers");
     }
 

@@ -41,7 +41,7 @@ impl Reference {
 
     fn play(service: &Arc<Service>, client: SocketAddr, input: &[u8], got: Option<&[u8]>) -> Self {
         let now = Now { monotonic: Duration::ZERO, unix: Duration::from_secs(1_700_000_000) };
-        let mut pool = Pool::new(Arc::default(), EventQueue::new(1), usize::MAX);
+        let mut pool = Pool::new(Arc::default(), EventQueue::new(1), usize::MAX, usize::MAX);
         let mut session = Session::new(SessionId(1), client, now.monotonic);
         let (mut reference, mut out) = (Self::default(), Vec::new());
         let refusal = got.and_then(|got| error(got, b"")).filter(|error| *error != Error::NoStorage);
@@ -54,6 +54,13 @@ impl Reference {
             cx.pool.storage_error = failure;
             if from == to {
                 to = if got.is_some() { line_end(input, from) } else { input.len() };
+            }
+            if let Some(got) = got.filter(|_| failure == Some(Error::NoStorage) && is_rcpt(&input[from..to]))
+            {
+                // Refused for want of memory, of which the bare session has enough.
+                reference.replies.extend_from_slice(line_behind(got, &reference.replies).unwrap_or_default());
+                from = to;
+                continue;
             }
             let progress = session.receive(cx, &input[from..to], &mut out);
             from += progress.consumed;
@@ -69,7 +76,7 @@ impl Reference {
                 let message = session.message().expect("a commit has a message");
                 let stored = Stored {
                     envelope: message.envelope().to_vec(),
-                    body: without_trace(message.content()).to_vec(),
+                    body: without_trace(&message.parts().collect::<Vec<_>>().concat()).to_vec(),
                 };
                 reference.messages.insert(marker(&stored.envelope), stored);
                 next = session.committed(cx, failure.map_or(Ok(()), Err), &mut out);
@@ -87,8 +94,7 @@ fn line_end(input: &[u8], from: usize) -> usize {
 
 /// The server's own error in the reply that follows `before`. By lines, since the same refusal may have another text.
 fn error(got: &[u8], before: &[u8]) -> Option<Error> {
-    let lines_count = before.iter().filter(|octet| **octet == b'\n').count();
-    let reply = got.split_inclusive(|octet| *octet == b'\n').nth(lines_count)?;
+    let reply = line_behind(got, before)?;
     let errors: [(&[u8], Error); 4] = [
         (b"421 4.3.0 ", Error::SpoolStopped),
         (b"421 4.3.2 too many", Error::Full),
@@ -96,6 +102,15 @@ fn error(got: &[u8], before: &[u8]) -> Option<Error> {
         (b"452 4.3.1 ", Error::NoStorage),
     ];
     errors.into_iter().find(|(start, _)| reply.starts_with(start)).map(|(_, error)| error)
+}
+
+fn line_behind<'a>(got: &'a [u8], before: &[u8]) -> Option<&'a [u8]> {
+    let lines_count = before.iter().filter(|octet| **octet == b'\n').count();
+    got.split_inclusive(|octet| *octet == b'\n').nth(lines_count)
+}
+
+fn is_rcpt(line: &[u8]) -> bool {
+    line.get(..5).is_some_and(|verb| verb.eq_ignore_ascii_case(b"RCPT "))
 }
 
 /// The content behind the trace field, which has three lines.
