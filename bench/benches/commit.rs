@@ -5,9 +5,10 @@ use std::hint::black_box;
 use bench::content;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ringmx::id::{MessageId, SessionId};
+use ringmx::spool::FORMAT_VERSION;
 use ringmx::spool::commit::GroupCommit;
 use ringmx::spool::record::RecordMeta;
-use ringmx::spool::segment::SegmentHeader;
+use ringmx::spool::segment::{Role, SegmentHeader};
 
 const RECORDS_COUNT: u32 = 50;
 
@@ -21,10 +22,18 @@ fn commit(c: &mut Criterion) {
         let (mut tickets, mut epoch) = (Vec::new(), 0);
         b.iter(|| {
             epoch += 1;
-            commit.use_segment(&SegmentHeader { shard: 0, number: 1, epoch, key: 1, capacity: 64 << 20 });
+            commit.use_segment(&SegmentHeader {
+                version: FORMAT_VERSION,
+                role: Role::Intake,
+                shard: 0,
+                number: 1,
+                epoch,
+                key: 1,
+                capacity: 64 << 20,
+            });
             for transaction in 1..=RECORDS_COUNT {
                 let id = MessageId { session: SessionId(1), transaction };
-                let meta = RecordMeta { id, received_unix_us: 0 };
+                let meta = RecordMeta { id, ..RecordMeta::default() };
                 commit
                     .append(u64::from(transaction), &meta, &envelope, &[black_box(&content)])
                     .expect("room");

@@ -14,11 +14,12 @@ use ringmx::protocol::envelope::{Envelope, Writer};
 use ringmx::protocol::params::MailParams;
 use ringmx::protocol::path::{ForwardPath, Mailbox, ReversePath};
 use ringmx::session::Error;
+use ringmx::spool::FORMAT_VERSION;
 use ringmx::spool::ack::Ack;
 use ringmx::spool::batch::Batch;
 use ringmx::spool::record::{self, RecordMeta};
 use ringmx::spool::recover;
-use ringmx::spool::segment::{FIRST_BATCH_AT, SegmentHeader};
+use ringmx::spool::segment::{FIRST_BATCH_AT, Role, SegmentHeader};
 use ringmx::spool::walk::{Found, Walk};
 use ringmx_ring::BlockBuffer;
 
@@ -324,7 +325,15 @@ struct Segment {
 
 /// Three or so batches of some records, as a worker would write them.
 fn segment(random: &mut Random) -> Segment {
-    let header = SegmentHeader { shard: 1, number: 7, epoch: 5, key: random.number(), capacity: 1 << 20 };
+    let header = SegmentHeader {
+        version: FORMAT_VERSION,
+        role: Role::Intake,
+        shard: 1,
+        number: 7,
+        epoch: 5,
+        key: random.number(),
+        capacity: 1 << 20,
+    };
     let (mut bytes, mut written) = (header.encode().to_vec(), Vec::new());
     for sequence in 0..1 + random.below(3) as u32 {
         let offset = bytes.len() as u64;
@@ -335,7 +344,7 @@ fn segment(random: &mut Random) -> Segment {
             let envelope = vec![b'e'; random.below(100)];
             let content = vec![random.number() as u8; random.below(6000)];
             let start =
-                batch.append(&RecordMeta { id, received_unix_us: 1 }, &envelope, &[&content]) as usize;
+                batch.append(&RecordMeta { id, ..RecordMeta::default() }, &envelope, &[&content]) as usize;
             let len = record::encoded_len(envelope.len(), content.len());
             written.push((start..start + len, (id, envelope, content)));
         }

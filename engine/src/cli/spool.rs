@@ -331,7 +331,7 @@ mod tests {
         writer.forward_path(&ForwardPath::Mailbox(Mailbox::parse(b"a@example.com").unwrap()));
         let mut batch = Batch::begin(BlockBuffer::new(), segment.epoch, segment.key, FIRST_BATCH_AT, 0);
         batch.append(
-            &RecordMeta { id, received_unix_us: 0 },
+            &RecordMeta { id, ..RecordMeta::default() },
             &envelope,
             &[b"Received: x\r\n", b"\r\nhello\r\n"],
         );

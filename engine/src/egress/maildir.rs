@@ -183,7 +183,7 @@ mod tests {
     #[test]
     fn names_are_made_from_the_record_alone() {
         let id = MessageId { session: SessionId(0x1234), transaction: 7 };
-        let meta = RecordMeta { id, received_unix_us: 1_763_780_000_000_042 };
+        let meta = RecordMeta { id, received_unix_us: 1_763_780_000_000_042, ..RecordMeta::default() };
         assert_eq!(
             file_name(&meta, "mx/1:a.example"),
             "1763780000.M42R00000000004HM-7.mx\\0571\\072a.example"

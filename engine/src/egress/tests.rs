@@ -125,7 +125,11 @@ impl Worker {
                 former.seal();
             }
         }
-        let meta = RecordMeta { id: id(number), received_unix_us: 1_763_780_000_000_000 + u64::from(number) };
+        let meta = RecordMeta {
+            id: id(number),
+            received_unix_us: 1_763_780_000_000_000 + u64::from(number),
+            ..RecordMeta::default()
+        };
         self.commit.append(0, &meta, &envelope, &[content]).unwrap();
         let write = self.commit.start().unwrap();
         let segment = self.segment.as_ref().unwrap();

@@ -11,7 +11,7 @@ use crate::id::SessionId;
 use crate::server::op::Op;
 use crate::session::{Error, Transaction};
 use crate::spool::commit::{AppendError, GroupCommit, Ticket};
-use crate::spool::record::RecordMeta;
+use crate::spool::record::{RecordKind, RecordMeta};
 use crate::spool::segment::SegmentHeader;
 use crate::stats::WorkerStats;
 use crate::time::Now;
@@ -87,7 +87,11 @@ impl<S: Segments> Journal<S> {
 
     /// Puts the message into the next commit. `key` comes back from [`complete`](Self::complete).
     pub(super) fn append(&mut self, key: Key, message: &Transaction) -> Result<(), Error> {
-        let meta = RecordMeta { id: message.id, received_unix_us: message.received_unix_us };
+        let meta = RecordMeta {
+            kind: RecordKind::Inline,
+            id: message.id,
+            received_unix_us: message.received_unix_us,
+        };
         let envelope = message.envelope();
         let content: SmallVec<[&[u8]; 8]> = message.parts().collect();
         let mut appended = self.commit.append(ticket(key), &meta, envelope, &content);

@@ -3,7 +3,7 @@
 use ringmx_ring::BlockBuffer;
 
 use super::record::{self, RECORD_HEADER_LEN, RecordMeta};
-use super::{BLOCK_LEN, FORMAT_VERSION, Fields, HEADER_LEN, block_end};
+use super::{BLOCK_LEN, FORMAT_VERSION, Fields, HEADER_LEN, Stamp, block_end};
 
 /// Bytes of a batch before its first record.
 pub const BATCH_HEADER_LEN: usize = HEADER_LEN;
@@ -13,8 +13,7 @@ const MAGIC: &[u8; 4] = b"RMXb";
 /// A batch's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchHeader {
-    pub epoch: u64,
-    pub key: u64,
+    pub stamp: Stamp,
     /// Where in the segment the batch stands: a block that a disk wrote to the wrong place is not taken for a
     /// batch.
     pub offset: u64,
@@ -33,9 +32,9 @@ impl BatchHeader {
     pub fn encode(&self) -> [u8; BATCH_HEADER_LEN] {
         Fields::new()
             .put(0, MAGIC)
-            .put(4, &[FORMAT_VERSION])
-            .put(8, &self.key.to_le_bytes())
-            .put(16, &self.epoch.to_le_bytes())
+            .put(4, &[self.stamp.version])
+            .put(8, &self.stamp.key.to_le_bytes())
+            .put(16, &self.stamp.epoch.to_le_bytes())
             .put(24, &self.offset.to_le_bytes())
             .put(32, &self.committed_below.to_le_bytes())
             .put(40, &self.records_len.to_le_bytes())
@@ -48,8 +47,7 @@ impl BatchHeader {
     pub fn parse(bytes: &[u8], offset: u64) -> Option<Self> {
         let fields = Fields::parse(bytes, MAGIC)?;
         let header = Self {
-            key: fields.u64(8),
-            epoch: fields.u64(16),
+            stamp: Stamp { version: fields.u8(4), epoch: fields.u64(16), key: fields.u64(8) },
             offset: fields.u64(24),
             committed_below: fields.u64(32),
             records_len: fields.u64(40),
@@ -57,7 +55,7 @@ impl BatchHeader {
             records_count: fields.u32(52),
         };
         let records_len_min = u64::from(header.records_count) * RECORD_HEADER_LEN as u64;
-        let plausible = fields.u8(4) == FORMAT_VERSION
+        let plausible = (1..=FORMAT_VERSION).contains(&header.stamp.version)
             && header.offset == offset
             && offset.is_multiple_of(BLOCK_LEN)
             && header.committed_below <= offset
@@ -98,8 +96,7 @@ impl Batch {
         buffer.clear();
         buffer.resize(BATCH_HEADER_LEN, 0);
         let header = BatchHeader {
-            epoch,
-            key,
+            stamp: Stamp { version: FORMAT_VERSION, epoch, key },
             offset,
             committed_below: offset,
             records_len: 0,
@@ -112,7 +109,7 @@ impl Batch {
     /// Appends a record and returns its offset in the segment.
     pub fn append(&mut self, meta: &RecordMeta, envelope: &[u8], content: &[&[u8]]) -> u64 {
         let offset = self.header.offset + self.bytes.len() as u64;
-        record::append(&mut self.bytes, self.header.key, meta, envelope, content);
+        record::append(&mut self.bytes, self.header.stamp.key, offset, meta, envelope, content);
         self.header.records_count += 1;
         offset
     }
@@ -127,7 +124,7 @@ impl Batch {
     }
 
     pub fn epoch(&self) -> u64 {
-        self.header.epoch
+        self.header.stamp.epoch
     }
 
     pub fn offset(&self) -> u64 {
@@ -164,7 +161,8 @@ mod tests {
         let bytes = batch.finish(4096);
         assert_eq!(bytes.len(), 8192);
         let header = BatchHeader::parse(&bytes, 8192).unwrap();
-        assert_eq!((header.epoch, header.key, header.sequence, header.records_count), (3, 7, 2, 2));
+        assert_eq!(header.stamp, Stamp { version: FORMAT_VERSION, epoch: 3, key: 7 });
+        assert_eq!((header.sequence, header.records_count), (2, 2));
         assert_eq!((header.committed_below, header.records_len), (4096, 5072 + 72));
         assert_eq!((header.records_at(), header.end()), (first, 16384));
         assert_eq!(BatchHeader::parse(&bytes, 12288), None, "read from where it was not written");
@@ -175,7 +173,8 @@ mod tests {
         fn parsing_is_total(bytes: Vec<u8>, lens: (u64, u64, u64), records_count: u32, offset: u64) {
             let _ = BatchHeader::parse(&bytes, offset);
             let header = BatchHeader {
-                epoch: 1, key: 2, offset: lens.0, committed_below: lens.1, records_len: lens.2,
+                stamp: Stamp { version: FORMAT_VERSION, epoch: 1, key: 2 },
+                offset: lens.0, committed_below: lens.1, records_len: lens.2,
                 sequence: 0, records_count,
             };
             if let Some(header) = BatchHeader::parse(&header.encode(), lens.0) {

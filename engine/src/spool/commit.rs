@@ -303,11 +303,19 @@ const _: () = assert!((BATCH_LEN_SOFT_MAX as u64).is_multiple_of(BLOCK_LEN));
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spool::FORMAT_VERSION;
+    use crate::spool::segment::Role;
 
-    const EPOCH_1: SegmentHeader =
-        SegmentHeader { shard: 0, number: 1, epoch: 1, key: 11, capacity: 4 * BLOCK_LEN };
-    const EPOCH_2: SegmentHeader =
-        SegmentHeader { shard: 0, number: 2, epoch: 2, key: 12, capacity: 4 * BLOCK_LEN };
+    const EPOCH_1: SegmentHeader = SegmentHeader {
+        version: FORMAT_VERSION,
+        role: Role::Intake,
+        shard: 0,
+        number: 1,
+        epoch: 1,
+        key: 11,
+        capacity: 4 * BLOCK_LEN,
+    };
+    const EPOCH_2: SegmentHeader = SegmentHeader { number: 2, epoch: 2, key: 12, ..EPOCH_1 };
 
     fn append(commit: &mut GroupCommit, ticket: Ticket, len: usize) -> Result<Place, AppendError> {
         commit.append(ticket, &RecordMeta::default(), b"", &[&vec![b'x'; len]])

@@ -23,8 +23,11 @@ pub mod walk;
 #[cfg(test)]
 mod tests;
 
-/// Version of all formats of this module. A greater one on disk is refused.
-pub const FORMAT_VERSION: u8 = 1;
+/// Version of all formats of this module, and the only one written. Segments of the lesser ones are read; a greater one
+/// on disk is refused.
+pub const FORMAT_VERSION: u8 = 2;
+/// Before version 2, records did not say where they stand.
+const RECORD_OFFSET_SINCE: u8 = 2;
 /// Batches start on a multiple of this, and so does every write: what a direct write to any disk may need.
 pub const BLOCK_LEN: u64 = ringmx_ring::BLOCK_LEN as u64;
 
@@ -45,6 +48,15 @@ impl ReadAt for [u8] {
         buf.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
         Ok(())
     }
+}
+
+/// What batches and records carry of the segment they were written to: those of another stamp belong to another use of
+/// the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    pub version: u8,
+    pub epoch: u64,
+    pub key: u64,
 }
 
 /// Length of the headers of segments, batches and records: eight of them in a sector, none over its edge

@@ -43,7 +43,7 @@ pub fn recover<R: ReadAt + ?Sized>(source: &R, header: &SegmentHeader, len: u64)
     let mut batches: Vec<BatchHeader> = Vec::new();
     let mut at = FIRST_BATCH_AT;
     let mut torn = None;
-    while let Some(batch) = window.find_batch(source, header.epoch, header.key, at, limit)? {
+    while let Some(batch) = window.find_batch(source, &header.stamp(), at, limit)? {
         at = batch.end();
         batches.push(batch);
     }

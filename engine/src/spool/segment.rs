@@ -1,8 +1,8 @@
 //! A segment's header and the arithmetic of where batches go in it.
 
 use super::batch::{BATCH_HEADER_LEN, BatchHeader};
-use super::record::{self, ENVELOPE_LEN_MAX, TRACE_LEN_MAX};
-use super::{BLOCK_LEN, FORMAT_VERSION, Fields, HEADER_LEN, block_end};
+use super::record::{self, ENVELOPE_LEN_MAX, RecordKind, TRACE_LEN_MAX};
+use super::{BLOCK_LEN, FORMAT_VERSION, Fields, HEADER_LEN, Stamp, block_end};
 
 /// Where the first batch of a segment stands: behind the header's block.
 pub const FIRST_BATCH_AT: u64 = BLOCK_LEN;
@@ -16,9 +16,29 @@ const MAGIC: &[u8; 8] = b"RMXspool";
 /// The second copy of the header, in another sector than the first: one damaged sector loses nothing.
 const COPY_AT: usize = 2048;
 
+/// What a segment is filled with. The numbers are those on disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Role {
+    /// Messages as they come from clients.
+    #[default]
+    Intake = 0,
+    /// Messages that were not delivered at their first attempt, copied out of intake segments.
+    Deferred = 1,
+}
+
+impl Role {
+    fn parse(number: u8) -> Option<Self> {
+        [Self::Intake, Self::Deferred].into_iter().find(|&role| role as u8 == number)
+    }
+}
+
 /// What a segment's first block says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentHeader {
+    /// Of this header and of every batch and record behind it: [`FORMAT_VERSION`] for a segment to be written to.
+    pub version: u8,
+    pub role: Role,
     pub shard: u16,
     /// The file's number in its shard. Stays when the file is recycled.
     pub number: u32,
@@ -38,6 +58,9 @@ pub enum HeaderFault {
     Damaged,
     #[error("written by a newer ringmx (format version {0}, this one reads up to {FORMAT_VERSION})")]
     Newer(u8),
+    /// Of a known version, with something in it that came later.
+    #[error("written by a newer ringmx ({0} that this one does not know)")]
+    Unknown(&'static str),
 }
 
 impl SegmentHeader {
@@ -45,12 +68,13 @@ impl SegmentHeader {
     pub fn encode(&self) -> [u8; BLOCK_LEN as usize] {
         let copy = Fields::new()
             .put(0, MAGIC)
-            .put(8, &[FORMAT_VERSION])
+            .put(8, &[self.version, self.role as u8])
             .put(10, &self.shard.to_le_bytes())
             .put(12, &self.number.to_le_bytes())
             .put(16, &self.epoch.to_le_bytes())
             .put(24, &self.key.to_le_bytes())
             .put(32, &self.capacity.to_le_bytes())
+            .put(40, &RecordKind::known_bits().to_le_bytes())
             .seal();
         let mut block = [0; BLOCK_LEN as usize];
         block[..HEADER_LEN].copy_from_slice(&copy);
@@ -68,14 +92,22 @@ impl SegmentHeader {
             if fields.u8(8) > FORMAT_VERSION {
                 return Err(HeaderFault::Newer(fields.u8(8)));
             }
+            // Both fields are 0 in version 1.
+            let role = Role::parse(fields.u8(9)).ok_or(HeaderFault::Unknown("a role of segments"))?;
+            if fields.u32(40) & !RecordKind::known_bits() != 0 {
+                return Err(HeaderFault::Unknown("a kind of records"));
+            }
             let header = Self {
+                version: fields.u8(8),
+                role,
                 shard: fields.u16(10),
                 number: fields.u32(12),
                 epoch: fields.u64(16),
                 key: fields.u64(24),
                 capacity: fields.u64(32),
             };
-            let sound = header.capacity > FIRST_BATCH_AT && header.capacity <= SEGMENT_SIZE_MAX;
+            let sound =
+                header.version > 0 && header.capacity > FIRST_BATCH_AT && header.capacity <= SEGMENT_SIZE_MAX;
             if sound && newest.is_ok_and(|other: Self| other.epoch > header.epoch) {
                 continue;
             }
@@ -88,11 +120,18 @@ impl SegmentHeader {
 
     /// What the header must have been, from the first batch: that place always holds a batch of the newest
     /// epoch that has any. For a file of `len` bytes whose header is lost. Records of an epoch already
-    /// delivered may come back this way.
+    /// delivered may come back this way, and the role is lost.
     pub fn salvage(first_batch: &[u8], shard: u16, number: u32, len: u64) -> Option<Self> {
         let batch = BatchHeader::parse(first_batch, FIRST_BATCH_AT)?;
         let capacity = len.min(SEGMENT_SIZE_MAX);
-        (batch.sequence == 0).then_some(Self { shard, number, epoch: batch.epoch, key: batch.key, capacity })
+        let Stamp { version, epoch, key } = batch.stamp;
+        let role = Role::default();
+        (batch.sequence == 0).then_some(Self { version, role, shard, number, epoch, key, capacity })
+    }
+
+    /// What its batches and records carry.
+    pub fn stamp(&self) -> Stamp {
+        Stamp { version: self.version, epoch: self.epoch, key: self.key }
     }
 }
 
@@ -118,8 +157,17 @@ mod tests {
 
     use super::*;
 
-    const OLD: SegmentHeader = SegmentHeader { shard: 3, number: 9, epoch: 41, key: 1, capacity: 65536 };
-    const NEW: SegmentHeader = SegmentHeader { epoch: 42, key: 2, ..OLD };
+    const OLD: SegmentHeader = SegmentHeader {
+        version: 1,
+        role: Role::Intake,
+        shard: 3,
+        number: 9,
+        epoch: 41,
+        key: 1,
+        capacity: 65536,
+    };
+    const NEW: SegmentHeader =
+        SegmentHeader { version: FORMAT_VERSION, role: Role::Deferred, epoch: 42, key: 2, ..OLD };
 
     #[test]
     fn a_recycled_header_is_the_old_or_the_new_after_any_crash() {
@@ -150,6 +198,15 @@ mod tests {
         let mut fields = Fields::new();
         let newer = fields.put(0, MAGIC).put(8, &[FORMAT_VERSION + 1]).seal();
         assert_eq!(SegmentHeader::parse(&newer), Err(HeaderFault::Newer(FORMAT_VERSION + 1)));
+    }
+
+    #[test]
+    fn what_came_later_within_this_version_is_told_apart_from_damage() {
+        for (at, value) in [(9, 2), (40, 1), (40, 8), (43, 128)] {
+            let mut fields = Fields(*NEW.encode().first_chunk().unwrap());
+            let later = fields.put(at, &[value]).seal();
+            assert!(matches!(SegmentHeader::parse(&later), Err(HeaderFault::Unknown(_))), "{value} at {at}");
+        }
     }
 
     #[test]

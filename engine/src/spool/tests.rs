@@ -7,14 +7,21 @@ use super::batch::BatchHeader;
 use super::commit::{GroupCommit, Ticket};
 use super::record::RecordMeta;
 use super::recover::{Extent, Torn, recover};
-use super::segment::{FIRST_BATCH_AT, SegmentHeader};
+use super::segment::{FIRST_BATCH_AT, Role, SegmentHeader};
 use super::walk::{DamageKind, Found, Walk};
-use super::{BLOCK_LEN, block_end};
+use super::{BLOCK_LEN, FORMAT_VERSION, block_end};
 use crate::id::{MessageId, SessionId};
 
 const BLOCK: usize = BLOCK_LEN as usize;
-const HEADER: SegmentHeader =
-    SegmentHeader { shard: 0, number: 1, epoch: 7, key: 0xfeed, capacity: 16 * BLOCK_LEN };
+const HEADER: SegmentHeader = SegmentHeader {
+    version: FORMAT_VERSION,
+    role: Role::Intake,
+    shard: 0,
+    number: 1,
+    epoch: 7,
+    key: 0xfeed,
+    capacity: 16 * BLOCK_LEN,
+};
 
 fn id(number: u32) -> MessageId {
     MessageId { session: SessionId(99), transaction: number }
@@ -37,7 +44,7 @@ fn recycled_segment(header: &SegmentHeader) -> Vec<u8> {
 }
 
 fn meta(number: u32) -> RecordMeta {
-    RecordMeta { id: id(number), received_unix_us: u64::from(number) }
+    RecordMeta { id: id(number), received_unix_us: u64::from(number), ..RecordMeta::default() }
 }
 
 /// Content told apart by its number, long enough to fill sectors.
@@ -200,6 +207,20 @@ fn recovery_walks_over_a_hole() {
     assert_eq!((extent.end, extent.watermark), (batch.end(), from as u64));
     assert!(extent.has_gap);
     assert_eq!(read(&bytes, &HEADER, extent.end), (vec![1, 3], vec![(DamageKind::Batch, None)]));
+}
+
+/// A disk writes a block of the segment over another one: what it carries is believed only at its own place.
+#[test]
+fn a_block_at_another_ones_place_is_not_believed() {
+    let mut bytes = recycled_segment(&HEADER);
+    // Records of 1024 bytes: the headers of 5 and of 9 stand at the same place in their blocks.
+    let places = fill(&mut bytes, &HEADER, &[&[952; 12], &[1]]);
+    let second = places[0].0 + BLOCK;
+    bytes.copy_within(second..second + BLOCK, second + BLOCK);
+    let extent = recover_all(&bytes);
+    let (records, damage) = read(&bytes, &HEADER, extent.end);
+    assert_eq!(records, [1, 2, 3, 4, 5, 6, 7, 13], "nothing is read twice");
+    assert_eq!(damage, [(DamageKind::Payload, Some(8)), (DamageKind::RecordHeader, None)]);
 }
 
 #[test]

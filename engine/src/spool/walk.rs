@@ -2,7 +2,7 @@
 //!
 //! The walk goes from batch to batch by their headers. Where a block that should begin a batch does not, the
 //! next one that does is searched for; where a record's header is damaged, the next readable one. Nothing
-//! found on the way is believed without epoch or key and checksum, and each step goes forward, so any bytes
+//! found on the way is believed without stamp, place and checksum, and each step goes forward, so any bytes
 //! end the walk.
 
 use std::io;
@@ -10,7 +10,7 @@ use std::io;
 use super::batch::{BATCH_HEADER_LEN, BatchHeader};
 use super::record::{RECORD_ALIGN, RECORD_HEADER_LEN, Record, RecordHeader, RecordMeta};
 use super::segment::{FIRST_BATCH_AT, SegmentHeader};
-use super::{BLOCK_LEN, ReadAt, block_end};
+use super::{BLOCK_LEN, ReadAt, Stamp, block_end};
 
 /// Bytes read at once. A longer record is read whole: memory is bounded by the longest record.
 const WINDOW_LEN: usize = 256 << 10;
@@ -45,8 +45,7 @@ pub enum DamageKind {
 /// A position in a segment, and the bytes around it.
 #[derive(Debug)]
 pub struct Walk {
-    epoch: u64,
-    key: u64,
+    stamp: Stamp,
     at: u64,
     region: Region,
     window: Window,
@@ -72,13 +71,7 @@ enum Step {
 impl Walk {
     /// A walk of a segment from its first batch.
     pub fn new(header: &SegmentHeader) -> Self {
-        Self {
-            epoch: header.epoch,
-            key: header.key,
-            at: FIRST_BATCH_AT,
-            region: Region::Between,
-            window: Window::default(),
-        }
+        Self { stamp: header.stamp(), at: FIRST_BATCH_AT, region: Region::Between, window: Window::default() }
     }
 
     /// Everything below this offset has been walked.
@@ -92,7 +85,7 @@ impl Walk {
     /// A walk of one batch alone, to be read up to its [`BatchHeader::end`].
     pub(super) fn within(batch: &BatchHeader, window: Window) -> Self {
         let region = Region::Batch { end: batch.records_end() };
-        Self { epoch: batch.epoch, key: batch.key, at: batch.records_at(), region, window }
+        Self { stamp: batch.stamp, at: batch.records_at(), region, window }
     }
 
     pub(super) fn into_window(self) -> Window {
@@ -106,17 +99,15 @@ impl Walk {
         let Some(step) = self.step(source, limit)? else { return Ok(None) };
         Ok(Some(match step {
             Step::Damage(damage) => Found::Damage(damage),
-            Step::Record { header, at } => {
-                match header.record(self.window.bytes(at, header.encoded_len()), at) {
-                    Some(record) => Found::Record(record),
-                    None => Found::Damage(Damage {
-                        kind: DamageKind::Payload,
-                        offset: at,
-                        len: header.encoded_len(),
-                        meta: Some(header.meta),
-                    }),
-                }
-            }
+            Step::Record { header, at } => match header.record(self.window.bytes(at, header.encoded_len())) {
+                Some(record) => Found::Record(record),
+                None => Found::Damage(Damage {
+                    kind: DamageKind::Payload,
+                    offset: at,
+                    len: header.encoded_len(),
+                    meta: Some(header.meta),
+                }),
+            },
         }))
     }
 
@@ -154,7 +145,7 @@ impl Walk {
 
     /// Where a batch should begin: into it, or into the gap up to the next one.
     fn enter<R: ReadAt + ?Sized>(&mut self, source: &R, limit: u64) -> io::Result<Region> {
-        let next = self.window.find_batch(source, self.epoch, self.key, self.at, limit)?;
+        let next = self.window.find_batch(source, &self.stamp, self.at, limit)?;
         Ok(match next {
             Some(batch) if batch.offset == self.at => {
                 self.at = batch.records_at();
@@ -189,7 +180,7 @@ impl Walk {
             return Ok(None);
         }
         self.window.load(source, at, RECORD_HEADER_LEN as u64, limit)?;
-        let header = RecordHeader::parse(self.window.bytes(at, RECORD_HEADER_LEN as u64), self.key);
+        let header = RecordHeader::parse(self.window.bytes(at, RECORD_HEADER_LEN as u64), &self.stamp, at);
         Ok(header.filter(|header| header.encoded_len() <= end - at))
     }
 
@@ -244,12 +235,11 @@ impl Window {
         &self.bytes[from..from + usize::try_from(len).expect("the window is in memory")]
     }
 
-    /// The first batch of this epoch and key whose header stands on a block from `from` on.
+    /// The first batch of this stamp whose header stands on a block from `from` on.
     pub(super) fn find_batch<R: ReadAt + ?Sized>(
         &mut self,
         source: &R,
-        epoch: u64,
-        key: u64,
+        stamp: &Stamp,
         from: u64,
         limit: u64,
     ) -> io::Result<Option<BatchHeader>> {
@@ -257,7 +247,7 @@ impl Window {
         while at.saturating_add(BLOCK_LEN) <= limit {
             self.load(source, at, BATCH_HEADER_LEN as u64, limit)?;
             let batch = BatchHeader::parse(self.bytes(at, BATCH_HEADER_LEN as u64), at);
-            let batch = batch.filter(|batch| batch.epoch == epoch && batch.key == key);
+            let batch = batch.filter(|batch| batch.stamp == *stamp);
             if batch.is_some() {
                 return Ok(batch);
             }

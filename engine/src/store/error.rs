@@ -3,6 +3,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::spool::FORMAT_VERSION;
+use crate::spool::segment::HeaderFault;
+
 /// Why a spool cannot be opened or read.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -20,6 +23,12 @@ pub enum StoreError {
          run that version, or give this one another `[spool] path`. Nothing was changed"
     )]
     Newer { path: PathBuf, found: u32, supported: u32 },
+
+    #[error(
+        "{path} was written by a newer ringmx: it holds {what} that this one does not know; run that version, or \
+         give this one another `[spool] path`. Nothing was changed"
+    )]
+    Unknown { path: PathBuf, what: &'static str },
 
     #[error(
         "{path} does not say that its directory is a spool; if the directory is one, restore the file from a backup, \
@@ -41,6 +50,18 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Why the segment at `path` keeps the spool from being read; `None` where it is only damaged itself.
+    pub(super) fn header(path: &Path, fault: HeaderFault) -> Option<Self> {
+        let path = path.to_owned();
+        match fault {
+            HeaderFault::Damaged => None,
+            HeaderFault::Newer(found) => {
+                Some(Self::Newer { path, found: u32::from(found), supported: u32::from(FORMAT_VERSION) })
+            }
+            HeaderFault::Unknown(what) => Some(Self::Unknown { path, what }),
+        }
+    }
+
     /// For `map_err`: the error of doing `action` ("create", "read", ...) with `path`.
     pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { action, path: path.to_owned(), remedy: remedy(&source), source }

@@ -19,7 +19,7 @@ use crate::id::MessageId;
 use crate::spool::recover::{Extent, recover};
 use crate::spool::segment::{HeaderFault, SegmentHeader};
 use crate::spool::walk::{Found, Walk};
-use crate::spool::{BLOCK_LEN, FORMAT_VERSION, ReadAt};
+use crate::spool::{BLOCK_LEN, ReadAt};
 
 /// Whether a record still waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,12 +174,8 @@ impl View {
         let opened = Self::try_open(path, shard).map_err(StoreError::io("read", path))?;
         match opened {
             Some(Ok(view)) => Ok(Some(view)),
-            None | Some(Err(HeaderFault::Damaged)) => Ok(None),
-            Some(Err(HeaderFault::Newer(found))) => Err(StoreError::Newer {
-                path: path.to_owned(),
-                found: u32::from(found),
-                supported: u32::from(FORMAT_VERSION),
-            }),
+            None => Ok(None),
+            Some(Err(fault)) => StoreError::header(path, fault).map_or(Ok(None), Err),
         }
     }
 
@@ -225,12 +221,13 @@ fn verify_segment(path: &Path, shard: u16) -> Result<Vec<Finding>, StoreError> {
     let mut findings = Vec::new();
     let mut block = [0; BLOCK_LEN as usize];
     ReadAt::read_exact_at(&view.file, &mut block, 0).map_err(StoreError::io("read", path))?;
-    if block != view.header.encode() {
+    let (first, second) = block.split_at(block.len() / 2);
+    if first != second || SegmentHeader::parse(&block).is_err() {
         findings.push(finding(
             false,
             0,
             None,
-            "one of the two copies of the segment's header differs".into(),
+            "a copy of the segment's header, or what stands beside it, is damaged".into(),
         ));
     }
     let mut walk = Walk::new(&view.header);
@@ -262,7 +259,7 @@ fn verify_segment(path: &Path, shard: u16) -> Result<Vec<Finding>, StoreError> {
 
 /// The shards of an existing spool of a known version.
 fn shards(path: &Path) -> Result<Vec<u16>, StoreError> {
-    if !root::check_marker(path)? {
+    if root::check_marker(path)?.is_none() {
         return Err(StoreError::NoSpool { path: path.to_owned() });
     }
     root::shards(path)

@@ -21,7 +21,8 @@ use super::open::SpoolOptions;
 use super::root::Lock;
 use super::segment::{Fate, Segment};
 use super::shard::ShardDir;
-use crate::spool::segment::SegmentHeader;
+use crate::spool::FORMAT_VERSION;
+use crate::spool::segment::{Role, SegmentHeader};
 
 /// Most segments that a shard may have ready.
 pub(super) const READY_COUNT_MAX: usize = 4;
@@ -270,8 +271,9 @@ impl Shard {
     /// An epoch is used up by the attempt: after an error nobody knows whether its header is on the disk.
     fn next_header(&mut self, number: u32, capacity: u64) -> io::Result<SegmentHeader> {
         self.last_epoch += 1;
-        let key = random_key()?;
-        Ok(SegmentHeader { shard: self.dir.shard, number, epoch: self.last_epoch, key, capacity })
+        let (shard, epoch, key) = (self.dir.shard, self.last_epoch, random_key()?);
+        let (version, role) = (FORMAT_VERSION, Role::Intake);
+        Ok(SegmentHeader { version, role, shard, number, epoch, key, capacity })
     }
 
     /// Removes a file, but of the shard's newest one leaves the header: the next start counts epochs on from

@@ -72,14 +72,16 @@ impl Spool {
         root::create_directory(&path)?;
         let lock = root::lock(&path)?;
         // Again under the lock: another server may have been creating it.
-        if !root::check_marker(&path)? {
-            root::create_marker(&path)?;
-        }
+        let version = root::check_marker(&path)?;
         let mut found = BTreeMap::new();
         for shard in root::shards(&path)? {
             found.insert(shard, find_segments(&path.join(shard::directory_name(shard)), shard)?);
         }
-        // Everything has been read and is of a known version. From here on files change.
+        // Everything has been read and is of a known version. From here on files change, and before the first segment
+        // of the present version is written the marker says so: an older server is kept out.
+        if version != Some(u32::from(FORMAT_VERSION)) {
+            root::write_marker(&path)?;
+        }
         root::sweep(&path).map_err(StoreError::io("remove delivered shards from", &path))?;
         for shard in 0..options.shards_count {
             found.entry(shard).or_default();
@@ -115,11 +117,10 @@ fn find_segments(directory: &Path, shard: u16) -> Result<Vec<FoundSegment>, Stor
         let header = read_header(&file, len, shard, number).map_err(StoreError::io("read", &path))?;
         let header = match header {
             Ok(header) => Some(header),
-            Err(HeaderFault::Newer(found)) => {
-                let supported = u32::from(FORMAT_VERSION);
-                return Err(StoreError::Newer { path, found: u32::from(found), supported });
-            }
-            Err(HeaderFault::Damaged) => None,
+            Err(fault) => match StoreError::header(&path, fault) {
+                Some(error) => return Err(error),
+                None => None,
+            },
         };
         segments.push(FoundSegment { number, path, file, len, header });
     }

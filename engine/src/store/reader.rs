@@ -63,13 +63,15 @@ pub fn read_record<'a>(
     }
     buffer.resize(RECORD_HEADER_LEN, 0);
     ReadAt::read_exact_at(&segment.file, buffer, place.offset)?;
-    let header = RecordHeader::parse(buffer, segment.key).filter(|header| header.encoded_len() <= room);
+    let stamp = segment.header().stamp();
+    let header = RecordHeader::parse(buffer, &stamp, place.offset);
+    let header = header.filter(|header| header.encoded_len() <= room);
     let Some(header) = header else { return Ok(None) };
     let encoded_len = usize::try_from(header.encoded_len()).map_err(|_| io::ErrorKind::OutOfMemory)?;
     buffer.resize(encoded_len, 0);
     let rest_at = place.offset + RECORD_HEADER_LEN as u64;
     ReadAt::read_exact_at(&segment.file, &mut buffer[RECORD_HEADER_LEN..], rest_at)?;
-    Ok(header.record(buffer, place.offset))
+    Ok(header.record(buffer))
 }
 
 /// For messages about damage: the bytes it covers.

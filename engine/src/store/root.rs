@@ -19,14 +19,15 @@ pub(super) struct Lock {
     _file: File,
 }
 
-/// Checks that `path` is a spool this version reads. `Ok(false)` where there is none. Changes nothing.
-pub(super) fn check_marker(path: &Path) -> Result<bool, StoreError> {
+/// Checks that `path` is a spool this version reads, and says of which version it is: `None` where there is none.
+/// Changes nothing.
+pub(super) fn check_marker(path: &Path) -> Result<Option<u32>, StoreError> {
     let marker = path.join(MARKER_NAME);
     let text = match fs::read(&marker) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             // Mail without its marker is not taken for an empty directory.
             let has_shards = path.is_dir() && !shards(path)?.is_empty();
-            return if has_shards { Err(StoreError::BadMarker { path: marker }) } else { Ok(false) };
+            return if has_shards { Err(StoreError::BadMarker { path: marker }) } else { Ok(None) };
         }
         other => other.map_err(StoreError::io("read", &marker))?,
     };
@@ -37,7 +38,7 @@ pub(super) fn check_marker(path: &Path) -> Result<bool, StoreError> {
         Some(found) if found > u32::from(FORMAT_VERSION) => {
             Err(StoreError::Newer { path: marker, found, supported: u32::from(FORMAT_VERSION) })
         }
-        Some(_) => Ok(true),
+        version => Ok(version),
     }
 }
 
@@ -54,8 +55,8 @@ pub(super) fn create_directory(path: &Path) -> Result<(), StoreError> {
     sync_directory(parent).map_err(StoreError::io("sync", parent))
 }
 
-/// Writes the marker. A crash leaves all of it or nothing.
-pub(super) fn create_marker(path: &Path) -> Result<(), StoreError> {
+/// Writes the marker. A crash leaves all of it or what was there before.
+pub(super) fn write_marker(path: &Path) -> Result<(), StoreError> {
     let marker = path.join(MARKER_NAME);
     let new = path.join(format!("{MARKER_NAME}.new"));
     let text = format!("{MARKER_PREFIX}{FORMAT_VERSION}\n");

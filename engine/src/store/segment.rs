@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use crate::spool::ReadAt;
 use crate::spool::recover::Extent;
-use crate::spool::segment::{FIRST_BATCH_AT, SegmentHeader};
+use crate::spool::segment::{FIRST_BATCH_AT, Role, SegmentHeader};
 use crate::spool::walk::Damage;
 
 impl ReadAt for File {
@@ -20,6 +20,9 @@ impl ReadAt for File {
 /// One use of a segment's file: from its header with this epoch to the next.
 #[derive(Debug)]
 pub struct Segment {
+    /// Of the format: see [`SegmentHeader::version`].
+    pub version: u8,
+    pub role: Role,
     pub shard: u16,
     pub number: u32,
     pub epoch: u64,
@@ -50,6 +53,8 @@ impl Segment {
     /// A fresh segment: nothing committed, open for batches.
     pub(super) fn fresh(header: &SegmentHeader, path: PathBuf, file: File) -> Self {
         Self {
+            version: header.version,
+            role: header.role,
             shard: header.shard,
             number: header.number,
             epoch: header.epoch,
@@ -74,8 +79,8 @@ impl Segment {
 
     /// What [`crate::spool::commit::GroupCommit::use_segment`] needs.
     pub fn header(&self) -> SegmentHeader {
-        let Self { shard, number, epoch, key, capacity, .. } = *self;
-        SegmentHeader { shard, number, epoch, key, capacity }
+        let Self { version, role, shard, number, epoch, key, capacity, .. } = *self;
+        SegmentHeader { version, role, shard, number, epoch, key, capacity }
     }
 
     /// Worker: everything below `committed` is durable.

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ringmx::server::Segments;
-use ringmx::spool::segment::{FIRST_BATCH_AT, SegmentHeader};
+use ringmx::spool::FORMAT_VERSION;
+use ringmx::spool::segment::{FIRST_BATCH_AT, Role, SegmentHeader};
 use ringmx_ring::Fd;
 use ringmx_ring::sim::{Random, Simulation};
 
@@ -102,7 +103,15 @@ impl Shared {
         let mut all = self.all.borrow_mut();
         let number = all.len() as u32;
         let epoch = u64::from(number) + 1;
-        let header = SegmentHeader { shard: 0, number, epoch, key: random.next(), capacity: self.capacity };
+        let header = SegmentHeader {
+            version: FORMAT_VERSION,
+            role: Role::Intake,
+            shard: 0,
+            number,
+            epoch,
+            key: random.next(),
+            capacity: self.capacity,
+        };
         let former = all.iter().find(|segment| segment.sealed.load(Ordering::Relaxed));
         let mut content = match former.filter(|_| random.chance(0.5)) {
             Some(former) => self.simulation.durable_content(former.fd),

@@ -20,6 +20,7 @@ use crate::spool::segment::{FIRST_BATCH_AT, SegmentHeader, segment_size_min};
 use crate::spool::walk::Found;
 
 mod trouble;
+mod version_1;
 
 const MESSAGE_SIZE_MAX: u64 = 20_000;
 
@@ -59,7 +60,8 @@ fn take(handles: &ShardHandles) -> Arc<Segment> {
 fn commit(commit: &mut GroupCommit, segment: &Segment, numbers: impl IntoIterator<Item = u32>) -> Vec<Place> {
     let mut places = Vec::new();
     for number in numbers {
-        let meta = RecordMeta { id: id(number), received_unix_us: u64::from(number) };
+        let meta =
+            RecordMeta { id: id(number), received_unix_us: u64::from(number), ..RecordMeta::default() };
         places.push(commit.append(0, &meta, b"envelope", &[&content(number)]).unwrap());
     }
     let write = commit.start().unwrap();

@@ -42,18 +42,18 @@ fn a_newer_spool_is_refused_untouched() {
     let refused = |what: &str| {
         let before = all_files(dir.path());
         let error = Spool::open(options(dir.path(), 2)).unwrap_err();
-        assert!(matches!(error, StoreError::Newer { found: 2, .. }), "{what}: {error}");
+        assert!(matches!(error, StoreError::Newer { found: 3, .. }), "{what}: {error}");
         assert!(inspect::verify(dir.path()).is_err());
         assert_eq!(all_files(dir.path()), before, "{what}");
     };
     let marker = dir.path().join("ringmx-spool");
     let text = fs::read_to_string(&marker).unwrap();
-    fs::write(&marker, text.replace('1', "2")).unwrap();
+    fs::write(&marker, text.replace('2', "3")).unwrap();
     refused("by its marker");
     fs::write(&marker, text).unwrap();
     let mut block = segment.header().encode();
     for at in [0, 2048] {
-        block[at + 8] = 2;
+        block[at + 8] = 3;
         let crc = crc32c::crc32c(&block[at..at + 60]);
         block[at + 60..at + 64].copy_from_slice(&crc.to_le_bytes());
     }
