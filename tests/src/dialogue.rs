@@ -39,6 +39,7 @@ use ringmx::session::Error;
 
 use crate::pair::{Commits, Options, Pair, Stored};
 use crate::random::Random;
+use crate::source;
 
 /// Lines for which one word stands.
 const SHORTHANDS: &[(&str, &str)] = &[
@@ -90,6 +91,18 @@ struct Expected {
     trace: Vec<String>,
 }
 
+/// What came of playing a dialogue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// What was said, for people.
+    pub transcript: String,
+    /// What the server said, line by line.
+    pub replies: Vec<String>,
+    /// What the log would name as the causes of refusals, with the codes of their replies.
+    pub causes: Vec<(&'static str, u16)>,
+    pub stored: Vec<Stored>,
+}
+
 /// How the client's writes reach the session.
 #[derive(Clone, Copy, Debug)]
 pub enum Splits {
@@ -100,6 +113,14 @@ pub enum Splits {
 }
 
 impl Dialogue {
+    /// All files of `dialogue/`, in the order of their names.
+    pub fn all() -> Vec<Result<Self, String>> {
+        source::files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("dialogue"))
+            .iter()
+            .map(|path| Self::read(path))
+            .collect()
+    }
+
     pub fn read(path: &Path) -> Result<Self, String> {
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let text = std::fs::read_to_string(path).map_err(|error| format!("{name}: {error}"))?;
@@ -197,13 +218,19 @@ impl Dialogue {
         Ok(())
     }
 
-    /// Plays it; all that the server said and stored, or what was not as written.
-    pub fn run(&self, splits: Splits) -> Result<(String, Vec<Stored>), String> {
+    /// Whether the operator's words stand in place of ours.
+    pub fn has_own_texts(&self) -> bool {
+        !self.options.texts.is_empty() || self.options.help_url.is_some()
+    }
+
+    /// Plays it; or what was not as written.
+    pub fn run(&self, splits: Splits) -> Result<Outcome, String> {
         let mut player = Player {
             pair: Pair::new(&self.options),
             random: Random::new(if let Splits::Random(seed) = splits { seed } else { 0 }),
             splits,
             said: Vec::new(),
+            replies: Vec::new(),
             transcript: String::new(),
         };
         let place = |number: usize, player: &Player, error: String| {
@@ -229,7 +256,8 @@ impl Dialogue {
         for ((number, expected), message) in self.messages.iter().zip(&stored) {
             expected.compare(message).map_err(|error| place(*number, &player, error))?;
         }
-        Ok((player.transcript, stored))
+        let Player { transcript, replies, pair, .. } = player;
+        Ok(Outcome { transcript, replies, causes: pair.causes, stored })
     }
 }
 
@@ -240,6 +268,8 @@ struct Player {
     splits: Splits,
     /// Lines that the server said and no `S:` has claimed.
     said: Vec<String>,
+    /// All of them.
+    replies: Vec<String>,
     transcript: String,
 }
 
@@ -317,6 +347,7 @@ impl Player {
     fn listen(&mut self) {
         for line in String::from_utf8(self.pair.replies()).expect("ASCII").split_terminator("\r\n") {
             writeln!(self.transcript, "  S: {line}").expect("a String takes all");
+            self.replies.push(line.to_owned());
             self.said.push(line.to_owned());
         }
     }

@@ -7,6 +7,7 @@
 //! - [`pair`]: a session with a virtual clock and a journal that does as it is told; [`phases`]: how it gets anywhere.
 //! - [`dialogue`]: dialogue files and how they are played.
 //! - [`fuzz`]: what is fuzzed.
+//! - [`generated`]: documentation that a test writes.
 //! - [`oracle`]: what decoded content must be, said slowly.
 //! - [`random`]: the seeded generator behind every random choice.
 //! - [`simulation`]: a worker on a simulated machine, with clients that do as a seed tells them.
@@ -16,6 +17,7 @@ pub mod client;
 pub mod dialogue;
 pub mod engine;
 pub mod fuzz;
+pub mod generated;
 pub mod maildir;
 pub mod mime;
 pub mod oracle;

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringmx::event::EventQueue;
+use ringmx::event::{EventQueue, Kind};
 use ringmx::id::SessionIds;
 use ringmx::limits;
 use ringmx::policy::recipient::Recipients;
@@ -22,6 +22,8 @@ use ringmx::time::Now;
 pub const UNIX_SECS: u64 = 1_795_317_300;
 pub const HOSTNAME: &str = "mx.example";
 pub const CLIENT: &str = "192.0.2.7:40123";
+/// More than one write of any dialogue causes.
+const EVENTS_COUNT_MAX: usize = 256;
 
 /// What the listener and the worker of a session are like.
 #[derive(Clone, Debug)]
@@ -102,6 +104,8 @@ pub struct Pair {
     closed: bool,
     ended: bool,
     pub stored: Vec<Stored>,
+    /// What the log would name as the causes of refusals, with the codes of their replies; as far as replies were read.
+    pub causes: Vec<(&'static str, u16)>,
 }
 
 impl Pair {
@@ -122,7 +126,7 @@ impl Pair {
             service,
             pool: Pool::new(
                 Arc::new(WorkerStats::default()),
-                EventQueue::new(64),
+                EventQueue::new(EVENTS_COUNT_MAX),
                 options.memory_max,
                 options.inline_size,
             ),
@@ -136,6 +140,7 @@ impl Pair {
             closed: false,
             ended: false,
             stored: Vec::new(),
+            causes: Vec::new(),
         }
     }
 
@@ -238,6 +243,14 @@ impl Pair {
             assert!(line.ends_with(b"\r\n") && line.len() <= limits::REPLY_LINE_LEN_MAX, "{line:?}");
             assert!(line[..line.len() - 2].iter().all(|octet| matches!(octet, b' '..=b'~')), "{line:?}");
         }
+        self.causes.extend(std::iter::from_fn(|| self.pool.events.pop()).filter_map(
+            |event| match event.kind {
+                Kind::Faulted { fault: name, code, .. } | Kind::Failed { error: name, code, .. } => {
+                    Some((name, code))
+                }
+                _ => None,
+            },
+        ));
         std::mem::take(&mut self.out)
     }
 

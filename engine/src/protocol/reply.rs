@@ -1,8 +1,9 @@
 //! Every reply the engine can give, and their encoding. No other module writes a reply code.
 //!
 //! Codes are RFC 5321's (§4.2.2, §4.3.2), enhanced status codes RFC 3463's and its registry's. RFC 2034 §4: they
-//! precede the text of each 2yz, 4yz and 5yz reply but the greeting and the replies to EHLO and HELO. A text tells the
-//! client's operator what to do; it holds nothing that the client sent.
+//! precede the text of each 2yz, 4yz and 5yz reply but the greeting and the replies to EHLO and HELO. A text says what
+//! is wrong and, behind `; `, what the client's operator can do; it holds nothing that the client sent.
+//! `docs/replies.md` lists them all (`tests/tests/replies.rs` writes it).
 
 use std::io::Write;
 
@@ -64,16 +65,16 @@ replies! {
     /// The server drains.
     SHUTTING_DOWN = 421 "4.3.2" "shutting down; closing, try again later";
     /// Nothing was received for the time allowed.
-    TIMED_OUT = 421 "4.4.2" "waited too long for the client; closing";
+    TIMED_OUT = 421 "4.4.2" "nothing came for too long; closing, connect again and send without pauses";
     /// The session's budget of faults is used up.
-    TOO_MANY_FAULTS = 421 "4.7.0" "too many faults in this session; closing, correct the client";
+    TOO_MANY_FAULTS = 421 "4.7.0" "too many refused commands in this session; closing, the replies before this one say why";
     /// The session's budget of refused recipients is used up.
-    TOO_MANY_REFUSED_RECIPIENTS = 421 "4.7.0" "too many refused recipients in this session; closing, correct the list";
+    TOO_MANY_REFUSED_RECIPIENTS = 421 "4.7.0" "too many refused recipients in this session; closing, remove those addresses";
     /// An over-long command line went on beyond all bounds.
     ENDLESS_LINE = 421 "4.7.0" "command line does not end; closing, send commands in lines";
 
     /// The message could not be made durable.
-    LOCAL_ERROR = 451 "4.3.0" "the message was not stored: error of this server; try again later";
+    LOCAL_ERROR = 451 "4.3.0" "an error of this server, the message was not stored; try again later";
     /// MAIL, or the end of data: there is no room.
     NO_STORAGE = 452 "4.3.1" "no room to store the message; try again later";
     /// RCPT beyond the number that one transaction takes (RFC 5321 §4.5.3.1.10).
@@ -114,32 +115,32 @@ replies! {
     /// RFC 5321 §4.5.3.1.2; MAIL.
     SENDER_DOMAIN_TOO_LONG = 501 "5.1.7" "domain of the sender too long; the limit is 255 octets";
     /// RFC 5321 §4.5.3.1.3; RCPT.
-    RECIPIENT_PATH_TOO_LONG = 501 "5.1.3" "path too long; its local-part and its domain are";
+    RECIPIENT_PATH_TOO_LONG = 501 "5.1.3" "recipient too long; the limits are 256 octets before the @ and 255 behind it";
     /// RFC 5321 §4.5.3.1.3; MAIL.
-    SENDER_PATH_TOO_LONG = 501 "5.1.7" "path too long; its local-part and its domain are";
-    /// AUTH, BDAT, STARTTLS and EXPN: known, not announced.
-    NOT_IMPLEMENTED = 502 "5.5.1" "command not implemented; send EHLO for what is";
+    SENDER_PATH_TOO_LONG = 501 "5.1.7" "sender too long; the limits are 256 octets before the @ and 255 behind it";
+    /// EXPN, and AUTH, BDAT and STARTTLS, which were not announced.
+    NOT_IMPLEMENTED = 502 "5.5.1" "command not offered; the reply to EHLO lists what is";
     /// MAIL before EHLO or HELO.
-    EXPECTED_HELLO = 503 "5.5.1" "send EHLO first";
+    EXPECTED_HELLO = 503 "5.5.1" "no EHLO yet; send EHLO first";
     /// RCPT or DATA before MAIL.
-    EXPECTED_MAIL = 503 "5.5.1" "send MAIL first";
+    EXPECTED_MAIL = 503 "5.5.1" "no transaction is open; send MAIL first";
     /// MAIL within a transaction.
     EXPECTED_RCPT_OR_RSET = 503 "5.5.1" "a transaction is open; send RCPT, or RSET to begin another";
     /// DATA before any RCPT.
-    EXPECTED_RCPT = 503 "5.5.1" "send RCPT first";
+    EXPECTED_RCPT = 503 "5.5.1" "no recipient yet; send RCPT first";
 
     /// RCPT of a domain that is not served: never an open relay.
-    RELAY_DENIED = 550 "5.7.1" "mail for this domain is not accepted here; look up the domain's MX";
+    RELAY_DENIED = 550 "5.7.1" "mail for the recipient's domain is not accepted here; check the address, and the domain's MX record";
     /// MAIL announced, or the content turned out, to be larger than the listener takes.
-    TOO_LARGE = 552 "5.3.4" "message larger than the limit that SIZE in the reply to EHLO states";
+    TOO_LARGE = 552 "5.3.4" "message too large; SIZE in the reply to EHLO is the limit in octets, send a smaller one";
     /// An octet above 127 in MAIL's or RCPT's argument; SMTPUTF8 (RFC 6531) is not announced.
     NON_ASCII_MAILBOX = 553 "5.6.7" "internationalized addresses are not accepted here; use an ASCII address";
     /// The message has passed too many servers (RFC 5321 §6.3).
-    LOOP = 554 "5.4.6" "too many Received fields: mail loop; correct the forwarding";
+    LOOP = 554 "5.4.6" "more than 100 Received fields, a mail loop; correct the forwarding that sends it here again";
     /// DATA when every RCPT was refused.
-    NO_VALID_RECIPIENTS = 554 "5.5.1" "no valid recipients; send a RCPT that is accepted first";
+    NO_VALID_RECIPIENTS = 554 "5.5.1" "every recipient was refused; the replies to RCPT say why";
     /// The content held what other servers could take for its end.
-    END_OF_DATA_LOOKALIKE = 554 "5.6.0" "refused: a line is a dot with a bare <CR> or <LF> before or after it; end lines with <CRLF>";
+    END_OF_DATA_LOOKALIKE = 554 "5.6.0" "a line is a dot with a bare <CR> or <LF> beside it; end lines with <CRLF>";
     /// A parameter of MAIL or RCPT that is not announced.
     UNKNOWN_PARAMETER = 555 "5.5.4" "parameter not implemented; send only what the reply to EHLO lists";
     /// BODY with a value that is not announced.
@@ -222,7 +223,10 @@ fn encode_start(reply: &Reply, separator: u8, out: &mut Vec<u8>) {
 mod tests {
     use super::*;
     use crate::id::SessionId;
-    use crate::limits::{COMMAND_LINE_LEN_MAX, DOMAIN_LEN_MAX, LOCAL_PART_LEN_MAX, REPLY_LINE_LEN_MAX};
+    use crate::limits::{
+        COMMAND_LINE_LEN_MAX, DOMAIN_LEN_MAX, LOCAL_PART_LEN_MAX, RECEIVED_FIELDS_COUNT_MAX,
+        REPLY_LINE_LEN_MAX,
+    };
 
     fn encoded(encode: impl FnOnce(&mut Vec<u8>)) -> String {
         let mut out = Vec::new();
@@ -263,6 +267,10 @@ mod tests {
         assert!(LINE_TOO_LONG.text.contains(&COMMAND_LINE_LEN_MAX.to_string()));
         assert!(SENDER_LOCAL_PART_TOO_LONG.text.contains(&LOCAL_PART_LEN_MAX.to_string()));
         assert!(SENDER_DOMAIN_TOO_LONG.text.contains(&DOMAIN_LEN_MAX.to_string()));
+        let both =
+            format!("limits are {LOCAL_PART_LEN_MAX} octets before the @ and {DOMAIN_LEN_MAX} behind it");
+        assert!(SENDER_PATH_TOO_LONG.text.contains(&both) && RECIPIENT_PATH_TOO_LONG.text.contains(&both));
+        assert!(LOOP.text.contains(&RECEIVED_FIELDS_COUNT_MAX.to_string()));
     }
 
     #[test]
