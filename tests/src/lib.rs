@@ -8,6 +8,7 @@
 //! - [`dialogue`]: dialogue files and how they are played.
 //! - [`fuzz`]: what is fuzzed.
 //! - [`generated`]: documentation that a test writes.
+//! - [`matrix`]: what a session must answer to each line in each state, by a model.
 //! - [`oracle`]: what decoded content must be, said slowly.
 //! - [`random`]: the seeded generator behind every random choice.
 //! - [`simulation`]: a worker on a simulated machine, with clients that do as a seed tells them.
@@ -19,6 +20,7 @@ pub mod engine;
 pub mod fuzz;
 pub mod generated;
 pub mod maildir;
+pub mod matrix;
 pub mod mime;
 pub mod oracle;
 pub mod pair;

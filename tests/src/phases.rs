@@ -10,6 +10,8 @@ pub enum Phase {
     /// The greeting has been said.
     Start,
     Idle,
+    /// As `Idle`, but by HELO.
+    Helo,
     /// Behind MAIL.
     Mail,
     /// Behind MAIL and RCPT.
@@ -47,6 +49,7 @@ pub const PHASES: &[Phase] = &[
     Phase::NoStorage,
     Phase::Stopping,
     Phase::Closed,
+    Phase::Helo,
 ];
 
 const EHLO: &str = "EHLO client.example\r\n";
@@ -62,6 +65,7 @@ impl Phase {
         let said = match self {
             Self::Start => String::new(),
             Self::Idle | Self::NoStorage => EHLO.to_owned(),
+            Self::Helo => "HELO client.example\r\n".to_owned(),
             Self::Mail => [EHLO, MAIL].concat(),
             Self::Recipients | Self::Stopping => [EHLO, MAIL, RCPT].concat(),
             Self::Refused => [EHLO, MAIL, "RCPT TO:<b@example.org>\r\n"].concat(),
