@@ -23,6 +23,7 @@ use ringmx::spool::segment::{FIRST_BATCH_AT, Role, SegmentHeader};
 use ringmx::spool::walk::{Found, Walk};
 use ringmx_ring::BlockBuffer;
 
+use crate::matrix::{self, LINES, Model, State};
 use crate::oracle;
 use crate::pair::{Commits, Options, Stored};
 use crate::phases::{PHASES, Phase};
@@ -122,6 +123,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "params", run: fuzz_params, words: PARAMS },
     Target { name: "decoder", run: fuzz_decoder, words: &["\r\n", "\r\n.", "\n", "\r", ".", "a", "text"] },
     Target { name: "session", run: fuzz_session, words: COMMANDS },
+    Target { name: "walk", run: fuzz_walk, words: &["\0", "\u{8}", "\u{20}", "\u{27}", "\u{37}", "\u{40}"] },
     Target { name: "envelope", run: fuzz_envelope, words: &["\u{1}", "\u{0}", "\u{5}", "a@b"] },
     Target { name: "recover", run: fuzz_recover, words: &["RMXr", "RMXb", "\0\0\0\0\0\0\0\0"] },
     Target { name: "ack", run: fuzz_ack, words: &["\0\0\0\0"] },
@@ -243,6 +245,30 @@ fn converse(phase: Phase, journal: u8, pieces: &[&[u8]]) -> (Vec<u8>, Vec<Stored
     pair.replies();
     assert!(pair.is_closed(), "time runs out in every phase");
     (replies, std::mem::take(&mut pair.stored))
+}
+
+/// Lines of the matrix, an octet for each, behind the phase and the seed of the splits: answered as the model says.
+pub fn fuzz_walk(data: &[u8]) {
+    let [phase, seed, walk @ ..] = data else { return };
+    let phase = PHASES[usize::from(*phase) % PHASES.len()];
+    let (mut model, mut input, mut expected) = (Model::new(phase), Vec::new(), Vec::new());
+    for step in walk {
+        let (line, class) = LINES[usize::from(*step) % LINES.len()];
+        expected.extend(model.line(line, class));
+        input.extend_from_slice(line.as_bytes());
+        input.extend_from_slice(b"\r\n");
+    }
+    let mut pair = phase.pair(&Options::default());
+    if pair.is_committing() {
+        pair.complete(Ok(()));
+        pair.set_commits(Commits::Succeed);
+        pair.replies();
+    }
+    for piece in oracle::random_pieces(&input, &mut Random::new(u64::from(*seed))) {
+        pair.send(piece);
+    }
+    assert_eq!(matrix::codes(&pair.replies()), expected, "{phase:?}: {}", input.escape_ascii());
+    assert_eq!(pair.is_closed(), model.state == State::Closed, "{phase:?}: {}", input.escape_ascii());
 }
 
 /// An envelope: any octets are read or refused; one that is written is read back.
