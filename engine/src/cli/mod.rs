@@ -117,11 +117,7 @@ pub fn run() -> ExitCode {
     match result {
         Ok(status) => ExitCode::from(status),
         // Whoever stops reading has read enough.
-        Err(Failure::Output(error) | Failure::Store(StoreError::Output(error)))
-            if error.kind() == io::ErrorKind::BrokenPipe =>
-        {
-            ExitCode::SUCCESS
-        }
+        Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("ringmx: {failure}");
             ExitCode::from(2)

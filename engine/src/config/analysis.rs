@@ -10,6 +10,7 @@ use super::reader::Reader;
 use super::sections::{Built, default_workers};
 use super::source::Span;
 use super::{Deliver, DomainPattern, Durability, Recipients, Route};
+use crate::store::{Remark, survey};
 
 /// RFC 5321 §4.5.3.2.7.
 const COMMAND_TIMEOUT_LEAST: Duration = Duration::from_secs(5 * 60);
@@ -43,6 +44,7 @@ pub(super) fn analyse(reader: &Reader, built: &Built) {
     listeners(reader, built);
     routes(reader, built);
     writable(reader, "the spool", &config.spool.path, places.spool_path.unwrap_or(places.root));
+    spool_site(reader, built);
     for (route, places) in config.routes.iter().zip(&places.routes) {
         if let Deliver::Maildir { path } = &route.deliver {
             writable(reader, "the Maildir", &path.root(), places.path.unwrap_or(places.route));
@@ -64,6 +66,20 @@ fn writable(reader: &Reader, what: &str, path: &Path, span: Span) {
     };
     let help = "make the directory, or run the check as the user of the server";
     reader.warn(span, format!("{what} at {}: {why}", path.display()), help);
+}
+
+/// What the place of the spool is not fit for.
+fn spool_site(reader: &Reader, built: &Built) {
+    let (config, span) = (&built.config, built.places.spool_path.unwrap_or(built.places.root));
+    let shards_count = u16::try_from(config.workers).unwrap_or(u16::MAX);
+    for Remark { is_error, text, help } in survey(&config.spool.path, shards_count, config.spool.segment_size)
+    {
+        if is_error {
+            reader.error(span, text, help);
+        } else {
+            reader.warn(span, text, help);
+        }
+    }
 }
 
 fn listeners(reader: &Reader, built: &Built) {

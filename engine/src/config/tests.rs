@@ -254,6 +254,12 @@ fn warnings_say_what_is_hardly_meant() {
         ("mx.example.com", "mx", "`mx` is not fully qualified"),
         ("[[route]]", "[spool]\ndurability = \"none\"\n[[route]]", "durability \"none\""),
         ("[[route]]", "[spool]\npath = \"/dev/null/x\"\n[[route]]", "/dev/null is no directory"),
+        // A tmpfs since Linux 2.6, also in containers.
+        (
+            "[[route]]",
+            "[spool]\npath = \"/dev/shm/x\"\n[[route]]",
+            "a restart of the machine loses all mail in it",
+        ),
         ("[[route]]", "[admin]\nbind = \"0.0.0.0:8025\"\n[[route]]", "asks nobody for a password"),
         ("\"hold\"", "\"discard\"", "answered with 250 and thrown away"),
         (

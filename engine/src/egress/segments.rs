@@ -234,6 +234,12 @@ fn note_damage(segment: &Segment, damage: &Damage, report: &mut Report, stats: &
             );
         });
     } else {
-        tracing::debug!(%path, place, "left out what a crash interrupted; no client was promised it");
+        report.problem(Topic::Damage, |suppressed_count| {
+            tracing::warn!(
+                %path, place, suppressed_count,
+                "left out what cannot be read of the last write before a stop; most likely it was interrupted, and no \
+                 client got a 250 for it"
+            );
+        });
     }
 }

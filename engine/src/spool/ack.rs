@@ -1,4 +1,5 @@
-//! The mark of a delivered record: fixed-size entries, appended to the file beside the segment.
+//! The mark of a delivered record: fixed-size entries, appended to the file beside the segment. The last one of a
+//! segment says that all of its records are acknowledged, so that the next start need not read them to know.
 
 use crate::id::{MessageId, SessionId};
 
@@ -17,6 +18,8 @@ pub enum AckKind {
     Discarded,
     /// Given up; the sender was told, or could not be.
     Failed,
+    /// No record, but the whole segment: all that is in it is acknowledged. Offset and id are zero.
+    Segment,
 }
 
 /// One acknowledged record. An entry of another epoch than the segment's is of an earlier use of the file.
@@ -38,6 +41,7 @@ impl Ack {
             AckKind::Delivered => 1,
             AckKind::Discarded => 2,
             AckKind::Failed => 3,
+            AckKind::Segment => 4,
         };
         let mut bytes = [0; ACK_LEN];
         bytes[..8].copy_from_slice(&self.epoch.to_le_bytes());
@@ -60,6 +64,7 @@ impl Ack {
             1 => AckKind::Delivered,
             2 => AckKind::Discarded,
             3 => AckKind::Failed,
+            4 => AckKind::Segment,
             _ => return None,
         };
         let id = MessageId {

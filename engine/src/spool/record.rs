@@ -161,6 +161,12 @@ impl RecordHeader {
         (header.content_len <= CONTENT_LEN_MAX).then_some(header)
     }
 
+    /// The headers in `bytes`, read from `offset`, a multiple of [`RECORD_ALIGN`], of the segment with this stamp.
+    pub fn find<'a>(bytes: &'a [u8], stamp: &'a Stamp, offset: u64) -> impl Iterator<Item = Self> + 'a {
+        let places = memchr::memmem::find_iter(bytes, MAGIC).filter(|at| at.is_multiple_of(RECORD_ALIGN));
+        places.filter_map(move |at| Self::parse(&bytes[at..], stamp, offset + at as u64))
+    }
+
     /// Bytes of the whole record, padding included.
     pub fn encoded_len(&self) -> u64 {
         let payload_len = u64::from(self.envelope_len) + self.content_len;

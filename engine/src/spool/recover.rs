@@ -1,91 +1,62 @@
-//! After a crash or a stop: where a segment's valid batches end.
+//! After a crash or a stop: how far a segment is filled.
 //!
-//! A batch is complete when its header and all its records are readable. The last complete batch ends what is
-//! kept; what stands behind it is a write that was in flight, whose tickets were never answered. What is
-//! unreadable before it is for the [`super::walk`] to report and to step over; [`Extent::watermark`] tells
-//! whether it was durable once.
+//! All that is readable is kept, also of a batch whose write a crash interrupted: nobody can tell such a batch from a
+//! durable one that was damaged later, and mail that comes twice is better than mail that is lost. What is unreadable
+//! is for the [`super::walk`] to step over; [`Extent::watermark`] tells whether it was durable once.
 
 use std::io;
 
-use super::ReadAt;
-use super::batch::BatchHeader;
 use super::segment::{FIRST_BATCH_AT, SegmentHeader};
-use super::walk::{Found, Walk, Window};
+use super::walk::{WINDOW_LEN, Window};
+use super::{BLOCK_LEN, ReadAt, block_end};
 
-/// What of a segment is kept.
+/// Behind a batch longer than this the next header is read alone; shorter ones are read in passing.
+const HOP_LEN_MIN: u64 = WINDOW_LEN as u64 / 4;
+
+/// What of a segment may hold mail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
-    /// End of the last complete batch, or the watermark where that is greater: a reader's limit.
+    /// No batch and no record stands behind: a reader's limit.
     pub end: u64,
     /// Everything below was durable when some later batch was written: damage below it is damage, damage
     /// above it may be a write that a crash interrupted.
     pub watermark: u64,
     pub batches_count: u64,
-    /// Records that the headers of the kept batches announce.
+    /// Records that the headers of batches announce.
     pub records_count: u64,
     /// Blocks without a readable batch stand before `end`: `records_count` may be too small.
     pub has_gap: bool,
-    /// The first batch behind `end` that is not complete.
-    pub torn: Option<Torn>,
 }
 
-/// A batch that was being written when the process or the machine stopped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Torn {
-    pub offset: u64,
-    pub records_count: u32,
-}
-
-/// Finds the extent of a segment. `len` is the file's length, which may be less than the header's capacity.
+/// Finds the extent of a segment. `len` is the file's length, which may be less than the header's capacity. Reads the
+/// headers of batches, what stands between them, and the rest of the file; no records. Holds one window of the file.
 pub fn recover<R: ReadAt + ?Sized>(source: &R, header: &SegmentHeader, len: u64) -> io::Result<Extent> {
-    let limit = header.capacity.min(len);
+    let (limit, stamp) = (header.capacity.min(len), header.stamp());
     let mut window = Window::default();
-    let mut batches: Vec<BatchHeader> = Vec::new();
-    let mut at = FIRST_BATCH_AT;
-    let mut torn = None;
-    while let Some(batch) = window.find_batch(source, &header.stamp(), at, limit)? {
-        at = batch.end();
-        batches.push(batch);
-    }
-    let watermark = batches.iter().map(|batch| batch.committed_below).max().unwrap_or(FIRST_BATCH_AT);
-    while let Some(last) = batches.last() {
-        // Below the watermark a batch was durable: what is left of it is kept.
-        if last.offset < watermark || is_complete(source, last, limit, &mut window)? {
-            break;
-        }
-        torn = Some(Torn { offset: last.offset, records_count: last.records_count });
-        batches.pop();
-    }
-    let end = batches.last().map_or(FIRST_BATCH_AT, BatchHeader::end).max(watermark).min(limit);
-    let batches_len: u64 = batches.iter().map(|batch| batch.end() - batch.offset).sum();
-    Ok(Extent {
-        end,
-        watermark,
-        batches_count: batches.len() as u64,
-        records_count: batches.iter().map(|batch| u64::from(batch.records_count)).sum(),
-        has_gap: FIRST_BATCH_AT + batches_len < end,
-        torn,
-    })
-}
-
-fn is_complete<R: ReadAt + ?Sized>(
-    source: &R,
-    batch: &BatchHeader,
-    limit: u64,
-    window: &mut Window,
-) -> io::Result<bool> {
-    if batch.end() > limit {
-        return Ok(false);
-    }
-    let mut walk = Walk::within(batch, std::mem::take(window));
-    let mut records_count = 0;
-    let complete = loop {
-        match walk.next(source, batch.end())? {
-            Some(Found::Record(_)) => records_count += 1,
-            Some(Found::Damage(_)) => break false,
-            None => break records_count == batch.records_count,
-        }
+    let mut extent = Extent {
+        end: FIRST_BATCH_AT,
+        watermark: FIRST_BATCH_AT,
+        batches_count: 0,
+        records_count: 0,
+        has_gap: false,
     };
-    *window = walk.into_window();
-    Ok(complete)
+    let mut at = FIRST_BATCH_AT;
+    while let Some(batch) = window.find_batch(source, &stamp, at, limit)? {
+        extent.has_gap |= batch.offset != at;
+        extent.watermark = extent.watermark.max(batch.committed_below);
+        extent.batches_count += 1;
+        extent.records_count += u64::from(batch.records_count);
+        at = batch.end();
+        let next_end = at.saturating_add(BLOCK_LEN);
+        if at - batch.offset > HOP_LEN_MIN && next_end <= limit {
+            window.load(source, at, BLOCK_LEN, next_end)?;
+        }
+    }
+    extent.end = at.min(limit).max(FIRST_BATCH_AT);
+    // The last batch may have lost its header alone.
+    if let Some(end) = window.find_last_record_end(source, &stamp, extent.end, limit)? {
+        extent.end = block_end(end).min(limit);
+        extent.has_gap = true;
+    }
+    Ok(extent)
 }

@@ -13,7 +13,7 @@ use super::segment::{FIRST_BATCH_AT, SegmentHeader};
 use super::{BLOCK_LEN, ReadAt, Stamp, block_end};
 
 /// Bytes read at once. A longer record is read whole: memory is bounded by the longest record.
-const WINDOW_LEN: usize = 256 << 10;
+pub(super) const WINDOW_LEN: usize = 256 << 10;
 
 /// One step of the walk.
 #[derive(Debug)]
@@ -60,6 +60,8 @@ enum Region {
     Batch { end: u64 },
     /// No readable batch header up to `end`, where one stands or reading ends. Records are searched for.
     Gap { end: u64 },
+    /// Records in a gap, of a batch that has lost its header.
+    Headless { end: u64 },
 }
 
 /// A step before its bytes are borrowed.
@@ -77,19 +79,11 @@ impl Walk {
     /// Everything below this offset has been walked.
     pub fn position(&self) -> u64 {
         match self.region {
-            Region::Batch { end } | Region::Gap { end } if self.at >= end => block_end(end),
+            Region::Batch { end } | Region::Gap { end } | Region::Headless { end } if self.at >= end => {
+                block_end(end)
+            }
             _ => self.at,
         }
-    }
-
-    /// A walk of one batch alone, to be read up to its [`BatchHeader::end`].
-    pub(super) fn within(batch: &BatchHeader, window: Window) -> Self {
-        let region = Region::Batch { end: batch.records_end() };
-        Self { stamp: batch.stamp, at: batch.records_at(), region, window }
-    }
-
-    pub(super) fn into_window(self) -> Window {
-        self.window
     }
 
     /// The next record or damage below `limit`; `None` at its end, and again later with a greater limit.
@@ -120,12 +114,22 @@ impl Walk {
                     }
                     self.region = self.enter(source, limit)?;
                 }
-                Region::Batch { end } | Region::Gap { end } if self.at >= end.min(limit) => {
+                Region::Batch { end } | Region::Gap { end } | Region::Headless { end }
+                    if self.at >= end.min(limit) =>
+                {
                     self.at = block_end(end.min(limit));
                     self.region = Region::Between;
                 }
                 Region::Batch { end } => {
                     return self.step_batch(source, end.min(limit), limit).map(Some);
+                }
+                Region::Headless { end } => {
+                    // What fills the last block behind the last record is no damage, and another batch may follow.
+                    if !self.is_padding(source, end, limit)? {
+                        return self.step_batch(source, end.min(limit), limit).map(Some);
+                    }
+                    self.at = block_end(self.at).min(end);
+                    self.region = Region::Gap { end };
                 }
                 Region::Gap { end } => {
                     let from = self.at;
@@ -133,7 +137,7 @@ impl Walk {
                     self.at = found.unwrap_or(end);
                     if found.is_some() {
                         // From a readable record on, records follow each other as in a batch.
-                        self.region = Region::Batch { end };
+                        self.region = Region::Headless { end };
                     }
                     if self.at > from {
                         return Ok(Some(damage(DamageKind::Batch, from, self.at)));
@@ -154,6 +158,13 @@ impl Walk {
             Some(batch) => Region::Gap { end: batch.offset },
             None => Region::Gap { end: limit },
         })
+    }
+
+    /// Whether there is something up to the end of the block, and only zeros.
+    fn is_padding<R: ReadAt + ?Sized>(&mut self, source: &R, end: u64, limit: u64) -> io::Result<bool> {
+        let len = block_end(self.at).min(end).min(limit) - self.at;
+        self.window.load(source, self.at, len, limit)?;
+        Ok(len > 0 && self.window.bytes(self.at, len).iter().all(|&byte| byte == 0))
     }
 
     fn step_batch<R: ReadAt + ?Sized>(&mut self, source: &R, end: u64, limit: u64) -> io::Result<Step> {
@@ -214,7 +225,13 @@ pub(super) struct Window {
 
 impl Window {
     /// Has `len` bytes from `at` in memory, reading ahead, but not at or above `limit`.
-    fn load<R: ReadAt + ?Sized>(&mut self, source: &R, at: u64, len: u64, limit: u64) -> io::Result<()> {
+    pub(super) fn load<R: ReadAt + ?Sized>(
+        &mut self,
+        source: &R,
+        at: u64,
+        len: u64,
+        limit: u64,
+    ) -> io::Result<()> {
         let held_to = self.start + self.bytes.len() as u64;
         if at >= self.start && at.saturating_add(len) <= held_to {
             return Ok(());
@@ -254,5 +271,29 @@ impl Window {
             at += BLOCK_LEN;
         }
         Ok(None)
+    }
+
+    /// Where the last record of this stamp ends whose header stands at `from` or behind it, and which ends by `limit`.
+    pub(super) fn find_last_record_end<R: ReadAt + ?Sized>(
+        &mut self,
+        source: &R,
+        stamp: &Stamp,
+        from: u64,
+        limit: u64,
+    ) -> io::Result<Option<u64>> {
+        let (mut at, mut last_end) = (from, None);
+        while at.saturating_add(RECORD_HEADER_LEN as u64) <= limit {
+            let len = (limit - at).min(WINDOW_LEN as u64);
+            self.load(source, at, len, limit)?;
+            let ends = RecordHeader::find(self.bytes(at, len), stamp, at)
+                .map(|header| header.offset.saturating_add(header.encoded_len()));
+            last_end = last_end.max(ends.filter(|&end| end <= limit).max());
+            if len == limit - at {
+                break;
+            }
+            // A header may begin in the last bytes: they are looked at again.
+            at += len - RECORD_HEADER_LEN as u64;
+        }
+        Ok(last_end)
     }
 }

@@ -1,12 +1,13 @@
 //! Acknowledgements: written in batches by egress, read back at the start and by `ringmx spool`.
 
 use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::segment::Segment;
+use super::shard::open_options;
 use crate::id::MessageId;
 use crate::spool::ack::{ACK_LEN, Ack, AckKind, entries};
 
@@ -27,7 +28,7 @@ impl AckWriter {
     /// Opens the file beside the segment, creates it if need be.
     pub fn open(segment: &Segment) -> io::Result<Self> {
         let path = segment.ack_path();
-        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        let file = open_options().create(true).truncate(false).open(path)?;
         // A crash may have cut the last entry; the next one keeps to its multiple.
         let end = file.metadata()?.len().next_multiple_of(ACK_LEN as u64);
         Ok(Self { epoch: segment.epoch, file, end, pending: Vec::new() })
@@ -69,10 +70,36 @@ impl AckWriter {
     }
 }
 
+/// Notes that all records of a segment are acknowledged; `path` is that of its acknowledgements. Not synced: where a
+/// power cut takes the note, the segment is read once more and found so.
+pub(super) fn note_complete(path: &Path, epoch: u64) -> io::Result<()> {
+    let file = open_options().open(path)?;
+    let end = file.metadata()?.len().next_multiple_of(ACK_LEN as u64);
+    let ack = Ack { epoch, offset: 0, id: MessageId::default(), kind: AckKind::Segment };
+    file.write_all_at(&ack.encode(), end)
+}
+
+/// Whether the last entry is such a note for this epoch.
+pub(super) fn is_complete(path: &Path, epoch: u64) -> io::Result<bool> {
+    let file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        other => other?,
+    };
+    let Some(at) = file.metadata()?.len().checked_sub(ACK_LEN as u64) else { return Ok(false) };
+    let mut entry = [0; ACK_LEN];
+    // The file may shrink meanwhile, when a server runs.
+    if file.read_exact_at(&mut entry, at / ACK_LEN as u64 * ACK_LEN as u64).is_err() {
+        return Ok(false);
+    }
+    Ok(Ack::parse(&entry).is_some_and(|ack| ack.kind == AckKind::Segment && ack.epoch == epoch))
+}
+
 /// The acknowledged records of one segment.
 #[derive(Debug, Default)]
 pub struct AckSet {
     by_offset: HashMap<u64, MessageId>,
+    /// The segment's last entry is there: see [`AckKind::Segment`].
+    pub is_complete: bool,
     /// Places of entries that are neither readable nor blank.
     pub unreadable: Vec<u64>,
 }
@@ -91,8 +118,9 @@ impl AckSet {
         let mut set = Self::default();
         for entry in entries(&bytes) {
             match entry {
-                Ok(ack) if ack.epoch == epoch => drop(set.by_offset.insert(ack.offset, ack.id)),
-                Ok(_) => {}
+                Ok(ack) if ack.epoch != epoch => {}
+                Ok(ack) if ack.kind == AckKind::Segment => set.is_complete = true,
+                Ok(ack) => drop(set.by_offset.insert(ack.offset, ack.id)),
                 Err(at) => {
                     let from = usize::try_from(at).unwrap_or(usize::MAX);
                     let blank = bytes[from..].iter().take(ACK_LEN).all(|&byte| byte == 0);

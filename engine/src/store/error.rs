@@ -3,6 +3,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+
+use super::site;
 use crate::spool::FORMAT_VERSION;
 use crate::spool::segment::HeaderFault;
 
@@ -10,13 +13,19 @@ use crate::spool::segment::HeaderFault;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error("cannot {action} {path}: {source}; {remedy}")]
-    Io { action: &'static str, path: PathBuf, source: io::Error, remedy: &'static str },
+    Io { action: &'static str, path: PathBuf, source: io::Error, remedy: String },
 
     #[error(
         "the spool {path} is in use by another server{}; stop that one, or give this one its own `[spool] path`",
-        pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default()
+        holder.as_ref().map(|holder| format!(" ({holder})")).unwrap_or_default()
     )]
-    Locked { path: PathBuf, pid: Option<u32> },
+    Locked { path: PathBuf, holder: Option<String> },
+
+    #[error(
+        "the spool {path} is on {file_system}: a lock there can be lost while its holder writes, and a second server \
+         would overwrite mail; put the spool on a local disk or a network block device. Nothing was changed"
+    )]
+    Network { path: PathBuf, file_system: &'static str },
 
     #[error(
         "{path} was written by a newer ringmx (format version {found}, this one reads up to {supported}); \
@@ -45,8 +54,8 @@ pub enum StoreError {
     #[error("no message {id} in the spool {path}; delivered messages are overwritten in time")]
     NoMessage { id: crate::id::MessageId, path: PathBuf },
 
-    #[error("cannot write the content out: {0}")]
-    Output(io::Error),
+    #[error("cannot export to {}: {_1}", _0.display())]
+    Export(PathBuf, io::Error),
 }
 
 impl StoreError {
@@ -64,18 +73,27 @@ impl StoreError {
 
     /// For `map_err`: the error of doing `action` ("create", "read", ...) with `path`.
     pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Io { action, path: path.to_owned(), remedy: remedy(&source), source }
+        move |source| Self::Io { action, path: path.to_owned(), remedy: remedy(path, &source), source }
     }
 }
 
 /// What an operator can do about an error of the system.
-fn remedy(source: &io::Error) -> &'static str {
-    match source.kind() {
-        io::ErrorKind::PermissionDenied => "give the server's user read and write permission there",
+fn remedy(path: &Path, source: &io::Error) -> String {
+    let remedy = match source.kind() {
+        io::ErrorKind::PermissionDenied => {
+            let whose = site::permissions(path).map(|whose| format!(" ({whose})")).unwrap_or_default();
+            return format!("give the server's user read and write permission there{whose}");
+        }
         io::ErrorKind::NotFound => "check `[spool] path`",
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room on that file system",
         io::ErrorKind::ReadOnlyFilesystem => "mount that file system for writing",
-        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => "move away what stands there",
+        io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory | io::ErrorKind::AlreadyExists => {
+            "move away what stands there"
+        }
+        _ if source.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
+            "a symbolic link is not followed there; put the file itself in its place"
+        }
         _ => "see the kernel's log for the disk's state",
-    }
+    };
+    remedy.to_owned()
 }

@@ -3,14 +3,14 @@
 //! A file may be recycled under the reader's eyes. So the header is read again after the acknowledgements and
 //! after a walk; when its epoch has changed, all records of the former epoch were delivered meanwhile.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use super::acks::AckSet;
 use super::error::StoreError;
-use super::open::read_header;
+use super::open::{is_truncated, read_header};
 use super::reader::describe;
 use super::root;
 use super::segment::ack_path;
@@ -27,6 +27,8 @@ pub enum State {
     Undelivered,
     /// Delivered, discarded or failed for good; its file has not been used again yet.
     Delivered,
+    /// In a damaged segment that was set aside: see [`super::list_set_aside`].
+    SetAside,
 }
 
 /// One message in the spool.
@@ -112,29 +114,17 @@ pub fn list(path: &Path, visit: &mut dyn FnMut(&Listed<'_>) -> ControlFlow<()>) 
     Ok(())
 }
 
-/// Writes the exact content of one message: CRLF line ends, no dot-stuffing, trace field in front. Its
-/// checksum has been checked before the first byte goes out.
-pub fn cat(path: &Path, id: MessageId, out: &mut dyn io::Write) -> Result<(), StoreError> {
-    let mut written = None;
-    list(path, &mut |listed| {
-        if listed.id != id {
-            return ControlFlow::Continue(());
-        }
-        written = Some(out.write_all(listed.content).and_then(|()| out.flush()));
-        ControlFlow::Break(())
-    })?;
-    match written {
-        None => Err(StoreError::NoMessage { id, path: path.to_owned() }),
-        Some(written) => written.map_err(StoreError::Output),
-    }
-}
-
 /// Reads everything and returns what is not as it should be.
 pub fn verify(path: &Path) -> Result<Vec<Finding>, StoreError> {
     let mut findings = Vec::new();
     for shard in shards(path)? {
         let directory = path.join(shard::directory_name(shard));
-        for name in names(&directory)? {
+        let names_before = names(&directory)?;
+        for name in foreign(&directory)? {
+            let text = "not a file of the spool; left alone".into();
+            findings.push(Finding { is_error: false, path: name, offset: 0, id: None, text });
+        }
+        for &name in &names_before {
             if let Name::SetAside(number) = name {
                 let path = directory.join(format!("{number:08}.damaged"));
                 let text =
@@ -144,6 +134,15 @@ pub fn verify(path: &Path) -> Result<Vec<Finding>, StoreError> {
         }
         for segment in segments(path, shard)? {
             findings.extend(verify_segment(&segment, shard)?);
+        }
+        // A server that removes a segment leaves its acknowledgements for a moment.
+        let names_after = names(&directory)?;
+        for number in shard::missing(&names_before).filter(|&number| names_after.contains(&Name::Ack(number)))
+        {
+            let path = directory.join(format!("{number:08}.seg"));
+            let text = "the segment is gone, and with it what mail in it was not delivered: its acknowledgements are \
+                        there without it";
+            findings.push(Finding { is_error: true, path, offset: 0, id: None, text: text.into() });
         }
     }
     Ok(findings)
@@ -230,24 +229,23 @@ fn verify_segment(path: &Path, shard: u16) -> Result<Vec<Finding>, StoreError> {
             "a copy of the segment's header, or what stands beside it, is damaged".into(),
         ));
     }
+    let len = view.file.metadata().map_err(StoreError::io("read", path))?.len();
+    if is_truncated(&view.header, len) {
+        let text =
+            format!("the file is {} octets short; what mail stood there is lost", view.header.capacity - len);
+        findings.push(finding(true, len, None, text));
+    }
     let mut walk = Walk::new(&view.header);
     while let Some(found) = view.next(&mut walk)? {
         if let Found::Damage(damage) = found {
             let is_error = damage.offset < view.extent.watermark;
-            findings.push(finding(
-                is_error,
-                damage.offset,
-                damage.meta.map(|meta| meta.id),
-                describe(&damage),
-            ));
+            let mut text = describe(&damage);
+            if !is_error {
+                text += ": a write that is under way, or was when the server stopped, and that no client got a 250 \
+                         for; or damage to what was written last";
+            }
+            findings.push(finding(is_error, damage.offset, damage.meta.map(|meta| meta.id), text));
         }
-    }
-    if let Some(torn) = view.extent.torn {
-        let text = format!(
-            "a batch of {} that is being written, or was when the server stopped; its senders got no 250",
-            torn.records_count
-        );
-        findings.push(finding(false, torn.offset, None, text));
     }
     for &offset in &view.acks.unreadable {
         let text = "an unreadable acknowledgement; the message it stood for may be delivered again".into();
@@ -258,14 +256,34 @@ fn verify_segment(path: &Path, shard: u16) -> Result<Vec<Finding>, StoreError> {
 }
 
 /// The shards of an existing spool of a known version.
-fn shards(path: &Path) -> Result<Vec<u16>, StoreError> {
+pub(super) fn shards(path: &Path) -> Result<Vec<u16>, StoreError> {
     if root::check_marker(path)?.is_none() {
         return Err(StoreError::NoSpool { path: path.to_owned() });
     }
     root::shards(path)
 }
 
-fn names(directory: &Path) -> Result<Vec<Name>, StoreError> {
+/// What ringmx did not put into a shard's directory.
+fn foreign(directory: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    let read = |directory: &Path| -> io::Result<Vec<PathBuf>> {
+        let mut paths = Vec::new();
+        let entries = match fs::read_dir(directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(paths),
+            other => other?,
+        };
+        for entry in entries {
+            let name = entry?.file_name();
+            if name.to_str().and_then(Name::parse).is_none() {
+                paths.push(directory.join(name));
+            }
+        }
+        paths.sort_unstable();
+        Ok(paths)
+    };
+    read(directory).map_err(StoreError::io("list", directory))
+}
+
+pub(super) fn names(directory: &Path) -> Result<Vec<Name>, StoreError> {
     match shard::names(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         other => other.map_err(StoreError::io("list", directory)),

@@ -15,6 +15,7 @@ use std::time::Duration;
 use crossbeam_queue::ArrayQueue;
 use rustix::io::Errno;
 
+use super::acks::note_complete;
 use super::error::StoreError;
 use super::handles::{Done, KeeperState, Nudge, ShardFeed, ShardHandles};
 use super::open::SpoolOptions;
@@ -22,7 +23,7 @@ use super::root::Lock;
 use super::segment::{Fate, Segment};
 use super::shard::ShardDir;
 use crate::spool::FORMAT_VERSION;
-use crate::spool::segment::{Role, SegmentHeader};
+use crate::spool::segment::{FIRST_BATCH_AT, Role, SegmentHeader};
 
 /// Most segments that a shard may have ready.
 pub(super) const READY_COUNT_MAX: usize = 4;
@@ -43,6 +44,8 @@ pub(super) struct ShardPlan {
     pub recovered: Vec<Arc<Segment>>,
     /// Segments with nothing to deliver.
     pub spares: Vec<Spare>,
+    /// Segments that most likely have nothing to deliver: to be read before they are used again.
+    pub unread: Vec<Segment>,
     pub next_number: u32,
     pub newest_epoch: u64,
 }
@@ -53,6 +56,14 @@ pub(super) struct Spare {
     pub number: u32,
     pub epoch: u64,
     pub capacity: u64,
+}
+
+impl Spare {
+    pub(super) fn of(segment: &Segment) -> Self {
+        // Shorter than its header says where it was cut.
+        let len = segment.file.metadata().map_or(0, |metadata| metadata.len());
+        Self { number: segment.number, epoch: segment.epoch, capacity: segment.capacity.min(len) }
+    }
 }
 
 /// The running keeper, and with it the lock on the spool. Stops when dropped: after the workers and egress.
@@ -73,6 +84,8 @@ struct Shard {
     feed: Sender<Arc<Segment>>,
     /// Files to reuse.
     spares: Vec<Spare>,
+    /// See [`ShardPlan::unread`].
+    unread: Vec<Segment>,
     next_number: u32,
     /// The last epoch given out.
     last_epoch: u64,
@@ -107,11 +120,11 @@ impl Keeper {
             }
             let done = Done::new(done_sender.clone(), nudge.clone());
             feeds.push(ShardFeed { shard, recovered: plan.recovered, incoming, done });
-            let ShardPlan { dir, active, next_number, newest_epoch, .. } = plan;
+            let ShardPlan { dir, active, unread, next_number, newest_epoch, .. } = plan;
             let (last_epoch, durable_epoch) = (newest_epoch, newest_epoch);
             let spares = Vec::new();
             let mut shard =
-                Shard { dir, active, ready, feed, spares, next_number, last_epoch, durable_epoch };
+                Shard { dir, active, ready, feed, spares, unread, next_number, last_epoch, durable_epoch };
             plan.spares.into_iter().for_each(|spare| shard.take_spare(spare, options.segment_size, &state));
             shards.push(shard);
         }
@@ -158,8 +171,15 @@ impl Task {
                 Ok(false) => IDLE_WAIT,
                 Err(_) => RETRY_WAIT,
             };
+            for shard in &mut self.shards {
+                while shard.read_one(self.segment_size, &self.state) {}
+            }
             self.drop_surplus();
             std::thread::park_timeout(wait);
+        }
+        // What came back last is noted, so that the next start need not read it.
+        while let Ok(segment) = self.done.try_recv() {
+            self.take_back(&segment);
         }
     }
 
@@ -177,8 +197,10 @@ impl Task {
                 Err(error) => tracing::error!(%path, %error, "cannot set a damaged segment aside"),
             },
             Fate::Recycle => {
-                let Segment { number, epoch, capacity, .. } = *segment;
-                shard.take_spare(Spare { number, epoch, capacity }, self.segment_size, &self.state);
+                if let Err(error) = note_complete(&segment.ack_path(), segment.epoch) {
+                    tracing::warn!(%path, %error, "cannot note that a segment is delivered; the next start reads it again");
+                }
+                shard.take_spare(Spare::of(segment), self.segment_size, &self.state);
             }
             Fate::Delete => shard.delete(segment.number, segment.epoch, &self.state),
         }
@@ -243,8 +265,24 @@ impl Shard {
         }
     }
 
+    /// Reads one of the segments that most likely have no mail: whether there was one.
+    fn read_one(&mut self, segment_size: u64, state: &KeeperState) -> bool {
+        let Some(segment) = self.unread.pop() else { return false };
+        let path = segment.path.display();
+        match segment.recover() {
+            Ok(()) if segment.committed() == FIRST_BATCH_AT => {
+                self.take_spare(Spare::of(&segment), segment_size, state);
+            }
+            Ok(()) => drop(self.feed.send(Arc::new(segment))),
+            // Not used again, so that whatever is in it is there at the next start.
+            Err(error) => tracing::error!(%path, %error, "cannot read a segment; left as it is"),
+        }
+        true
+    }
+
     /// A segment with a new epoch: from a spare file, or else from a new one.
     fn make(&mut self, capacity: u64, state: &KeeperState) -> io::Result<Segment> {
+        while self.spares.is_empty() && self.read_one(capacity, state) {}
         if let Some(spare) = self.spares.pop() {
             let header = self.next_header(spare.number, capacity)?;
             match self.dir.recycle(&header) {

@@ -14,9 +14,11 @@ pub mod inspect;
 mod keeper;
 mod open;
 mod reader;
+mod rescue;
 mod root;
 mod segment;
 mod shard;
+mod site;
 
 pub use acks::{AckSet, AckWriter};
 pub use error::StoreError;
@@ -24,7 +26,9 @@ pub use handles::{Done, KeeperState, Nudge, ShardFeed, ShardHandles};
 pub use keeper::Keeper;
 pub use open::{Spool, SpoolOptions};
 pub use reader::{Reader, describe, read_record};
+pub use rescue::list_set_aside;
 pub use segment::Segment;
+pub use site::{Remark, survey};
 
 #[cfg(test)]
 mod tests;

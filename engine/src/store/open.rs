@@ -1,19 +1,20 @@
 //! Opening a spool: what a former run left is checked before anything is changed, then put in order.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::acks::AckSet;
+use super::acks;
 use super::error::StoreError;
 use super::handles::{ShardFeed, ShardHandles};
 use super::keeper::{Keeper, ShardPlan, Spare};
 use super::root::{self, Lock};
 use super::segment::{Segment, ack_path};
 use super::shard::{self, Name, ShardDir};
-use crate::spool::recover::{Extent, recover};
+use super::site;
+use crate::spool::batch::{BATCH_HEADER_LEN, BatchHeader};
 use crate::spool::segment::{
     FIRST_BATCH_AT, HeaderFault, SEGMENT_SIZE_DEFAULT, SEGMENT_SIZE_MAX, SegmentHeader, segment_size_min,
 };
@@ -59,8 +60,9 @@ struct FoundSegment {
 }
 
 impl Spool {
-    /// Opens the spool, creates it if need be. Reads every segment's batch headers. Fails without a change to
-    /// any mail when another server holds the spool, or a newer version wrote to it.
+    /// Opens the spool, creates it if need be. Of each segment it reads the first two blocks and the last
+    /// acknowledgement; how far the segments are filled is found when they are read. Fails without a change to any mail
+    /// when another server holds the spool, or a newer version wrote to it.
     pub fn open(mut options: SpoolOptions) -> Result<Self, StoreError> {
         options.segment_size = block_end(options.segment_size);
         let (size, min) = (options.segment_size, segment_size_min(options.max_message_size));
@@ -70,12 +72,18 @@ impl Spool {
         let path = options.path.clone();
         root::check_marker(&path)?;
         root::create_directory(&path)?;
+        if let Some(file_system) = site::network_file_system(&path) {
+            return Err(StoreError::Network { path, file_system });
+        }
         let lock = root::lock(&path)?;
         // Again under the lock: another server may have been creating it.
         let version = root::check_marker(&path)?;
         let mut found = BTreeMap::new();
         for shard in root::shards(&path)? {
             found.insert(shard, find_segments(&path.join(shard::directory_name(shard)), shard)?);
+        }
+        for remark in site::survey(&path, options.shards_count, options.segment_size) {
+            tracing::warn!(help = remark.help, "{}", remark.text);
         }
         // Everything has been read and is of a known version. From here on files change, and before the first segment
         // of the present version is written the marker says so: an older server is kept out.
@@ -111,8 +119,7 @@ fn find_segments(directory: &Path, shard: u16) -> Result<Vec<FoundSegment>, Stor
     let mut segments = Vec::new();
     for number in numbers {
         let path = directory.join(format!("{number:08}.seg"));
-        let file =
-            OpenOptions::new().read(true).write(true).open(&path).map_err(StoreError::io("open", &path))?;
+        let file = shard::open_options().open(&path).map_err(StoreError::io("open", &path))?;
         let len = file.metadata().map_err(StoreError::io("read", &path))?.len();
         let header = read_header(&file, len, shard, number).map_err(StoreError::io("read", &path))?;
         let header = match header {
@@ -148,7 +155,7 @@ pub(super) fn read_header(
     Ok(salvaged)
 }
 
-/// Recovers one shard. `None` for one that is neither filled nor holds anything: it is removed.
+/// Sorts one shard's segments. `None` for one that is neither filled nor holds anything: it is removed.
 fn plan_shard(
     options: &SpoolOptions,
     shard: u16,
@@ -157,6 +164,12 @@ fn plan_shard(
     let active = shard < options.shards_count;
     let directory = options.path.join(shard::directory_name(shard));
     let dir = ShardDir::open(&options.path, shard).map_err(StoreError::io("open", &directory))?;
+    let names = dir.names().map_err(StoreError::io("list", &directory))?;
+    for number in shard::missing(&names) {
+        let path = dir.segment_path(number);
+        tracing::error!(path = %path.display(), "a segment is gone, and with it what mail in it was not delivered: its \
+            acknowledgements are there without it. Harmless only if the machine went down while the server removed it");
+    }
     dir.sweep().map_err(StoreError::io("clean up", &directory))?;
     let names = dir.names().map_err(StoreError::io("list", &directory))?;
     let next_number = names.iter().map(|name| name.number() + 1).max().unwrap_or(1);
@@ -166,7 +179,7 @@ fn plan_shard(
     });
     let epochs = segments.iter().filter_map(|segment| Some(segment.header?.epoch));
     let newest_epoch = epochs.chain(set_aside_epochs).max().unwrap_or(0);
-    let (mut recovered, mut spares) = (Vec::new(), Vec::new());
+    let (mut recovered, mut spares, mut unread) = (Vec::new(), Vec::new(), Vec::new());
     let mut has_damaged = names.iter().any(|name| matches!(name, Name::SetAside(_)));
     for FoundSegment { number, path, file, len, header } in segments {
         let Some(header) = header else {
@@ -175,15 +188,31 @@ fn plan_shard(
             has_damaged = true;
             continue;
         };
-        let extent = recover(&file, &header, len).map_err(StoreError::io("read", &path))?;
-        if let Some(torn) = extent.torn {
-            let (offset, records_count) = (torn.offset, torn.records_count);
-            tracing::warn!(path = %path.display(), offset, records_count, "left out a batch whose write was interrupted");
+        if is_truncated(&header, len) {
+            let capacity = header.capacity;
+            tracing::error!(path = %path.display(), len, capacity, "a segment was cut short; what mail stood behind is lost");
         }
-        if is_delivered(&path, &header, &extent)? {
+        let acks_path = ack_path(&path);
+        if acks::is_complete(&acks_path, header.epoch).map_err(StoreError::io("read", &acks_path))? {
             spares.push(Spare { number, epoch: header.epoch, capacity: header.capacity.min(len) });
+            continue;
+        }
+        let begins_with_mail = begins_with_batch(&file, &header).map_err(StoreError::io("read", &path))?;
+        let segment = Segment::former(&header, path, file);
+        if begins_with_mail {
+            recovered.push(Arc::new(segment));
+            continue;
+        }
+        // Never filled, as those that were ready when the server stopped: but only all of the file tells.
+        if active {
+            unread.push(segment);
+            continue;
+        }
+        segment.recover().map_err(StoreError::io("read", &segment.path))?;
+        if segment.committed() > FIRST_BATCH_AT {
+            recovered.push(Arc::new(segment));
         } else {
-            recovered.push(Arc::new(Segment::recovered(&header, path, file, &extent)));
+            spares.push(Spare::of(&segment));
         }
     }
     recovered.sort_by_key(|segment| segment.epoch);
@@ -194,17 +223,23 @@ fn plan_shard(
     if !recovered.is_empty() {
         tracing::info!(shard, segments_count = recovered.len(), "mail of a former run is left to deliver");
     }
-    Ok(Some(ShardPlan { dir, active, recovered, spares, next_number, newest_epoch }))
+    Ok(Some(ShardPlan { dir, active, recovered, spares, unread, next_number, newest_epoch }))
 }
 
-/// Whether no record of the segment waits for delivery, as far as its headers tell.
-fn is_delivered(path: &Path, header: &SegmentHeader, extent: &Extent) -> Result<bool, StoreError> {
-    if extent.end == FIRST_BATCH_AT {
-        return Ok(true);
+/// Whether a file is shorter than it was made. One of which the server wants only the header has a single block.
+pub(super) fn is_truncated(header: &SegmentHeader, len: u64) -> bool {
+    len < header.capacity && len != BLOCK_LEN
+}
+
+/// Whether the first batch of the segment is there. Where it is not, later ones may be: writes may have been under way
+/// when a crash came, and the first is not always the first to arrive.
+fn begins_with_batch(file: &File, header: &SegmentHeader) -> io::Result<bool> {
+    let mut bytes = [0; BATCH_HEADER_LEN];
+    match ReadAt::read_exact_at(file, &mut bytes, FIRST_BATCH_AT) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+        other => other?,
     }
-    let ack_path = ack_path(path);
-    let acks = AckSet::load_file(&ack_path, header.epoch).map_err(StoreError::io("read", &ack_path))?;
-    Ok(!extent.has_gap && acks.len() as u64 == extent.records_count)
+    Ok(BatchHeader::parse(&bytes, FIRST_BATCH_AT).is_some_and(|batch| batch.stamp == header.stamp()))
 }
 
 /// The epoch of a segment that was set aside; `None` where its header is part of the damage.

@@ -34,6 +34,7 @@ impl Reader {
         reason = "what it returns borrows from it, which an Iterator's item cannot"
     )]
     pub fn next(&mut self) -> io::Result<Option<Found<'_>>> {
+        self.segment.recover()?;
         let committed = self.segment.committed();
         let found = self.walk.next(&self.segment.file, committed)?;
         if let Some(Found::Damage(damage)) = &found

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::StoreError;
 use super::shard::{parse_directory_name, sync_directory};
+use super::site;
 use crate::spool::FORMAT_VERSION;
 
 const MARKER_NAME: &str = "ringmx-spool";
@@ -40,6 +41,11 @@ pub(super) fn check_marker(path: &Path) -> Result<Option<u32>, StoreError> {
         }
         version => Ok(version),
     }
+}
+
+/// Whether there is a spool, of whatever version.
+pub(super) fn is_marked(path: &Path) -> bool {
+    path.join(MARKER_NAME).exists()
 }
 
 /// Creates the directory, if need be with those above it.
@@ -78,7 +84,11 @@ pub(super) fn lock(path: &Path) -> Result<Lock, StoreError> {
         Err(TryLockError::WouldBlock) => {
             let mut text = String::new();
             let pid = file.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
-            return Err(StoreError::Locked { path: path.to_owned(), pid });
+            let holder = pid.map(|pid| match site::program(pid) {
+                Ok(program) => format!("{program}, pid {pid}"),
+                Err(_) => format!("pid {pid}"),
+            });
+            return Err(StoreError::Locked { path: path.to_owned(), holder });
         }
         Err(TryLockError::Error(error)) => return Err(StoreError::io("lock", &lock_path)(error)),
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use crate::spool::ReadAt;
-use crate::spool::recover::Extent;
+use crate::spool::recover::recover;
 use crate::spool::segment::{FIRST_BATCH_AT, Role, SegmentHeader};
 use crate::spool::walk::Damage;
 
@@ -35,7 +35,9 @@ pub struct Segment {
     committed: AtomicU64,
     sealed: AtomicBool,
     /// What is unreadable below was durable once. See [`crate::spool::recover::Extent::watermark`].
-    watermark: u64,
+    watermark: AtomicU64,
+    /// Of a former run, and nobody has looked yet how far it is filled.
+    is_unread: AtomicBool,
     fate: AtomicU8,
 }
 
@@ -64,17 +66,32 @@ impl Segment {
             capacity: header.capacity,
             committed: AtomicU64::new(FIRST_BATCH_AT),
             sealed: AtomicBool::new(false),
-            watermark: u64::MAX,
+            watermark: AtomicU64::new(u64::MAX),
+            is_unread: AtomicBool::new(false),
             fate: AtomicU8::new(Fate::Recycle as u8),
         }
     }
 
-    /// A segment of a former run: readable up to the extent's end, sealed.
-    pub(super) fn recovered(header: &SegmentHeader, path: PathBuf, file: File, extent: &Extent) -> Self {
-        let segment = Self { watermark: extent.watermark, ..Self::fresh(header, path, file) };
-        segment.publish(extent.end);
-        segment.seal();
-        segment
+    /// A segment of a former run. [`Self::recover`] finds how far it can be read.
+    pub(super) fn former(header: &SegmentHeader, path: PathBuf, file: File) -> Self {
+        Self { is_unread: AtomicBool::new(true), ..Self::fresh(header, path, file) }
+    }
+
+    /// Has a segment of a former run readable as far as it is filled, and sealed. Only the first call costs something:
+    /// it blocks on the disk and reads the headers of all batches, then the rest of the file, with one window of
+    /// memory. As it comes when the segment is read, a start costs the same whether ten messages wait in it or ten
+    /// thousand.
+    pub fn recover(&self) -> io::Result<()> {
+        if !self.is_unread.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let extent = recover(&self.file, &self.header(), self.file.metadata()?.len())?;
+        self.watermark.store(extent.watermark, Ordering::Release);
+        self.publish(extent.end);
+        self.seal();
+        // Whoever comes here at the same time finds the same.
+        self.is_unread.store(false, Ordering::Release);
+        Ok(())
     }
 
     /// What [`crate::spool::commit::GroupCommit::use_segment`] needs.
@@ -102,7 +119,7 @@ impl Segment {
     /// Whether `damage` hit what was durable. Otherwise a crash interrupted the write, and nobody was
     /// promised anything.
     pub fn was_durable(&self, damage: &Damage) -> bool {
-        damage.offset < self.watermark
+        damage.offset < self.watermark.load(Ordering::Acquire)
     }
 
     /// Reader: the segment holds something unreadable; the file is kept for the operator.
@@ -110,7 +127,7 @@ impl Segment {
         self.raise_fate(Fate::SetAside);
     }
 
-    /// Bytes durable and readable, from 0; [`FIRST_BATCH_AT`] while there is no batch.
+    /// Bytes durable and readable, from 0; [`FIRST_BATCH_AT`] while there is no batch, or before [`Self::recover`].
     pub fn committed(&self) -> u64 {
         self.committed.load(Ordering::Acquire)
     }

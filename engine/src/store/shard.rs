@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
+use rustix::fs::{Advice, FallocateFlags, OFlags, fadvise, fallocate};
 
 use super::segment::{Segment, ack_path};
 use crate::spool::segment::SegmentHeader;
@@ -184,9 +184,10 @@ pub(super) fn names(path: &Path) -> io::Result<Vec<Name>> {
     Ok(names)
 }
 
-fn open_options() -> OpenOptions {
+pub(super) fn open_options() -> OpenOptions {
     let mut options = OpenOptions::new();
-    options.read(true).write(true).mode(0o600);
+    // A link would have the server write to a file that is not of the spool.
+    options.read(true).write(true).mode(0o600).custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
     options
 }
 
@@ -207,6 +208,20 @@ fn write_blocks(file: &File, header: &SegmentHeader) -> io::Result<()> {
         at += len as u64;
     }
     file.sync_all()
+}
+
+/// Numbers of segments that are not there although their acknowledgements are, of these names. A segment's file goes
+/// before them, so a crash can leave this too, but only for a short time.
+pub(super) fn missing(names: &[Name]) -> impl Iterator<Item = u32> {
+    names.iter().filter_map(|name| match *name {
+        Name::Ack(number) => {
+            let has = |name| names.contains(&name);
+            let is_there =
+                has(Name::Segment(number)) || has(Name::New(number)) || has(Name::SetAside(number));
+            (!is_there).then_some(number)
+        }
+        _ => None,
+    })
 }
 
 fn remove_if_there(path: &Path) -> io::Result<()> {

@@ -22,11 +22,12 @@ fn a_second_server_is_refused_and_told_who_holds_it() {
     let dir = TempDir::new().unwrap();
     let spool = Spool::open(options(dir.path(), 1)).unwrap();
     let error = Spool::open(options(dir.path(), 1)).unwrap_err();
+    assert!(matches!(error, StoreError::Locked { .. }), "{error}");
+    let program = fs::read_to_string("/proc/self/comm").unwrap();
     assert!(
-        matches!(error, StoreError::Locked { pid: Some(pid), .. } if pid == std::process::id()),
+        error.to_string().contains(&format!("({}, pid {})", program.trim(), std::process::id())),
         "{error}"
     );
-    assert!(error.to_string().contains(&format!("pid {}", std::process::id())));
     drop(spool);
     Spool::open(options(dir.path(), 1)).unwrap();
 }
@@ -146,7 +147,38 @@ fn a_lost_header_is_taken_from_the_first_batch() {
 }
 
 #[test]
-fn a_torn_last_batch_is_left_out_and_is_no_error() {
+fn what_was_set_aside_can_be_read_though_its_header_is_lost() {
+    let dir = TempDir::new().unwrap();
+    {
+        let (_keeper, handles, _feeds) = start(dir.path(), 1);
+        let segment = take(&handles[0]);
+        let mut state = GroupCommit::new();
+        state.use_segment(&segment.header());
+        commit(&mut state, &segment, [1, 2]);
+        commit(&mut state, &segment, [3]);
+        // The segment's header and that of the first batch.
+        segment.file.write_all_at(&[0; 4096 + 64], 0).unwrap();
+    }
+    let (_keeper, _handles, feeds) = start(dir.path(), 1);
+    assert!(feeds[0].recovered.is_empty());
+    let listed = |stop_at: Option<u32>| {
+        let mut listed = Vec::new();
+        list_set_aside(dir.path(), &mut |item| {
+            assert_eq!((item.content, item.state), (&content(item.id.transaction)[..], State::SetAside));
+            listed.push(item.id.transaction);
+            if stop_at == Some(item.id.transaction) {
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        listed
+    };
+    assert_eq!((listed(None), listed(Some(2))), (vec![1, 2, 3], vec![1, 2]));
+}
+
+#[test]
+fn of_a_torn_last_batch_what_is_readable_is_kept_and_the_rest_no_error() {
     let dir = TempDir::new().unwrap();
     {
         let (_keeper, handles, _feeds) = start(dir.path(), 1);
@@ -158,9 +190,10 @@ fn a_torn_last_batch_is_left_out_and_is_no_error() {
         segment.file.write_all_at(&[0; 1024], places[2].offset - 512).unwrap();
     }
     let (_keeper, _handles, feeds) = start(dir.path(), 1);
-    assert_eq!(read_all(&feeds[0].recovered[0]), ([(FIRST_BATCH_AT + 64, 1)].into(), 0));
+    let (records, damage_count) = read_all(&feeds[0].recovered[0]);
+    assert_eq!((records.into_values().collect::<Vec<_>>(), damage_count), (vec![1, 50], 2));
     let findings = inspect::verify(dir.path()).unwrap();
-    assert!(findings.len() == 1 && !findings[0].is_error, "{findings:?}");
+    assert!(findings.len() == 2 && findings.iter().all(|finding| !finding.is_error), "{findings:?}");
 }
 
 #[test]

@@ -95,10 +95,15 @@ fn its_mail_is_delivered_once_and_it_becomes_the_present_version() {
     assert_eq!(deliver(&feeds), [1, 2, 4, 5, 7, 8, 10, 11]);
     // The first stop comes before the segments are given back.
     drop((keeper, handles, feeds));
+    let (keeper, handles, mut feeds) = open(dir.path());
+    assert!(deliver(&feeds).is_empty());
+    for feed in &mut feeds {
+        feed.recovered.drain(..).for_each(|segment| feed.done.send(segment));
+    }
+    drop((keeper, handles, feeds));
     let (keeper, handles, feeds) = open(dir.path());
     assert!(feeds.iter().all(|feed| feed.recovered.is_empty()));
     wait_until("segments are ready", || handles.iter().all(|shard| shard.ready.is_full()));
-    assert!(keeper.state().counts().contains(&("recycled", 4)), "{:?}", keeper.state().counts());
     assert_eq!(versions(dir.path()), [FORMAT_VERSION].into());
     commit_new(&take(&handles[0]), [77]);
     drop((keeper, handles, feeds));

@@ -1,18 +1,22 @@
 //! `ringmx spool`: reads a spool, also while a server runs on it.
 
+mod export;
+mod show;
+
 use std::io::Write;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
+use serde_json::json;
 
+use self::export::ExportArgs;
+use self::show::{envelope_json, line};
 use super::Failure;
 use crate::config::{Config, format_size};
 use crate::id::MessageId;
-use crate::protocol::envelope::Envelope;
-use crate::store::StoreError;
 use crate::store::inspect::{self, Listed, ShardStat, State};
+use crate::store::{StoreError, list_set_aside};
 
 /// Read the spool, also while the server runs
 #[derive(Debug, Args)]
@@ -23,6 +27,7 @@ Examples:
   ringmx spool ls --spool /var/spool/ringmx
   ringmx spool cat 0CH1611EAG081-1 --config /etc/ringmx.toml > message.eml
   ringmx spool verify --json
+  ringmx spool export --to rescued --set-aside
 
 Exit status: 0 done, 1 no such message or mail is damaged, 2 the spool cannot be read.")]
 pub(super) struct SpoolArgs {
@@ -37,14 +42,22 @@ enum SpoolCommand {
         /// List delivered messages too, as long as they have not been overwritten
         #[arg(long)]
         all: bool,
+        /// List what is readable in damaged segments that were set aside, too
+        #[arg(long)]
+        set_aside: bool,
         #[command(flatten)]
         common: Common,
     },
+    /// Write messages out: a file with the exact octets of each, and their envelopes as lines of JSON
+    Export(ExportArgs),
     /// Print a message's content, exactly its octets; with --json its envelope instead
     Cat {
         /// As the reply to the client and the log give it
         #[arg(value_name = "ID")]
         id: MessageId,
+        /// Look into damaged segments that were set aside, too
+        #[arg(long)]
+        set_aside: bool,
         #[command(flatten)]
         common: Common,
     },
@@ -86,8 +99,9 @@ impl Common {
 /// Writes what is asked for; the exit status is 0 or 1.
 pub(super) fn run(args: &SpoolArgs, output: &mut dyn Write) -> Result<u8, Failure> {
     let status = match &args.command {
-        SpoolCommand::Ls { all, common } => ls(*all, common, output)?,
-        SpoolCommand::Cat { id, common } => cat(*id, common, output)?,
+        SpoolCommand::Ls { all, set_aside, common } => ls(*all, *set_aside, common, output)?,
+        SpoolCommand::Export(args) => export::run(args, output)?,
+        SpoolCommand::Cat { id, set_aside, common } => cat(*id, *set_aside, common, output)?,
         SpoolCommand::Verify { common } => verify(common, output)?,
         SpoolCommand::Stat { common } => stat(common, output)?,
     };
@@ -95,9 +109,24 @@ pub(super) fn run(args: &SpoolArgs, output: &mut dyn Write) -> Result<u8, Failur
     Ok(status)
 }
 
-fn ls(all: bool, common: &Common, output: &mut dyn Write) -> Result<u8, Failure> {
+/// Visits the messages of a spool, and of its segments that were set aside if these are wanted.
+fn visit(
+    path: &Path,
+    set_aside: bool,
+    visit: &mut dyn FnMut(&Listed<'_>) -> ControlFlow<()>,
+) -> Result<(), StoreError> {
+    let mut ended = false;
+    inspect::list(path, &mut |listed| {
+        let flow = visit(listed);
+        ended = flow.is_break();
+        flow
+    })?;
+    if set_aside && !ended { list_set_aside(path, visit) } else { Ok(()) }
+}
+
+fn ls(all: bool, set_aside: bool, common: &Common, output: &mut dyn Write) -> Result<u8, Failure> {
     let mut failed = Ok(());
-    inspect::list(&common.path()?, &mut |listed| {
+    visit(&common.path()?, set_aside, &mut |listed| {
         if !all && listed.state == State::Delivered {
             return ControlFlow::Continue(());
         }
@@ -109,30 +138,29 @@ fn ls(all: bool, common: &Common, output: &mut dyn Write) -> Result<u8, Failure>
     Ok(0)
 }
 
-fn cat(id: MessageId, common: &Common, output: &mut dyn Write) -> Result<u8, Failure> {
+fn cat(id: MessageId, set_aside: bool, common: &Common, output: &mut dyn Write) -> Result<u8, Failure> {
     let path = common.path()?;
-    if !common.json {
-        return match inspect::cat(&path, id, output) {
-            Err(error @ StoreError::NoMessage { .. }) => {
-                eprintln!("ringmx: {error}");
-                Ok(1)
-            }
-            other => Ok(other.map(|()| 0)?),
-        };
-    }
-    let mut found = None;
-    inspect::list(&path, &mut |listed| {
+    let mut written = None;
+    visit(&path, set_aside, &mut |listed| {
         if listed.id != id {
             return ControlFlow::Continue(());
         }
-        found = Some(envelope_json(listed));
+        // Its checksum was right before the first octet goes out.
+        written = Some(if common.json {
+            writeln!(output, "{}", envelope_json(listed))
+        } else {
+            output.write_all(listed.content)
+        });
         ControlFlow::Break(())
     })?;
-    match &found {
-        Some(envelope) => writeln!(output, "{envelope}")?,
-        None => eprintln!("ringmx: {}", StoreError::NoMessage { id, path }),
+    match written {
+        Some(written) => written?,
+        None => {
+            eprintln!("ringmx: {}", StoreError::NoMessage { id, path });
+            return Ok(1);
+        }
     }
-    Ok(u8::from(found.is_none()))
+    Ok(0)
 }
 
 fn verify(common: &Common, output: &mut dyn Write) -> Result<u8, Failure> {
@@ -200,65 +228,12 @@ fn stat_row(name: &str, stat: &ShardStat, output: &mut dyn Write) -> std::io::Re
     )
 }
 
-/// `ID  TIME  STATE  OCTETS  <REVERSE-PATH>  <FORWARD-PATH>, ...`
-fn line(listed: &Listed<'_>) -> String {
-    let Listed { id, state, content, .. } = listed;
-    let envelope = match Envelope::parse(listed.envelope) {
-        Ok(envelope) => {
-            let recipients: Vec<_> =
-                envelope.recipients().map(|to| format!("<{}>", to.escape_ascii())).collect();
-            format!("<{}>  {}", envelope.reverse_path().escape_ascii(), recipients.join(", "))
-        }
-        Err(error) => error.to_string(),
-    };
-    let state = state_name(*state);
-    format!("{id}  {}  {state}  {}  {envelope}", utc(listed.received_unix_us), content.len())
-}
-
-fn envelope_json(listed: &Listed<'_>) -> Value {
-    // What is not ASCII in an envelope is no address; it is shown escaped, as `ls` does.
-    let text = |octets: &[u8]| octets.escape_ascii().to_string();
-    let mut object = json!({
-        "id": listed.id.to_string(),
-        "received": utc(listed.received_unix_us),
-        "state": state_name(listed.state),
-        "octets": listed.content.len(),
-        "shard": listed.shard,
-        "file": listed.path.to_string_lossy(),
-        "offset": listed.offset,
-    });
-    match Envelope::parse(listed.envelope) {
-        Ok(envelope) => {
-            object["reverse_path"] = text(envelope.reverse_path()).into();
-            object["recipients"] = envelope.recipients().map(text).collect();
-            object["client"] = envelope.client().map(|(ip, _)| ip.to_string()).into();
-            object["client_port"] = envelope.client().map(|(_, port)| port).into();
-            object["helo"] = envelope.helo().map(text).into();
-            object["listener"] = envelope.listener().into();
-        }
-        Err(error) => object["error"] = error.to_string().into(),
-    }
-    object
-}
-
-fn state_name(state: State) -> &'static str {
-    match state {
-        State::Undelivered => "undelivered",
-        State::Delivered => "delivered",
-    }
-}
-
-/// RFC 3339, in seconds.
-fn utc(unix_us: u64) -> String {
-    let timestamp = i64::try_from(unix_us).ok().and_then(|us| jiff::Timestamp::from_microsecond(us).ok());
-    timestamp.map_or_else(|| "-".to_owned(), |timestamp| format!("{timestamp:.0}"))
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::FileExt as _;
-    use std::path::Path;
     use std::time::Duration;
+
+    use serde_json::Value;
 
     use super::*;
     use crate::id::SessionId;
@@ -272,41 +247,11 @@ mod tests {
     use crate::store::{Spool, SpoolOptions};
 
     #[test]
-    fn a_listed_message_shows_its_envelope() {
-        let mut envelope = Vec::new();
-        let mut writer = Writer(&mut envelope);
-        writer.reverse_path(None);
-        writer.forward_path(&ForwardPath::Mailbox(Mailbox::parse(b"a@example.com").unwrap()));
-        writer.forward_path(&ForwardPath::Postmaster);
-        writer.client("192.0.2.7".parse().unwrap(), 4321);
-        let mut listed = Listed {
-            id: MessageId { session: SessionId(1_763_780_000_000_000 << 8), transaction: 2 },
-            received_unix_us: 1_763_780_000_000_000,
-            state: State::Undelivered,
-            envelope: &envelope,
-            content: b"hello\r\n",
-            shard: 1,
-            path: Path::new("x.seg"),
-            offset: 4096,
-        };
-        let id = listed.id;
-        assert_eq!(
-            line(&listed),
-            format!("{id}  2025-11-22T02:53:20Z  undelivered  7  <>  <a@example.com>, <postmaster>")
-        );
-        let object = envelope_json(&listed);
-        assert_eq!(object["recipients"], json!(["a@example.com", "postmaster"]));
-        assert_eq!((&object["client"], &object["helo"]), (&json!("192.0.2.7"), &Value::Null));
-        listed.envelope = b"\xff";
-        assert!(envelope_json(&listed)["error"].is_string() && line(&listed).contains("ends within a field"));
-    }
-
-    #[test]
     fn a_path_that_is_no_spool_is_an_error() {
         let directory = tempfile::tempdir().unwrap();
         let common = || Common { spool: Some(directory.path().to_owned()), config: None, json: false };
         for command in [
-            SpoolCommand::Ls { all: true, common: common() },
+            SpoolCommand::Ls { all: true, set_aside: true, common: common() },
             SpoolCommand::Verify { common: common() },
             SpoolCommand::Stat { common: common() },
         ] {
@@ -351,9 +296,10 @@ mod tests {
             let status = run(&SpoolArgs { command: command(common) }, &mut output).unwrap();
             (status, String::from_utf8(output).unwrap())
         };
-        let ls = |common| SpoolCommand::Ls { all: false, common };
+        let ls = |common| SpoolCommand::Ls { all: false, set_aside: false, common };
         let cat = |common| SpoolCommand::Cat {
             id: MessageId { session: SessionId(1 << 8), transaction: 1 },
+            set_aside: false,
             common,
         };
         let line = format!("{id}  1970-01-01T00:00:00Z  undelivered  22  <b@example.org>  <a@example.com>\n");
@@ -371,7 +317,42 @@ mod tests {
         assert_eq!(serde_json::from_str::<Value>(&stat).unwrap()["undelivered"], 1);
         let (_, stat) = told(false, |common| SpoolCommand::Stat { common });
         assert_eq!(stat.lines().count(), 3, "{stat}");
-        let other = |common| SpoolCommand::Cat { id: MessageId::default(), common };
+        let other = |common| SpoolCommand::Cat { id: MessageId::default(), set_aside: true, common };
         assert_eq!((told(false, other), told(true, other)), ((1, String::new()), (1, String::new())));
+    }
+
+    #[test]
+    fn mail_is_exported_and_nothing_is_overwritten() {
+        let directory = tempfile::tempdir().unwrap();
+        let id = spool_with_mail(&directory.path().join("spool"));
+        let export = |to: &str, ids: &[MessageId], json| {
+            let common = Common { spool: Some(directory.path().join("spool")), config: None, json };
+            let (to, id) = (directory.path().join(to), ids.to_vec());
+            let args = ExportArgs { to, id, all: false, set_aside: true, common };
+            let mut output = Vec::new();
+            let command = SpoolCommand::Export(args);
+            run(&SpoolArgs { command }, &mut output)
+                .map(|status| (status, String::from_utf8(output).unwrap()))
+        };
+        let (status, summary) = export("first", &[], true).unwrap();
+        let summary: Value = serde_json::from_str(&summary).unwrap();
+        assert_eq!((status, &summary["messages"], &summary["octets"]), (0, &json!(1), &json!(22)));
+        let first = directory.path().join("first");
+        let content = std::fs::read(first.join(format!("{id}.eml"))).unwrap();
+        assert_eq!(content, b"Received: x\r\n\r\nhello\r\n");
+        let envelopes = std::fs::read_to_string(first.join("envelopes.jsonl")).unwrap();
+        let envelope: Value = serde_json::from_str(&envelopes).unwrap();
+        assert_eq!(
+            (&envelope["id"], &envelope["reverse_path"]),
+            (&json!(id.to_string()), &json!("b@example.org"))
+        );
+        assert_eq!(envelope["content"], json!(format!("{id}.eml")));
+
+        let error = export("first", &[], false).unwrap_err().to_string();
+        assert!(error.contains("first: it is not empty"), "{error}");
+        let (status, text) = export("second", &[id, MessageId::default()], false).unwrap();
+        assert!(status == 1 && text.starts_with("messages: 1, octets: 22, in "), "{status} {text}");
+        let (status, _) = export("third", &[id], false).unwrap();
+        assert_eq!(status, 0);
     }
 }

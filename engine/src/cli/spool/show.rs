@@ -1,0 +1,101 @@
+//! A message as a line of text or of JSON.
+
+use serde_json::{Value, json};
+
+use crate::protocol::envelope::Envelope;
+use crate::store::inspect::{Listed, State};
+
+/// `ID  TIME  STATE  OCTETS  <REVERSE-PATH>  <FORWARD-PATH>, ...`
+pub(super) fn line(listed: &Listed<'_>) -> String {
+    let Listed { id, state, content, .. } = listed;
+    let envelope = match Envelope::parse(listed.envelope) {
+        Ok(envelope) => {
+            let recipients: Vec<_> =
+                envelope.recipients().map(|to| format!("<{}>", to.escape_ascii())).collect();
+            format!("<{}>  {}", envelope.reverse_path().escape_ascii(), recipients.join(", "))
+        }
+        Err(error) => error.to_string(),
+    };
+    let state = state_name(*state);
+    format!("{id}  {}  {state}  {}  {envelope}", utc(listed.received_unix_us), content.len())
+}
+
+pub(super) fn envelope_json(listed: &Listed<'_>) -> Value {
+    // What is not ASCII in an envelope is no address; it is shown escaped, as `ls` does.
+    let text = |octets: &[u8]| octets.escape_ascii().to_string();
+    let mut object = json!({
+        "id": listed.id.to_string(),
+        "received": utc(listed.received_unix_us),
+        "state": state_name(listed.state),
+        "octets": listed.content.len(),
+        "shard": listed.shard,
+        "file": listed.path.to_string_lossy(),
+        "offset": listed.offset,
+    });
+    match Envelope::parse(listed.envelope) {
+        Ok(envelope) => {
+            object["reverse_path"] = text(envelope.reverse_path()).into();
+            object["recipients"] = envelope.recipients().map(text).collect();
+            object["client"] = envelope.client().map(|(ip, _)| ip.to_string()).into();
+            object["client_port"] = envelope.client().map(|(_, port)| port).into();
+            object["helo"] = envelope.helo().map(text).into();
+            object["listener"] = envelope.listener().into();
+        }
+        Err(error) => object["error"] = error.to_string().into(),
+    }
+    object
+}
+
+fn state_name(state: State) -> &'static str {
+    match state {
+        State::Undelivered => "undelivered",
+        State::Delivered => "delivered",
+        State::SetAside => "set aside",
+    }
+}
+
+/// RFC 3339, in seconds.
+fn utc(unix_us: u64) -> String {
+    let timestamp = i64::try_from(unix_us).ok().and_then(|us| jiff::Timestamp::from_microsecond(us).ok());
+    timestamp.map_or_else(|| "-".to_owned(), |timestamp| format!("{timestamp:.0}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::id::{MessageId, SessionId};
+    use crate::protocol::envelope::Writer;
+    use crate::protocol::path::{ForwardPath, Mailbox};
+
+    #[test]
+    fn a_listed_message_shows_its_envelope() {
+        let mut envelope = Vec::new();
+        let mut writer = Writer(&mut envelope);
+        writer.reverse_path(None);
+        writer.forward_path(&ForwardPath::Mailbox(Mailbox::parse(b"a@example.com").unwrap()));
+        writer.forward_path(&ForwardPath::Postmaster);
+        writer.client("192.0.2.7".parse().unwrap(), 4321);
+        let mut listed = Listed {
+            id: MessageId { session: SessionId(1_763_780_000_000_000 << 8), transaction: 2 },
+            received_unix_us: 1_763_780_000_000_000,
+            state: State::Undelivered,
+            envelope: &envelope,
+            content: b"hello\r\n",
+            shard: 1,
+            path: Path::new("x.seg"),
+            offset: 4096,
+        };
+        let id = listed.id;
+        assert_eq!(
+            line(&listed),
+            format!("{id}  2025-11-22T02:53:20Z  undelivered  7  <>  <a@example.com>, <postmaster>")
+        );
+        let object = envelope_json(&listed);
+        assert_eq!(object["recipients"], json!(["a@example.com", "postmaster"]));
+        assert_eq!((&object["client"], &object["helo"]), (&json!("192.0.2.7"), &Value::Null));
+        listed.envelope = b"\xff";
+        assert!(envelope_json(&listed)["error"].is_string() && line(&listed).contains("ends within a field"));
+    }
+}
