@@ -27,8 +27,28 @@ pub const FAULTS_COUNT_MAX: u16 = 20;
 /// Refused recipients of one session since its last accepted message, before 421 and close: more than one full
 /// transaction of a sender with an old list, far less than a harvest of addresses.
 pub const REFUSED_RECIPIENTS_COUNT_MAX: u16 = 200;
+/// The most that a budget of faults may be configured to.
+pub const FAULTS_COUNT_MOST: u16 = 60_000;
+/// Commands of one session since its last accepted message, before 421 and close: what three transactions of as many
+/// recipients as there may be need.
+pub const COMMANDS_COUNT_MAX: u32 = 3 * RECIPIENTS_COUNT_MAX as u32;
 /// Digits of SIZE's value. RFC 1870 §6.
 pub const SIZE_DIGITS_MAX: usize = 20;
+
+/// Octets of a PROXY header. The protocol allows 64 KiB; what proxies send fits into some hundreds, with a client's
+/// certificate into some thousands.
+pub const PROXY_HEADER_LEN_MAX: usize = 4096;
+/// How long a proxy may take to send its header. Its specification wants at least 3 s, for a packet that is lost.
+pub const PROXY_HEADER_TIME_MAX: Duration = Duration::from_secs(5);
+/// Octets of content within each time-out of content, for a client that is not to be taken for a silent one. RFC 5321
+/// §4.5.3.2.5 gives the client 3 minutes for each block that it sends to TCP, and a block has more.
+pub const DATA_PROGRESS_LEN: u32 = 1024;
+/// The most that it may be configured to: more than this in a time-out is asked of no line.
+pub const DATA_PROGRESS_MOST: u32 = 1 << 20;
+/// How long all of a message's content may take. 50 MiB in this time are 60 kbit/s.
+pub const DATA_TIME_MAX: Duration = Duration::from_secs(2 * 3600);
+/// Entries of the table that counts what clients do, over all workers: 64 octets each. Each connection has two.
+pub const CLIENTS_COUNT_MAX: usize = 1 << 16;
 
 const _: () = assert!(COMMAND_LINE_LEN_MAX >= 512 + 26 + 17 + 1000 + 10);
 const _: () = assert!(RECIPIENTS_COUNT_MAX >= 100);

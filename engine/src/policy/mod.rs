@@ -1,4 +1,5 @@
 //! What is accepted from whom: decisions over facts, without a session and without waiting.
 
+pub mod clients;
 pub mod network;
 pub mod recipient;

@@ -11,7 +11,7 @@ const MAPPED_PREFIX_LEN: u8 = 96;
 
 /// All addresses that begin with the same bits. IPv4 addresses mapped into IPv6 are IPv4 addresses here: which of the
 /// two a client arrives with says only how our socket was bound.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Network {
     /// Canonical; 0 behind the prefix.
     first: IpAddr,

@@ -1,0 +1,365 @@
+//! What clients do at the same time and in a time, over all workers: one table of a fixed size, of atomics.
+//!
+//! A client is counted twice: as itself (an IPv4 address, an IPv6 /64, which is what one subscriber gets), and with its
+//! neighbours (an IPv4 /24, an IPv6 /48). The table is touched when a connection comes and goes and when a transaction
+//! begins and ends, never for a command.
+//!
+//! It never grows. An entry that nobody is connected under and whose rates have recovered says nothing any more, and is
+//! taken for the next client that needs one. Where all places for a client are taken, the client is not counted: a
+//! stranger who fills the table must not lock honest clients out. The places are drawn with a secret of this start, so
+//! that nobody can choose addresses that meet in one of them.
+
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::policy::network::Network;
+
+/// Entries where a client may be: a lookup reads no more than these, each one cache line.
+const PLACES_COUNT: usize = 8;
+/// Low bits of an entry's word that count its open connections; the others tell whose it is.
+const OPEN_BITS: u32 = 24;
+const OPEN_MAX: u64 = (1 << OPEN_BITS) - 1;
+
+/// How far around a client's address counts as the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// An IPv4 address, an IPv6 /64.
+    Client,
+    /// An IPv4 /24, an IPv6 /48.
+    Network,
+}
+
+/// What is counted in a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Amount {
+    Connections,
+    Transactions,
+    Recipients,
+    Faults,
+    Octets,
+}
+
+/// The limit that was reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// Connections open at the same time.
+    Open(Scope),
+    Rate(Scope, Amount),
+}
+
+/// So many in a time, at once or spread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// Above 0.
+    pub count: u64,
+    /// Above 0.
+    pub per: Duration,
+}
+
+/// The limits of one scope; what is `None` has none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ScopeLimits {
+    pub open_max: Option<u32>,
+    pub connections: Option<Rate>,
+    pub transactions: Option<Rate>,
+    pub recipients: Option<Rate>,
+    pub faults: Option<Rate>,
+    pub octets: Option<Rate>,
+}
+
+/// The limits of a client and of its network.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClientLimits {
+    pub client: ScopeLimits,
+    pub network: ScopeLimits,
+}
+
+/// The table.
+#[derive(Debug)]
+pub struct Clients {
+    secret: RandomState,
+    /// A power of two, at least `PLACES_COUNT`.
+    entries: Box<[Entry]>,
+}
+
+/// A connection's place in the table, given back with [`Clients::leave`]. While it is held its entries stay its own.
+#[derive(Debug, Default, PartialEq, Eq)]
+#[must_use]
+pub struct Visit {
+    /// `None` where the table had no place.
+    client: Option<Place>,
+    network: Option<Place>,
+}
+
+/// Index of an entry, plus 1: an `Option` of it is as small as it.
+type Place = std::num::NonZeroU32;
+
+/// Fills a cache line, so that two clients share none.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Entry {
+    /// Whose it is, and how many connections are open: one word, so that nobody can take an entry that is in use.
+    word: AtomicU64,
+    /// By `Amount`: when, in nanoseconds, the rate has recovered from what was counted (the theoretical arrival time
+    /// of the generic cell rate algorithm, ITU-T I.371). What lies in the past counts for nothing.
+    recovered_at: [AtomicU64; 5],
+}
+
+impl Clients {
+    /// `entries_count` is rounded up to a power of two. The secret is drawn anew at each start.
+    pub fn new(entries_count: usize, secret: RandomState) -> Self {
+        let entries_count = entries_count.max(PLACES_COUNT).next_power_of_two();
+        Self { secret, entries: (0..entries_count).map(|_| Entry::default()).collect() }
+    }
+
+    /// A client has connected.
+    ///
+    /// # Errors
+    /// The limit that forbids it; then nothing is counted.
+    pub fn enter(&self, client: IpAddr, limits: &ClientLimits, now: Duration) -> Result<Visit, Limit> {
+        let now = nanos(now);
+        let mut visit = Visit::default();
+        for scope in [Scope::Client, Scope::Network] {
+            let place = match self.occupy(scope, client, limits.of(scope), now) {
+                Ok(place) => place,
+                Err(limit) => {
+                    self.leave(visit);
+                    return Err(limit);
+                }
+            };
+            *visit.place(scope) = place;
+        }
+        // Of a transaction's amounts, those that earlier sessions have used up.
+        let used_up = [Amount::Faults, Amount::Recipients, Amount::Octets];
+        let allowed = used_up.into_iter().try_for_each(|amount| self.check(&visit, limits, amount, now));
+        match allowed.and_then(|()| self.spend(&visit, limits, Amount::Connections, now)) {
+            Ok(()) => Ok(visit),
+            Err(limit) => {
+                self.leave(visit);
+                Err(limit)
+            }
+        }
+    }
+
+    /// A transaction begins.
+    ///
+    /// # Errors
+    /// The limit that forbids it; then nothing is counted.
+    pub fn begin_transaction(
+        &self,
+        visit: &Visit,
+        limits: &ClientLimits,
+        now: Duration,
+    ) -> Result<(), Limit> {
+        let now = nanos(now);
+        self.check(visit, limits, Amount::Recipients, now)?;
+        self.check(visit, limits, Amount::Octets, now)?;
+        self.spend(visit, limits, Amount::Transactions, now)
+    }
+
+    /// Counts what has happened, whether or not it is too much: the next connection or transaction is told.
+    pub fn charge(&self, visit: &Visit, limits: &ClientLimits, amount: Amount, count: u64, now: Duration) {
+        if count == 0 {
+            return;
+        }
+        let now = nanos(now);
+        for (_, recovered_at, rate) in self.rates(visit, limits, amount) {
+            let charged = |at: u64| {
+                // However much it was, after twice the time it is forgiven.
+                let forgiven_at = now.saturating_add(nanos(rate.per).saturating_mul(2));
+                Some(at.max(now).saturating_add(rate.cost(count)).min(forgiven_at))
+            };
+            let _ = recovered_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, charged);
+        }
+    }
+
+    /// The connection is over.
+    pub fn leave(&self, visit: Visit) {
+        for place in [visit.client, visit.network].into_iter().flatten() {
+            self.entry(place).word.fetch_sub(1, Ordering::Release);
+        }
+    }
+
+    /// Whether one more would be beyond a rate.
+    fn check(&self, visit: &Visit, limits: &ClientLimits, amount: Amount, now: u64) -> Result<(), Limit> {
+        for (scope, recovered_at, rate) in self.rates(visit, limits, amount) {
+            rate.one_more(recovered_at.load(Ordering::Relaxed), now).ok_or(Limit::Rate(scope, amount))?;
+        }
+        Ok(())
+    }
+
+    /// Counts one, unless it is beyond a rate: who is refused does not use it up.
+    fn spend(&self, visit: &Visit, limits: &ClientLimits, amount: Amount, now: u64) -> Result<(), Limit> {
+        let mut spent: Option<(&AtomicU64, Rate)> = None;
+        for (scope, recovered_at, rate) in self.rates(visit, limits, amount) {
+            let one_more = |at| rate.one_more(at, now);
+            if recovered_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_err() {
+                if let Some((recovered_at, rate)) = spent {
+                    recovered_at.fetch_sub(rate.cost(1), Ordering::Relaxed);
+                }
+                return Err(Limit::Rate(scope, amount));
+            }
+            spent = Some((recovered_at, rate));
+        }
+        Ok(())
+    }
+
+    /// The rates of this amount that the visit is counted under.
+    fn rates(
+        &self,
+        visit: &Visit,
+        limits: &ClientLimits,
+        amount: Amount,
+    ) -> impl Iterator<Item = (Scope, &AtomicU64, Rate)> {
+        let of = |scope, place: Option<Place>| {
+            Some((scope, &self.entry(place?).recovered_at[amount as usize], limits.of(scope).rate(amount)?))
+        };
+        [of(Scope::Client, visit.client), of(Scope::Network, visit.network)].into_iter().flatten()
+    }
+
+    /// Opens a connection under the client's entry, which is found or taken; `None` where no place is free.
+    fn occupy(
+        &self,
+        scope: Scope,
+        client: IpAddr,
+        limits: &ScopeLimits,
+        now: u64,
+    ) -> Result<Option<Place>, Limit> {
+        let open_max = limits.open_max.map_or(OPEN_MAX, |max| u64::from(max).min(OPEN_MAX));
+        let hash = self.hash(scope, client);
+        let first = hash as usize & (self.entries.len() - 1) & !(PLACES_COUNT - 1);
+        // 0 is nobody's.
+        let owner = (hash >> OPEN_BITS << OPEN_BITS) | (1 << OPEN_BITS);
+        // Another round only if another thread has changed an entry meanwhile.
+        loop {
+            let mut found = None;
+            for index in first..first + PLACES_COUNT {
+                let entry = &self.entries[index];
+                let word = entry.word.load(Ordering::Acquire);
+                if word & !OPEN_MAX == owner {
+                    found = Some((index, word));
+                    break;
+                }
+                if found.is_none() && word & OPEN_MAX == 0 && entry.has_recovered(now) {
+                    found = Some((index, word));
+                }
+            }
+            let Some((index, word)) = found else { return Ok(None) };
+            let open_count = if word & !OPEN_MAX == owner { word & OPEN_MAX } else { 0 };
+            if open_count >= open_max {
+                return Err(Limit::Open(scope));
+            }
+            let taken = &self.entries[index].word;
+            if taken
+                .compare_exchange(word, owner | (open_count + 1), Ordering::AcqRel, Ordering::Acquire)
+                .is_ok()
+            {
+                return Ok(Place::new(index as u32 + 1));
+            }
+        }
+    }
+
+    fn hash(&self, scope: Scope, client: IpAddr) -> u64 {
+        self.secret.hash_one(Network::around(client, scope.prefix_len(client)))
+    }
+
+    fn entry(&self, place: Place) -> &Entry {
+        &self.entries[place.get() as usize - 1]
+    }
+}
+
+impl Visit {
+    /// Counted nowhere, because the table had no place for it or because nobody wanted it counted.
+    pub fn is_untracked(&self) -> bool {
+        self.client.is_none() || self.network.is_none()
+    }
+
+    fn place(&mut self, scope: Scope) -> &mut Option<Place> {
+        match scope {
+            Scope::Client => &mut self.client,
+            Scope::Network => &mut self.network,
+        }
+    }
+}
+
+impl Entry {
+    fn has_recovered(&self, now: u64) -> bool {
+        self.recovered_at.iter().all(|recovered_at| recovered_at.load(Ordering::Relaxed) <= now)
+    }
+}
+
+impl Scope {
+    fn prefix_len(self, client: IpAddr) -> u8 {
+        match (self, client.to_canonical()) {
+            (Self::Client, IpAddr::V4(_)) => 32,
+            (Self::Network, IpAddr::V4(_)) => 24,
+            (Self::Client, IpAddr::V6(_)) => 64,
+            (Self::Network, IpAddr::V6(_)) => 48,
+        }
+    }
+}
+
+impl Limit {
+    /// For log lines; as the configuration calls it.
+    pub fn name(self) -> &'static str {
+        use Amount::{Connections, Faults, Octets, Recipients, Transactions};
+        match self {
+            Self::Open(Scope::Client) => "connections-per-client",
+            Self::Open(Scope::Network) => "connections-per-network",
+            Self::Rate(Scope::Client, Connections) => "connection-rate-per-client",
+            Self::Rate(Scope::Network, Connections) => "connection-rate-per-network",
+            Self::Rate(Scope::Client, Transactions) => "transaction-rate-per-client",
+            Self::Rate(Scope::Network, Transactions) => "transaction-rate-per-network",
+            Self::Rate(Scope::Client, Recipients) => "recipient-rate-per-client",
+            Self::Rate(Scope::Network, Recipients) => "recipient-rate-per-network",
+            Self::Rate(Scope::Client, Faults) => "fault-rate-per-client",
+            Self::Rate(Scope::Network, Faults) => "fault-rate-per-network",
+            Self::Rate(Scope::Client, Octets) => "size-rate-per-client",
+            Self::Rate(Scope::Network, Octets) => "size-rate-per-network",
+        }
+    }
+}
+
+impl Rate {
+    /// Nanoseconds in which the rate recovers from so many.
+    fn cost(&self, count: u64) -> u64 {
+        let cost = u128::from(nanos(self.per)) * u128::from(count) / u128::from(self.count.max(1));
+        u64::try_from(cost).unwrap_or(u64::MAX)
+    }
+
+    /// When it will have recovered from one more; `None` if that is too much.
+    fn one_more(&self, recovered_at: u64, now: u64) -> Option<u64> {
+        let next = recovered_at.max(now).saturating_add(self.cost(1));
+        (next - now <= nanos(self.per)).then_some(next)
+    }
+}
+
+impl ClientLimits {
+    fn of(&self, scope: Scope) -> &ScopeLimits {
+        match scope {
+            Scope::Client => &self.client,
+            Scope::Network => &self.network,
+        }
+    }
+}
+
+impl ScopeLimits {
+    fn rate(&self, amount: Amount) -> Option<Rate> {
+        match amount {
+            Amount::Connections => self.connections,
+            Amount::Transactions => self.transactions,
+            Amount::Recipients => self.recipients,
+            Amount::Faults => self.faults,
+            Amount::Octets => self.octets,
+        }
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;
