@@ -20,19 +20,20 @@ pub struct Event {
     pub kind: Kind,
 }
 
+/// Why a session ended in which nobody wanted to send mail: no line of the log is made of it by default.
+pub const CHECK: &str = "health check";
+
 /// What happened. Names of the log lines, in the order of a session's life.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
-    Connected {
-        client: SocketAddr,
-        worker_index: u16,
-    },
+    /// The client is known. `through`: the proxy, or the peer that used XCLIENT, that said so.
+    Connected { client: SocketAddr, through: Option<SocketAddr> },
+    /// A proxy did not say whose connection it brings.
+    ProxyRefused { proxy: SocketAddr, why: &'static str },
+    /// A fault that is not answered, because that is what the listener does about it.
+    Noted { client: SocketAddr, fault: &'static str },
     /// A command or the content was refused: the client's fault.
-    Faulted {
-        client: SocketAddr,
-        fault: &'static str,
-        code: u16,
-    },
+    Faulted { client: SocketAddr, fault: &'static str, code: u16 },
     /// A message is durable and its 250 is on the way. `wait` is the time from end-of-data to the commit.
     Accepted {
         message: MessageId,
@@ -42,32 +43,15 @@ pub enum Kind {
         wait: Duration,
     },
     /// A message was not taken although the client did nothing wrong: our error.
-    Failed {
-        client: SocketAddr,
-        error: &'static str,
-        code: u16,
-    },
+    Failed { client: SocketAddr, error: &'static str, code: u16 },
     /// The session ended. `reason` is one of a fixed set of words.
-    Closed {
-        client: SocketAddr,
-        reason: &'static str,
-        messages_count: u32,
-        lasted: Duration,
-    },
+    Closed { client: SocketAddr, reason: &'static str, messages_count: u32, lasted: Duration },
     /// A commit of this worker's shard failed with this errno; the shard stops.
-    ShardFailed {
-        shard: u16,
-        errno: i32,
-    },
+    ShardFailed { shard: u16, errno: i32 },
     /// A worker has no room for another connection and answered 421.
-    Shed {
-        client: SocketAddr,
-    },
+    Shed { client: SocketAddr },
     /// accept, or another operation that is not a client's doing, failed with this errno.
-    RingError {
-        operation: &'static str,
-        errno: i32,
-    },
+    RingError { operation: &'static str, errno: i32 },
 }
 
 /// One worker's queue to the log.

@@ -50,6 +50,16 @@ counters! {
         connections_now,
         /// Connections answered 421 because the worker was full.
         connections_shed,
+        /// Connections of networks that must send a PROXY header, and did not.
+        proxies_refused,
+        /// Sessions refused or ended because a client or its network did too much.
+        clients_limited,
+        /// Clients not counted because the table of clients was crowded.
+        clients_untracked,
+        /// Times that a client sent something before the reply that it had to wait for.
+        early_talkers,
+        /// Times that a client with many faults was made to wait.
+        tarpits,
         /// Commands answered.
         commands,
         /// Faults of clients: commands or contents refused.

@@ -9,6 +9,7 @@
 //! S: <closed>                   the session is over
 //! S*100: 250 2.1.5 *            a hundred lines like this
 //! hello                         greeting, EHLO client.example and its reply: what most dialogues begin with
+//! hello-replies                 the same without the EHLO, which was said before
 //! mail                          MAIL FROM:<a@example.org> and RCPT TO:<b@example.com>, both taken
 //! data                          the same and DATA, with its 354
 //! M: a@example.org -> b@example.com, postmaster
@@ -28,7 +29,8 @@
 //!
 //! Replies must be said when they are expected and not before: after each write, all that the server said is compared.
 //! Each file runs with its writes whole, one octet at a time, and split at random places; what the server says and
-//! stores must be the same each time. `greeting = full` or `greeting = failed` has the server refuse the session.
+//! stores must be the same each time, unless the file says `# splits = whole`. `greeting = full` or `greeting = failed`
+//! has the server refuse the session.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -37,6 +39,7 @@ use std::time::Duration;
 use ringmx::protocol::params::Body;
 use ringmx::session::Error;
 
+use crate::guard;
 use crate::pair::{Commits, Options, Pair, Stored};
 use crate::random::Random;
 use crate::source;
@@ -47,6 +50,11 @@ const SHORTHANDS: &[(&str, &str)] = &[
         "hello",
         "S: 220 mx.example *\nC: EHLO client.example\nS: 250-mx.example *\nS: 250-PIPELINING\nS: 250-SIZE *\n\
          S: 250-8BITMIME\nS: 250 ENHANCEDSTATUSCODES",
+    ),
+    (
+        "hello-replies",
+        "S: 220 mx.example *\nS: 250-mx.example *\nS: 250-PIPELINING\nS: 250-SIZE *\nS: 250-8BITMIME\n\
+         S: 250 ENHANCEDSTATUSCODES",
     ),
     ("mail", "C: MAIL FROM:<a@example.org>\nC: RCPT TO:<b@example.com>\nS: 250 2.1.0 *\nS: 250 2.1.5 *"),
     (
@@ -61,6 +69,8 @@ pub struct Dialogue {
     pub name: String,
     options: Options,
     refusal: Option<Error>,
+    /// How it is split is what it is about.
+    is_whole: bool,
     /// With the number of its first line.
     steps: Vec<(usize, Step)>,
     messages: Vec<(usize, Expected)>,
@@ -132,6 +142,7 @@ impl Dialogue {
             name: name.to_owned(),
             options: Options::default(),
             refusal: None,
+            is_whole: false,
             steps: Vec::new(),
             messages: Vec::new(),
         };
@@ -200,7 +211,11 @@ impl Dialogue {
             return Ok(());
         }
         let number = || value.replace('_', "").parse::<u64>().map_err(|_| "not a number".to_owned());
+        if guard::set(&mut self.options, key, value)? {
+            return Ok(());
+        }
         match key {
+            "splits" if value == "whole" => self.is_whole = true,
             "max_message_size" => self.options.max_message_size = number()?,
             "memory_max" => self.options.memory_max = number()? as usize,
             "inline_size" => self.options.inline_size = number()? as usize,
@@ -225,6 +240,7 @@ impl Dialogue {
 
     /// Plays it; or what was not as written.
     pub fn run(&self, splits: Splits) -> Result<Outcome, String> {
+        let splits = if self.is_whole { Splits::Whole } else { splits };
         let mut player = Player {
             pair: Pair::new(&self.options),
             random: Random::new(if let Splits::Random(seed) = splits { seed } else { 0 }),

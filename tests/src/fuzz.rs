@@ -13,6 +13,7 @@ use ringmx::protocol::command::{self, Command};
 use ringmx::protocol::envelope::{Envelope, Writer};
 use ringmx::protocol::params::MailParams;
 use ringmx::protocol::path::{ForwardPath, Mailbox, ReversePath};
+use ringmx::protocol::proxy;
 use ringmx::session::Error;
 use ringmx::spool::FORMAT_VERSION;
 use ringmx::spool::ack::Ack;
@@ -25,8 +26,9 @@ use ringmx_ring::BlockBuffer;
 
 use crate::matrix::{self, LINES, Model, State};
 use crate::oracle;
-use crate::pair::{Commits, Options, Stored};
+use crate::pair::{Commits, Options, Pair, Stored};
 use crate::phases::{PHASES, Phase};
+use crate::proxy::{self as slow_proxy, Read};
 use crate::random::Random;
 
 /// A function to fuzz, and the words its inputs are made of.
@@ -116,6 +118,23 @@ const TOML: &[&str] = &[
     "\n",
 ];
 
+const PROXY: &[&str] = &[
+    "PROXY ",
+    "TCP4 192.0.2.1 192.0.2.25 40000 25",
+    "TCP6 2001:db8::1 ::1 40000 25",
+    "UNKNOWN",
+    "\r\n",
+    " ",
+    "0",
+    "\r\n\r\n\0\r\nQUIT\n",
+    "\x21\x11\0\x0c",
+    "\x20\0\0\0",
+    "\x03\0\x04",
+    "\x05\0\x01",
+    "\x20\0\x05",
+    "EHLO x\r\n",
+];
+
 /// All of them.
 pub const TARGETS: &[Target] = &[
     Target { name: "command", run: fuzz_command, words: COMMANDS },
@@ -124,6 +143,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "decoder", run: fuzz_decoder, words: &["\r\n", "\r\n.", "\n", "\r", ".", "a", "text"] },
     Target { name: "session", run: fuzz_session, words: COMMANDS },
     Target { name: "walk", run: fuzz_walk, words: &["\0", "\u{8}", "\u{20}", "\u{27}", "\u{37}", "\u{40}"] },
+    Target { name: "proxy", run: fuzz_proxy, words: PROXY },
     Target { name: "envelope", run: fuzz_envelope, words: &["\u{1}", "\u{0}", "\u{5}", "a@b"] },
     Target { name: "recover", run: fuzz_recover, words: &["RMXr", "RMXb", "\0\0\0\0\0\0\0\0"] },
     Target { name: "ack", run: fuzz_ack, words: &["\0\0\0\0"] },
@@ -220,6 +240,45 @@ pub fn fuzz_session(data: &[u8]) {
                 || domain.starts_with(b"[")
         }));
     }
+}
+
+/// A PROXY header, and a session behind it: read as the slow reader reads it, from every prefix of it and in pieces.
+/// The first octet seeds the pieces.
+pub fn fuzz_proxy(data: &[u8]) {
+    let Some((&seed, input)) = data.split_first() else { return };
+    let read = |input: &[u8]| match proxy::parse(input) {
+        Ok(None) => Read::Begun,
+        Ok(Some((header, consumed))) => Read::Header(header.origin, consumed),
+        Err(_) => Read::Malformed,
+    };
+    let whole = read(input);
+    assert_eq!(whole, slow_proxy::read(input));
+    // What comes behind does not change what was decided.
+    let mut decided = Read::Begun;
+    for end in 0..=input.len().min(limits::PROXY_HEADER_LEN_MAX) {
+        let now = read(&input[..end]);
+        assert!(decided == Read::Begun || decided == now, "{end} octets: {decided:?}, then {now:?}");
+        decided = now;
+    }
+    let mut options = Options::default();
+    options.guard.proxies = ["192.0.2.0/24".parse().expect("a network")].into_iter().collect();
+    let converse = |pieces: &[&[u8]]| {
+        let mut pair = Pair::new(&options);
+        pair.greet(None);
+        assert!(pair.replies().is_empty(), "the proxy speaks first");
+        pieces.iter().for_each(|piece| pair.send(piece));
+        let is_closed = pair.is_closed();
+        let replies = pair.replies();
+        pair.wait(Duration::from_secs(3600));
+        pair.replies();
+        assert!(pair.is_closed(), "time runs out");
+        (is_closed, replies)
+    };
+    let (is_closed, replies) = converse(&[input]);
+    assert_eq!(replies.is_empty(), !matches!(whole, Read::Header(..)), "greeted behind a header only");
+    assert!(is_closed || whole != Read::Malformed);
+    let pieces = oracle::random_pieces(input, &mut Random::new(u64::from(seed)));
+    assert_eq!(converse(&pieces), (is_closed, replies), "in pieces");
 }
 
 fn converse(phase: Phase, journal: u8, pieces: &[&[u8]]) -> (Vec<u8>, Vec<Stored>) {

@@ -8,8 +8,10 @@
 //! - [`dialogue`]: dialogue files and how they are played.
 //! - [`fuzz`]: what is fuzzed.
 //! - [`generated`]: documentation that a test writes.
+//! - [`guard`]: options of whom a listener trusts and what it lets clients do.
 //! - [`matrix`]: what a session must answer to each line in each state, by a model.
 //! - [`oracle`]: what decoded content must be, said slowly.
+//! - [`proxy`]: what a PROXY header says, read slowly.
 //! - [`random`]: the seeded generator behind every random choice.
 //! - [`simulation`]: a worker on a simulated machine, with clients that do as a seed tells them.
 
@@ -19,12 +21,14 @@ pub mod dialogue;
 pub mod engine;
 pub mod fuzz;
 pub mod generated;
+pub mod guard;
 pub mod maildir;
 pub mod matrix;
 pub mod mime;
 pub mod oracle;
 pub mod pair;
 pub mod phases;
+pub mod proxy;
 pub mod random;
 pub mod simulation;
 pub mod source;

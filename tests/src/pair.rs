@@ -4,17 +4,19 @@
 //! comes behind it, nothing is presented while a commit is pending, and each commit is answered once.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::hash::RandomState;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use ringmx::event::{EventQueue, Kind};
 use ringmx::id::SessionIds;
 use ringmx::limits;
+use ringmx::policy::clients::Clients;
 use ringmx::policy::recipient::Recipients;
 use ringmx::protocol::envelope::Envelope;
 use ringmx::protocol::params::Body;
-use ringmx::session::{Context, Error, Next, Piece, Pool, Replies, Service, Session, Spilled};
+use ringmx::session::{Context, Error, Guard, Next, Piece, Pool, Replies, Service, Session, Spilled};
 use ringmx::stats::WorkerStats;
 use ringmx::time::Now;
 
@@ -40,6 +42,9 @@ pub struct Options {
     /// Texts of replies by enhanced status code.
     pub texts: HashMap<Box<str>, Box<str>>,
     pub help_url: Option<Box<str>>,
+    pub guard: Guard,
+    /// Clients that are connected already, each as often as it is there.
+    pub connected: Vec<IpAddr>,
 }
 
 impl Default for Options {
@@ -58,6 +63,8 @@ impl Default for Options {
             inline_size: 256 << 10,
             texts: HashMap::new(),
             help_url: None,
+            guard: Guard::default(),
+            connected: Vec::new(),
         }
     }
 }
@@ -113,7 +120,7 @@ impl Pair {
     pub fn new(options: &Options) -> Self {
         let unix = Duration::from_secs(UNIX_SECS);
         let now = Now { monotonic: Duration::from_secs(1000), unix };
-        let service = Service::new(
+        let mut service = Service::new(
             HOSTNAME,
             options.max_message_size,
             Arc::new(Recipients::new(&options.domains).expect("domains")),
@@ -121,15 +128,22 @@ impl Pair {
             options.command_timeout,
             options.data_timeout,
         );
+        service.guard = options.guard.clone();
+        let (stats, events) = (Arc::new(WorkerStats::default()), EventQueue::new(EVENTS_COUNT_MAX));
+        let mut pool = Pool::new(stats, events, options.memory_max, options.inline_size);
+        let clients = Clients::new(64, RandomState::new());
+        for client in &options.connected {
+            drop(
+                clients
+                    .enter(*client, &options.guard.client_limits, now.monotonic)
+                    .expect("within the limits"),
+            );
+        }
+        pool.clients = Arc::new(clients);
         Self {
             session: Session::new(SessionIds::new(3).next(now), options.client, now.monotonic),
             service,
-            pool: Pool::new(
-                Arc::new(WorkerStats::default()),
-                EventQueue::new(EVENTS_COUNT_MAX),
-                options.memory_max,
-                options.inline_size,
-            ),
+            pool,
             now,
             parked: Vec::new(),
             out: Vec::new(),
@@ -183,12 +197,14 @@ impl Pair {
     /// Time passes; a deadline that it reaches is kept to the instant.
     pub fn wait(&mut self, time: Duration) {
         let until = self.now.monotonic + time;
-        if let Some(deadline) = self.session.deadline(&self.service).filter(|&at| at <= until && !self.closed)
+        while let Some(deadline) =
+            self.session.deadline(&self.service).filter(|&at| at <= until && !self.closed)
         {
             self.advance_to(deadline);
             let cx = &mut Context { now: self.now, service: &self.service, pool: &mut self.pool };
             let next = self.session.timeout(cx, &mut self.out);
             self.follow(next);
+            self.pump();
         }
         self.advance_to(until);
     }
@@ -265,7 +281,7 @@ impl Pair {
     }
 
     fn pump(&mut self) {
-        while !self.closed && !self.is_committing() {
+        while !self.closed && !self.is_committing() && !self.session.is_delayed() {
             let cx = &mut Context { now: self.now, service: &self.service, pool: &mut self.pool };
             let progress = self.session.receive(cx, &self.parked, &mut self.out);
             assert!(progress.consumed <= self.parked.len());
@@ -274,8 +290,11 @@ impl Pair {
             match progress.next {
                 Next::Input if spilled => {}
                 Next::Input => {
-                    // Between commands less than one line may be left over: nobody can make it grow.
-                    assert!(self.parked.len() < limits::COMMAND_LINE_LEN_MAX, "{} octets", self.parked.len());
+                    // Between commands less than one line may be left over: nobody can make it grow. What a client
+                    // sends while it is made to wait stays with the kernel.
+                    let len_max = limits::COMMAND_LINE_LEN_MAX.max(limits::PROXY_HEADER_LEN_MAX);
+                    let is_bounded = self.parked.len() < len_max || self.session.is_delayed();
+                    assert!(is_bounded, "{} octets", self.parked.len());
                     if self.ended {
                         self.follow(Next::Close);
                     }

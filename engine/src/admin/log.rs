@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use tracing::{debug, error, info, warn};
 
 use super::logging;
-use crate::event::{Event, EventQueue, Kind};
+use crate::event::{self, Event, EventQueue, Kind};
 
 /// Events of one worker taken at a time, so that one busy worker does not keep the control thread from its other
 /// duties.
@@ -56,8 +56,15 @@ impl EventLog {
 fn write(event: &Event) {
     let session = (event.session.0 != 0).then(|| tracing::field::display(event.session));
     match event.kind {
-        Kind::Connected { client, worker_index } => {
-            debug!(session, client = %Client(client), worker = worker_index, "connected");
+        Kind::Connected { client, through } => {
+            let through = through.map(|proxy| tracing::field::display(Client(proxy)));
+            debug!(session, client = %Client(client), through, "connected");
+        }
+        Kind::ProxyRefused { proxy, why } => {
+            warn!(session, proxy = %Client(proxy), why, "a proxy did not say whose connection it brings: closed");
+        }
+        Kind::Noted { client, fault } => {
+            info!(session, client = %Client(client), fault, "noted");
         }
         Kind::Faulted { client, fault, code } => {
             info!(session, client = %Client(client), fault, code, "refused");
@@ -73,7 +80,7 @@ fn write(event: &Event) {
         Kind::Closed { client, reason, messages_count, lasted } => {
             let (client, lasted_us, messages) = (Client(client), micros(lasted), messages_count);
             // A session that brought mail has been told of with each message.
-            if messages == 0 {
+            if messages == 0 && reason != event::CHECK {
                 info!(session, %client, reason, messages, lasted_us, "closed without a message");
             } else {
                 debug!(session, %client, reason, messages, lasted_us, "closed");
@@ -143,7 +150,7 @@ mod tests {
         let wait = Duration::from_micros(250);
         let queue = EventQueue::new(5);
         let kinds = [
-            Kind::Connected { client, worker_index: 1 },
+            Kind::Connected { client, through: None },
             Kind::Faulted { client, fault: "relay", code: 550 },
             Kind::Accepted { message, client, content_len: 4096, recipients_count: 2, wait },
             Kind::Closed { client, reason: "quit", messages_count: 1, lasted: wait },
@@ -178,7 +185,7 @@ mod tests {
         assert_eq!(
             story,
             format!(
-                "{at} DEBUG connected session={id} client=192.0.2.7:4321 worker=1\n\
+                "{at} DEBUG connected session={id} client=192.0.2.7:4321\n\
                  {at}  INFO refused session={id} client=192.0.2.7:4321 fault=\"relay\" code=550\n\
                  {at}  INFO message accepted session={id} id={message} client=192.0.2.7:4321 octets=4096 \
                  recipients=2 wait_us=250\n\

@@ -25,6 +25,8 @@ pub use finding::{ConfigError, Finding, Place, Severity};
 pub use template::PathTemplate;
 pub use value::format_size;
 
+use crate::session::Guard;
+
 /// What `ringmx serve` runs without `--config`; also an example to start from.
 pub const QUICK_START: &str = include_str!("../../examples/quick-start.toml");
 
@@ -63,6 +65,8 @@ pub struct Listener {
     pub data_timeout: Duration,
     /// Connections that one worker holds open at this listener; beyond it, 421.
     pub connections_max: usize,
+    /// Whom it trusts, and what it lets clients do.
+    pub guard: Guard,
 }
 
 #[derive(Clone, Debug)]

@@ -183,7 +183,6 @@ impl<'a> Section<'a> {
     }
 
     /// An array of networks; empty where it is not there.
-    #[allow(dead_code, reason = "the keys that take networks come with what honours them")]
     pub(super) fn networks(&self, key: &'static str) -> NetworkSet {
         let texts = self.texts(key).map_or_else(Vec::new, |list| list.texts);
         let network = |text: &Text| {

@@ -1,6 +1,8 @@
 use std::fs;
 
 use super::*;
+use crate::policy::clients::Rate;
+use crate::session::EarlyTalker;
 
 const VALID: &str = r#"
 hostname = "mx.example.com"
@@ -90,16 +92,21 @@ test.toml:2:1: error: unknown key `hostnam`
 "#,
     );
     assert_shown(
-        shown_with("name = \"mx\"", "\tmax_mesage_size = \"1MiB\"\nzebra = 1"),
+        shown_with("name = \"mx\"", "\tmax_mesage_size = \"1MiB\""),
         r#"
 test.toml:4:2: error: unknown key `max_mesage_size` in `listener`
     4 | 	max_mesage_size = "1MiB"
       | 	^^^^^^^^^^^^^^^
   help: did you mean `max_message_size`?
-test.toml:5:1: error: unknown key `zebra` in `listener`
-    5 | zebra = 1
+"#,
+    );
+    assert_shown(
+        shown_with("[recipients]", "[log]\nzebra = 1\n[recipients]"),
+        r#"
+test.toml:7:1: error: unknown key `zebra` in `log`
+    7 | zebra = 1
       | ^^^^^
-  help: the keys here are name, max_message_size, bind, command_timeout, data_timeout, connections_max
+  help: the keys here are format, level
 "#,
     );
     let ours =
@@ -353,5 +360,77 @@ proptest::proptest! {
         let end = (at + len).min(VALID.len());
         shown(&format!("{}{more}{}", &VALID[..at], &VALID[end..]));
         shown(&more);
+    }
+}
+
+#[test]
+fn networks_are_read_or_told_why_not() {
+    let networks = r#"proxy_protocol = ["10.0.0.1/8", "10.0.0.0/255.0.0.0", "x"]"#;
+    let shown = shown_with("name = \"mx\"", networks);
+    let hint = "write 10.0.0.0/8 for the network, or 10.0.0.1 for the one address";
+    for expected in
+        ["test.toml:4:19: error: `10.0.0.1/8` in `proxy_protocol` is no network: ", hint, "test.toml:4:55: "]
+    {
+        assert!(shown.contains(expected), "{shown}");
+    }
+    assert_eq!(shown.matches("error:").count(), 2, "{shown}");
+}
+
+#[test]
+fn limits_of_a_listener_begin_with_those_of_all() {
+    let text = VALID.replace(
+        "[recipients]",
+        r#"[listener.limits]
+connections_per_client = 7
+fault_rate_per_client = "none"
+[limits]
+connections_per_client = 5
+connection_rate_per_network = "90/10s"
+size_rate_per_client = "1GiB/h"
+transactions_per_session = 100
+unlimited = ["192.0.2.0/24"]
+[recipients]"#,
+    );
+    let guard = Config::parse(&text, "test.toml").unwrap().listeners.remove(0).guard;
+    let Guard { unlimited, client_limits, session_limits, .. } = guard;
+    assert_eq!(client_limits.client.open_max, Some(7));
+    assert_eq!(client_limits.client.faults, None);
+    assert_eq!(client_limits.network.connections, Some(Rate { count: 90, per: Duration::from_secs(10) }));
+    assert_eq!(client_limits.client.octets, Some(Rate { count: 1 << 30, per: Duration::from_secs(3600) }));
+    assert_eq!(session_limits.transactions_max, Some(100));
+    assert!(
+        unlimited.contains("192.0.2.7".parse().unwrap()) && !unlimited.contains("127.0.0.1".parse().unwrap())
+    );
+    let guard = Config::parse(VALID, "test.toml").unwrap().listeners.remove(0).guard;
+    assert!(
+        guard.unlimited.contains("127.0.0.1".parse().unwrap())
+            && guard.unlimited.contains("::1".parse().unwrap())
+    );
+    assert!(guard.client_limits.client.open_max > Some(7) && guard.proxies.is_empty());
+    assert_eq!(guard.early_talker, EarlyTalker::Reject);
+}
+
+#[test]
+fn limits_that_are_none() {
+    for (line, why) in [
+        ("connections_per_client = 0", "takes a whole number from 1 on, or \"none\""),
+        ("connections_per_client = \"many\"", "takes a whole number from 1 on, or \"none\""),
+        ("connection_rate_per_client = \"600\"", "it has no `/`"),
+        ("connection_rate_per_client = \"0/m\"", "can be 0"),
+        ("commands_without_message = 100", "takes a whole number from 1002"),
+        ("faults_per_session = 0", "takes a whole number from 1"),
+        ("connexions_per_client = 1", "did you mean `connections_per_client`?"),
+    ] {
+        let shown = shown_with("[recipients]", &format!("[limits]\n{line}\n[recipients]"));
+        assert!(shown.contains(why), "{line}: {shown}");
+    }
+    for (line, why) in [
+        ("early_talker = \"ignore\"", "write one of \"reject\", \"close\", \"note\""),
+        ("greet_delay = \"5m\"", "`greet_delay` takes up to 150 s"),
+        ("data_total_timeout = \"0s\"", "no message could be sent"),
+        ("data_progress = \"1GiB\"", "takes 1B to 1MiB"),
+    ] {
+        let shown = shown_with("name = \"mx\"", line);
+        assert!(shown.contains(why), "{line}: {shown}");
     }
 }

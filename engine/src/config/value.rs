@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use crate::limits::{DOMAIN_LEN_MAX, LABEL_LEN_MAX};
+use crate::policy::clients::Rate;
 
 const SIZE_UNITS: &[(&str, u64)] = &[
     ("B", 1),
@@ -67,6 +68,20 @@ pub(super) fn parse_duration(text: &str) -> Result<Duration, &'static str> {
         rest = after.trim_start();
     }
     Ok(Duration::from_millis(total_ms))
+}
+
+/// So many, or a size, in a time: `600/m`, `100/10s`, `10GiB/h`.
+pub(super) fn parse_rate(text: &str) -> Result<Rate, &'static str> {
+    let (count, per) = text.split_once('/').ok_or("it has no `/` between the number and its time")?;
+    let count = parse_size(count)?;
+    let per = per.trim();
+    // `/m` is `/1m`.
+    let is_unit = per.bytes().next().is_some_and(|first| first.is_ascii_alphabetic());
+    let per = if is_unit { parse_duration(&format!("1{per}")) } else { parse_duration(per) }?;
+    if count == 0 || per.is_zero() {
+        return Err("neither the number nor the time can be 0");
+    }
+    Ok(Rate { count, per })
 }
 
 fn split_number(text: &str) -> (&str, &str) {
@@ -175,6 +190,22 @@ mod tests {
             ["", "5", "m", "5min", "5m3", "-5s", "1.5h", "99999999999999999999s", "18446744073709551615d"]
         {
             assert!(parse_duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn rates() {
+        for (text, count, secs) in [
+            ("600/m", 600, 60),
+            ("600/1m", 600, 60),
+            ("5 / 90s", 5, 90),
+            ("10GiB/h", 10 << 30, 3600),
+            ("1/1m30s", 1, 90),
+        ] {
+            assert_eq!(parse_rate(text), Ok(Rate { count, per: Duration::from_secs(secs) }), "{text}");
+        }
+        for text in ["", "600", "600/", "/m", "0/m", "600/0s", "600/minute", "-1/m", "600/m/m", "600/5"] {
+            assert!(parse_rate(text).is_err(), "{text}");
         }
     }
 

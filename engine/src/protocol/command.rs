@@ -22,6 +22,8 @@ pub enum Command<'a> {
     Quit,
     StartTls,
     Auth,
+    /// Its argument, which [`super::xclient`] reads for those who may use it.
+    Xclient(&'a [u8]),
 }
 
 /// What the client calls itself: a domain or an address literal, at most [`DOMAIN_LEN_MAX`] octets, all of them
@@ -98,6 +100,18 @@ impl Command<'_> {
             Self::Quit => "QUIT",
             Self::StartTls => "STARTTLS",
             Self::Auth => "AUTH",
+            Self::Xclient(_) => "XCLIENT",
+        }
+    }
+
+    /// RFC 2920 §3.1, and RFC 3207 §4.2, RFC 4954 §4 for theirs: the client must wait for the reply before it sends
+    /// anything else. QUIT is one too, but nothing behind it is read.
+    pub fn is_last_in_group(&self) -> bool {
+        match self {
+            Self::Ehlo(_) | Self::Helo(_) | Self::Data | Self::Vrfy | Self::Expn | Self::Noop => true,
+            Self::StartTls | Self::Auth | Self::Xclient(_) => true,
+            // RFC 3030 §4.2: the octets of a chunk are sent right behind BDAT.
+            Self::Mail(_) | Self::Rcpt(_) | Self::Rset | Self::Bdat | Self::Help | Self::Quit => false,
         }
     }
 }
@@ -145,6 +159,7 @@ pub fn parse(line: &[u8]) -> Result<Command<'_>, Malformed> {
         b"EXPN" => with_argument(argument, Command::Expn),
         b"BDAT" => Ok(Command::Bdat),
         b"AUTH" => Ok(Command::Auth),
+        b"XCLIENT" => Ok(Command::Xclient(argument)),
         _ => Err(Malformed::UnknownVerb),
     }
 }
@@ -196,7 +211,8 @@ fn path_fault(fault: PathFault, side: Side) -> Malformed {
     }
 }
 
-fn helo_name(argument: &[u8]) -> Result<HeloName<'_>, Malformed> {
+/// What EHLO, HELO and XCLIENT take for a client's name of itself.
+pub(super) fn helo_name(argument: &[u8]) -> Result<HeloName<'_>, Malformed> {
     if argument.is_empty() {
         return Err(Malformed::ArgumentMissing);
     }

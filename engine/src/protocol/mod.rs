@@ -4,6 +4,7 @@
 //!   borrow from the line, nothing is copied or allocated.
 //! - [`data`]: the content of a transaction out of what was received, over [`scan`].
 //! - [`reply`]: every reply the engine can give, and their encoding.
+//! - [`proxy`], [`xclient`]: what a front end says about the client.
 //! - [`envelope`]: the stored form of a transaction's envelope.
 
 pub mod command;
@@ -12,5 +13,7 @@ pub mod envelope;
 pub mod line;
 pub mod params;
 pub mod path;
+pub mod proxy;
 pub mod reply;
 pub mod scan;
+pub mod xclient;

@@ -64,14 +64,36 @@ replies! {
     FULL = 421 "4.3.2" "too many connections; closing, try again later";
     /// The server drains.
     SHUTTING_DOWN = 421 "4.3.2" "shutting down; closing, try again later";
-    /// Nothing was received for the time allowed.
+    /// Nothing was received for the time allowed, or hardly anything.
     TIMED_OUT = 421 "4.4.2" "nothing came for too long; closing, connect again and send without pauses";
+    /// The content took longer than all of it may.
+    CONTENT_TOO_LONG = 421 "4.4.2" "content takes too long; closing, try again over a better line";
     /// The session's budget of faults is used up.
     TOO_MANY_FAULTS = 421 "4.7.0" "too many refused commands in this session; closing, the replies before this one say why";
     /// The session's budget of refused recipients is used up.
     TOO_MANY_REFUSED_RECIPIENTS = 421 "4.7.0" "too many refused recipients in this session; closing, remove those addresses";
     /// An over-long command line went on beyond all bounds.
     ENDLESS_LINE = 421 "4.7.0" "command line does not end; closing, send commands in lines";
+    /// More commands came than any message needs.
+    TOO_MANY_COMMANDS = 421 "4.7.0" "too many commands without a message; closing, send messages";
+    /// The session has had as many transactions as it may.
+    TOO_MANY_TRANSACTIONS = 421 "4.7.0" "too many transactions in this session; closing, send the rest in another";
+    /// The session has had as many recipients as it may.
+    TOO_MANY_RECIPIENTS_IN_SESSION = 421 "4.7.0" "too many recipients in this session; closing, send the rest in another";
+    /// The session has brought as many octets as it may.
+    TOO_MANY_OCTETS = 421 "4.7.0" "too many octets in this session; closing, send the rest in another";
+    /// The client, or its network, has as many connections open as it may.
+    CLIENT_CONNECTIONS = 421 "4.7.0" "too many connections from your address or network; closing, close others and try again";
+    /// The client, or its network, connects more often than it may.
+    CLIENT_CONNECTION_RATE = 421 "4.7.0" "connections from your address or network come too fast; closing, try again later";
+    /// The client, or its network, begins more transactions than it may.
+    CLIENT_TRANSACTION_RATE = 421 "4.7.0" "messages from your address or network come too fast; closing, try again later";
+    /// The client, or its network, names more recipients than it may.
+    CLIENT_RECIPIENT_RATE = 421 "4.7.0" "recipients from your address or network come too fast; closing, try again later";
+    /// The client, or its network, commits more faults than it may.
+    CLIENT_FAULT_RATE = 421 "4.7.0" "too many faults from your address or network; closing, correct the client";
+    /// The client, or its network, sends more octets than it may.
+    CLIENT_SIZE_RATE = 421 "4.7.0" "octets from your address or network come too fast; closing, try again later";
 
     /// The message could not be made durable.
     LOCAL_ERROR = 451 "4.3.0" "an error of this server, the message was not stored; try again later";
@@ -137,6 +159,8 @@ replies! {
     NON_ASCII_MAILBOX = 553 "5.6.7" "internationalized addresses are not accepted here; use an ASCII address";
     /// The message has passed too many servers (RFC 5321 §6.3).
     LOOP = 554 "5.4.6" "more than 100 Received fields, a mail loop; correct the forwarding that sends it here again";
+    /// Something came before the reply that it had to wait for, the greeting included.
+    EARLY_TALKER = 554 "5.5.0" "input came before the reply that it has to wait for; closing, wait for each reply";
     /// DATA when every RCPT was refused.
     NO_VALID_RECIPIENTS = 554 "5.5.1" "every recipient was refused; the replies to RCPT say why";
     /// The content held what other servers could take for its end.

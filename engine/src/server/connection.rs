@@ -94,14 +94,18 @@ impl Connection {
         }
     }
 
-    /// The session must not be given input now: its message is being committed, or its replies are not being read.
+    /// The session must not be given input now: its message is being committed, its client is made to wait, or its
+    /// replies are not being read.
     pub(super) fn is_blocked(&self) -> bool {
-        self.session.is_waiting() || self.out.len() >= limits::PENDING_OUTPUT_LEN_MAX
+        self.session.is_waiting()
+            || self.session.is_delayed()
+            || self.out.len() >= limits::PENDING_OUTPUT_LEN_MAX
     }
 
     /// Whether more input is wanted. What is parked without being blocked is less than a command line.
     pub(super) fn wants_input(&self) -> bool {
         match self.state {
+            State::Open if self.session.is_delayed() => false,
             State::Open => !self.is_blocked() || self.parked.len() < limits::PARKED_INPUT_LEN_MAX,
             State::Flushing { .. } | State::Lingering { .. } => true,
             State::Ending | State::Closed => false,

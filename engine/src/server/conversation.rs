@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ringmx_ring::{Completion, Errno, Key, Payload, Ring};
 
-use crate::event::{Event, Kind};
+use crate::event::{self, Event, Kind};
 use crate::limits;
 use crate::server::connection::{Connection, Recv, State};
 use crate::server::journal::{Journal, Segments};
@@ -22,17 +22,17 @@ impl<R: Ring, S: Segments> Worker<R, S> {
     pub(super) fn greet(&mut self, key: Key, refusal: Option<Error>) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let (session, client) = (connection.session.id(), connection.session.client());
+        let is_shed = refusal.is_some();
         let service = &self.ports[connection.listener_index as usize].service;
         let cx = &mut Context { now: self.now, service, pool: &mut self.pool };
         lend_output(connection, &mut self.spare);
         if connection.session.greet(cx, refusal, &mut connection.out) == Next::Close {
-            self.stats.connections_shed.bump();
-            connection.reason = "shed";
+            connection.reason = if is_shed { "shed" } else { "refused" };
             finish(connection, self.now.monotonic);
+        }
+        if is_shed {
+            self.stats.connections_shed.bump();
             self.pool.events.push(Event { at: self.now, session, kind: Kind::Shed { client } });
-        } else {
-            let kind = Kind::Connected { client, worker_index: u16::from(self.worker_index) };
-            self.pool.events.push(Event { at: self.now, session, kind });
         }
         self.settle(key);
     }
@@ -197,10 +197,13 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         // Far away, so that `settle` schedules whatever the new state asks for.
         connection.alarm_at = Duration::MAX;
         if connection.state == State::Open && !connection.sending {
-            connection.reason = "timed out";
             let cx = &mut Context { now: self.now, service: &service, pool: &mut self.pool };
-            connection.session.timeout(cx, &mut connection.out);
-            finish(connection, now);
+            lend_output(connection, &mut self.spare);
+            if connection.session.timeout(cx, &mut connection.out) == Next::Close {
+                connection.reason = "timed out";
+                finish(connection, now);
+            }
+            self.take_parked(key);
         } else {
             self.abandon(key, "timed out");
         }
@@ -322,9 +325,10 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         self.left(&connection);
         let service = &self.ports[connection.listener_index as usize].service;
         let cx = &mut Context { now: self.now, service, pool: &mut self.pool };
+        let reason = if connection.session.is_check() { event::CHECK } else { connection.reason };
         connection.session.end(cx);
         let (session, client) = (connection.session.id(), connection.session.client());
-        let (reason, messages_count) = (connection.reason, connection.session.messages_count());
+        let messages_count = connection.session.messages_count();
         let lasted = self.now.monotonic.saturating_sub(connection.began_at);
         let kind = Kind::Closed { client, reason, messages_count, lasted };
         self.pool.events.push(Event { at: self.now, session, kind });

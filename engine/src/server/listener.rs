@@ -77,7 +77,10 @@ fn service(config: &Config, listener: &Listener, recipients: Arc<Recipients>) ->
         config.replies.texts.iter().map(|(code, text)| (boxed(code), boxed(text))).collect();
     let replies = Replies::new(texts, config.replies.help_url.as_ref().map(boxed));
     let (size, hostname) = (listener.max_message_size, config.hostname.as_str());
-    Service::new(hostname, size, recipients, replies, listener.command_timeout, listener.data_timeout)
+    let (command_timeout, data_timeout) = (listener.command_timeout, listener.data_timeout);
+    let mut service = Service::new(hostname, size, recipients, replies, command_timeout, data_timeout);
+    service.guard = listener.guard.clone();
+    service
 }
 
 /// Random for each start, so that no other program has it by accident.

@@ -10,6 +10,7 @@ mod op;
 mod segments;
 mod worker;
 
+use std::hash::RandomState;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,6 +26,8 @@ pub use listener::Listeners;
 pub use worker::{Port, Setup, Stop, Worker};
 
 use crate::event::EventQueue;
+use crate::limits;
+use crate::policy::clients::Clients;
 use crate::server::segments::ShardSegments;
 use crate::stats::WorkerStats;
 use crate::store::ShardHandles;
@@ -79,6 +82,7 @@ impl Workers {
         let (started, starts) = channel();
         let mut workers = Self { handles: Vec::new(), stats: Vec::new(), events: Vec::new() };
         let shards_count = shards.len();
+        let clients = Arc::new(Clients::new(limits::CLIENTS_COUNT_MAX, RandomState::new()));
         for (index, handles) in shards.into_iter().enumerate() {
             let stop = Arc::new(Stop { requested: AtomicBool::new(false), bell: Doorbell::new()? });
             let (stats, events) = (Arc::default(), EventQueue::new(options.events_count_max));
@@ -88,6 +92,7 @@ impl Workers {
                 worker_index: index as u8,
                 ports: options.listeners.ports(index),
                 content_len_max: options.content_len_max / shards_count,
+                clients: Arc::clone(&clients),
                 durable: options.durable,
                 drain_time: options.drain_time,
                 stats,

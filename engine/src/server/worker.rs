@@ -15,6 +15,7 @@ use ringmx_ring::{AcceptMode, Completion, Doorbell, Errno, Fd, Key, Payload, Rin
 use crate::event::{Event, EventQueue, Kind};
 use crate::id::{SessionId, SessionIds};
 use crate::limits;
+use crate::policy::clients::Clients;
 use crate::server::connection::Connection;
 use crate::server::journal::{Journal, Segments, key_of};
 use crate::server::op::{ConnectionOp, Op};
@@ -47,6 +48,8 @@ pub struct Setup {
     pub ports: Vec<Port>,
     /// Octets of content that its sessions may hold in memory together.
     pub content_len_max: usize,
+    /// What clients do, over all workers.
+    pub clients: Arc<Clients>,
     /// False only for `durability = "none"`.
     pub durable: bool,
     /// How long sessions may go on once the server stops.
@@ -71,7 +74,6 @@ pub struct Worker<R: Ring, S: Segments> {
     pub(super) connections: Slab<Connection>,
     /// Open connections by listener, without those that were told that there is no session for them.
     open_counts: Vec<usize>,
-    pub(super) worker_index: u8,
     ids: SessionIds,
     pub(super) stats: Arc<WorkerStats>,
     stop: Arc<Stop>,
@@ -90,19 +92,21 @@ pub struct Worker<R: Ring, S: Segments> {
 
 impl<R: Ring, S: Segments> Worker<R, S> {
     pub fn new(mut ring: R, segments: S, setup: Setup) -> Self {
-        let Setup { worker_index, ports, content_len_max, durable, drain_time, stats, events, stop } = setup;
+        let Setup { worker_index, ports, content_len_max, clients, durable, drain_time, stats, events, stop } =
+            setup;
         let clock = ring.clock();
         let shard = u16::from(worker_index);
         let connections_max: usize = ports.iter().map(|port| port.connections_max).sum();
         let open_counts = vec![0; ports.len()];
+        let mut pool = Pool::new(Arc::clone(&stats), events.clone(), content_len_max, usize::MAX);
+        pool.clients = clients;
         let mut worker = Self {
             ring,
-            journal: Journal::new(shard, durable, segments, Arc::clone(&stats), events.clone()),
-            pool: Pool::new(Arc::clone(&stats), events, content_len_max, usize::MAX),
+            journal: Journal::new(shard, durable, segments, Arc::clone(&stats), events),
+            pool,
             ports,
             connections: Slab::new(connections_max + limits::SHED_CONNECTIONS_COUNT_MAX),
             open_counts,
-            worker_index,
             ids: SessionIds::new(worker_index),
             stats,
             stop,

@@ -31,6 +31,7 @@ impl Session {
             },
         );
         transaction.begin_content(&pool.trace, pool.inline_len_max, &mut pool.memory);
+        (self.content_began_at, self.progress_len) = (cx.now.monotonic, 0);
         self.enter(cx, Phase::Body(transaction));
         cx.reply(&reply::START_CONTENT, out)
     }
@@ -44,11 +45,11 @@ impl Session {
         out: &mut Vec<u8>,
     ) -> Option<Progress> {
         let Phase::Body(transaction) = &mut self.phase else { unreachable!("checked by `receive`") };
-        self.active_at = cx.now.monotonic;
         let decoded = transaction.decode(input, cx.service.message_len_max, &mut cx.pool.memory);
         if decoded.consumed == 0 {
             return None;
         }
+        self.make_progress(cx, decoded.consumed);
         let Some(end) = decoded.end else {
             return Some(Progress { consumed: decoded.consumed, next: Next::Input });
         };

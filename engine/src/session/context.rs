@@ -1,6 +1,7 @@
 //! What a session is given with each call: the time, what its listener offers, and its worker's pool.
 
 use std::collections::HashMap;
+use std::hash::RandomState;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,10 +10,12 @@ use ringmx_ring::BlockBuffer;
 use crate::event::{Event, EventQueue, Kind};
 use crate::id::SessionId;
 use crate::limits;
+use crate::policy::clients::Clients;
 use crate::policy::recipient::Recipients;
 use crate::protocol::reply::{self, Reply};
+use crate::protocol::xclient;
 use crate::session::memory::Memory;
-use crate::session::{DateCache, Error, Next, Transaction};
+use crate::session::{DateCache, Error, Guard, Next, Transaction};
 use crate::stats::WorkerStats;
 use crate::time::Now;
 
@@ -49,7 +52,11 @@ pub struct Service {
     pub command_timeout: Duration,
     /// RFC 5321 §4.5.3.2.5.
     pub data_timeout: Duration,
+    /// Whom it trusts, and what it lets clients do. At first the least.
+    pub guard: Guard,
     pub(super) ehlo_reply: Box<[u8]>,
+    /// To those who may use XCLIENT.
+    pub(super) xclient_ehlo_reply: Box<[u8]>,
     pub(super) helo_reply: Box<[u8]>,
 }
 
@@ -66,6 +73,12 @@ impl Service {
         let size = format!("SIZE {message_len_max}");
         let extensions = ["PIPELINING", size.as_str(), "8BITMIME", "ENHANCEDSTATUSCODES"];
         reply::encode_ehlo(hostname, &extensions, &mut ehlo_reply);
+        let mut xclient_ehlo_reply = Vec::new();
+        reply::encode_ehlo(
+            hostname,
+            &[&extensions[..], &[xclient::EXTENSION]].concat(),
+            &mut xclient_ehlo_reply,
+        );
         reply::encode_helo(hostname, &mut helo_reply);
         Self {
             hostname: hostname.into(),
@@ -74,7 +87,9 @@ impl Service {
             replies,
             command_timeout,
             data_timeout,
+            guard: Guard::default(),
             ehlo_reply: ehlo_reply.into(),
+            xclient_ehlo_reply: xclient_ehlo_reply.into(),
             helo_reply: helo_reply.into(),
         }
     }
@@ -111,6 +126,8 @@ impl Replies {
 pub struct Pool {
     pub stats: Arc<WorkerStats>,
     pub events: EventQueue,
+    /// Shared with the other workers; at first as small as it can be.
+    pub clients: Arc<Clients>,
     pub date: DateCache,
     /// Why the spool cannot take another message, if it cannot: what MAIL is answered.
     pub storage_error: Option<Error>,
@@ -141,6 +158,7 @@ impl Pool {
         Self {
             stats,
             events,
+            clients: Arc::new(Clients::new(1, RandomState::new())),
             date: DateCache::default(),
             storage_error: None,
             draining: false,

@@ -3,30 +3,49 @@
 use std::time::Duration;
 
 use crate::event::Kind;
+use crate::limits;
 use crate::protocol::reply::Reply;
 use crate::session::phase::Phase;
 use crate::session::{Context, Error, Fault, Next, Service, Session};
 
 impl Session {
-    /// When the session is to be ended if nothing comes; `None` while it waits for us.
+    /// When [`timeout`](Self::timeout) is to be called if nothing comes; `None` while the session waits for its caller.
     pub fn deadline(&self, service: &Service) -> Option<Duration> {
         match self.phase {
             _ if self.is_waiting() => None,
             Phase::Committing { .. } | Phase::Closing => None,
-            Phase::Body(_) => Some(self.active_at + service.data_timeout),
+            Phase::Greeting { until, .. } | Phase::Tarpit { until, .. } => Some(until),
+            Phase::Proxy => Some(self.active_at + limits::PROXY_HEADER_TIME_MAX),
+            Phase::Body(_) => {
+                let last = self.content_began_at + service.guard.data_time_max;
+                Some(last.min(self.active_at + service.data_timeout))
+            }
             _ => Some(self.active_at + service.command_timeout),
         }
     }
 
-    /// The deadline has passed (RFC 5321 §4.5.3.2.7).
+    /// The deadline has passed: what had to wait for it goes on, or the session ends (RFC 5321 §4.5.3.2.7). Input that
+    /// was left unread is to be presented again.
     pub fn timeout(&mut self, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Next {
-        self.dismiss(cx, Fault::TimedOut, out)
+        let fault = match self.phase {
+            Phase::Greeting { .. } => return self.say_greeting(cx, out),
+            Phase::Tarpit { .. } => return self.leave_tarpit(cx),
+            Phase::Proxy => return self.give_up_proxy(cx, "no header in time"),
+            Phase::Body(_) if cx.now.monotonic >= self.content_began_at + cx.service.guard.data_time_max => {
+                Fault::ContentTooLong
+            }
+            _ => Fault::TimedOut,
+        };
+        self.dismiss(cx, fault, out)
     }
 
     /// The server stops. A session outside of a transaction ends now, others when theirs has.
     pub fn stop(&mut self, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Next {
         match self.phase {
-            Phase::Start | Phase::Idle => self.fail_and_close(cx, Error::Stopping, out),
+            Phase::Proxy | Phase::Greeting { .. } | Phase::Start | Phase::Idle => {
+                self.fail_and_close(cx, Error::Stopping, out)
+            }
+            Phase::Tarpit { transaction: None, .. } => self.fail_and_close(cx, Error::Stopping, out),
             Phase::Closing => Next::Close,
             _ => Next::Input,
         }
@@ -34,6 +53,7 @@ impl Session {
 
     /// The connection is gone: gives everything back.
     pub fn end(&mut self, cx: &mut Context<'_>) {
+        self.leave(cx);
         self.enter(cx, Phase::Closing);
     }
 
@@ -43,8 +63,14 @@ impl Session {
         if self.mail_failed && fault == Fault::MailFirst {
             return Next::Input;
         }
-        match self.budget.spend(fault) {
-            None => Next::Input,
+        if fault.is_misconduct() {
+            self.used.add_fault();
+        }
+        match self.budget.spend(fault, &cx.service.guard.session_limits) {
+            None => {
+                self.tarpit(cx);
+                Next::Input
+            }
             Some(last) => self.dismiss(cx, last, out),
         }
     }
@@ -59,6 +85,7 @@ impl Session {
     fn blame(&self, cx: &Context<'_>, fault: Fault, out: &mut Vec<u8>) {
         let reply = Reply::from(fault);
         cx.pool.stats.faults.bump();
+        cx.pool.stats.clients_limited.add(u64::from(matches!(fault, Fault::Limit(_))));
         cx.log(self.id, Kind::Faulted { client: self.client, fault: fault.name(), code: reply.code });
         cx.reply(&reply, out);
     }

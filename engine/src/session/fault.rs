@@ -1,8 +1,9 @@
 //! Why a session says no: faults of the client and errors of ours, and the only place where a cause becomes a reply.
 
-use crate::limits;
+use crate::policy::clients::{Amount, Limit};
 use crate::protocol::command::{Malformed, Side};
 use crate::protocol::reply::{self, Reply};
+use crate::session::SessionLimits;
 
 /// The client did something that RFC 5321 or our policy does not allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,8 +26,18 @@ pub enum Fault {
     EndOfDataLookalike,
     Loop,
     TimedOut,
+    /// The time for all of the content is over.
+    ContentTooLong,
     TooMany,
     TooManyRefusedRecipients,
+    TooManyCommands,
+    TooManyTransactions,
+    TooManyRecipientsInSession,
+    TooManyOctets,
+    /// Something came before the reply that it had to wait for.
+    EarlyTalker,
+    /// What the client, or its network, does at a time or in a time.
+    Limit(Limit),
 }
 
 /// The client did nothing wrong, and it can try again later.
@@ -67,6 +78,13 @@ impl From<Fault> for Reply {
             Fault::EndOfDataLookalike => reply::END_OF_DATA_LOOKALIKE,
             Fault::Loop => reply::LOOP,
             Fault::TimedOut => reply::TIMED_OUT,
+            Fault::ContentTooLong => reply::CONTENT_TOO_LONG,
+            Fault::TooManyCommands => reply::TOO_MANY_COMMANDS,
+            Fault::TooManyTransactions => reply::TOO_MANY_TRANSACTIONS,
+            Fault::TooManyRecipientsInSession => reply::TOO_MANY_RECIPIENTS_IN_SESSION,
+            Fault::TooManyOctets => reply::TOO_MANY_OCTETS,
+            Fault::EarlyTalker => reply::EARLY_TALKER,
+            Fault::Limit(limit) => of_limit(limit),
         }
     }
 }
@@ -104,9 +122,23 @@ impl Fault {
             Self::EndOfDataLookalike => "end-of-data-lookalike",
             Self::Loop => "loop",
             Self::TimedOut => "timed-out",
+            Self::ContentTooLong => "content-too-long",
+            Self::TooManyCommands => "too-many-commands",
+            Self::TooManyTransactions => "too-many-transactions",
+            Self::TooManyRecipientsInSession => "too-many-recipients-in-session",
+            Self::TooManyOctets => "too-many-octets",
+            Self::EarlyTalker => "early-talker",
+            Self::Limit(limit) => limit.name(),
             Self::TooMany => "too-many-faults",
             Self::TooManyRefusedRecipients => "too-many-refused-recipients",
         }
+    }
+}
+
+impl Fault {
+    /// Against the protocol, rather than what an honest sender with an old list or with many recipients runs into.
+    pub(super) fn is_misconduct(self) -> bool {
+        !matches!(self, Self::RelayDenied | Self::TooManyRecipients | Self::NoValidRecipients)
     }
 }
 
@@ -129,23 +161,48 @@ impl Error {
 pub(super) struct Budget {
     faults_count: u16,
     refused_recipients_count: u16,
+    commands_count: u32,
 }
 
 impl Budget {
     /// The fault that ends the session, if this one was the last it had.
-    pub(super) fn spend(&mut self, fault: Fault) -> Option<Fault> {
-        let (count, max, last) = match fault {
-            // What an honest sender with an old list, or with many recipients, runs into.
-            Fault::RelayDenied => (
+    pub(super) fn spend(&mut self, fault: Fault, limits: &SessionLimits) -> Option<Fault> {
+        let (count, max, last) = if fault.is_misconduct() {
+            (&mut self.faults_count, limits.faults_max, Fault::TooMany)
+        } else if fault == Fault::RelayDenied {
+            (
                 &mut self.refused_recipients_count,
-                limits::REFUSED_RECIPIENTS_COUNT_MAX,
+                limits.refused_recipients_max,
                 Fault::TooManyRefusedRecipients,
-            ),
-            Fault::TooManyRecipients | Fault::NoValidRecipients => return None,
-            _ => (&mut self.faults_count, limits::FAULTS_COUNT_MAX, Fault::TooMany),
+            )
+        } else {
+            return None;
         };
         *count += 1;
         (*count >= max).then_some(last)
+    }
+
+    /// Counts a command; whether it is one too many.
+    pub(super) fn spend_command(&mut self, limits: &SessionLimits) -> bool {
+        self.commands_count = self.commands_count.saturating_add(1);
+        self.commands_count > limits.commands_max
+    }
+
+    /// Whether a client that goes on like this is soon at its end.
+    pub(super) fn is_half_spent(&self, limits: &SessionLimits) -> bool {
+        self.faults_count > limits.faults_max / 2
+            || self.refused_recipients_count > limits.refused_recipients_max / 2
+    }
+}
+
+fn of_limit(limit: Limit) -> Reply {
+    match limit {
+        Limit::Open(_) => reply::CLIENT_CONNECTIONS,
+        Limit::Rate(_, Amount::Connections) => reply::CLIENT_CONNECTION_RATE,
+        Limit::Rate(_, Amount::Transactions) => reply::CLIENT_TRANSACTION_RATE,
+        Limit::Rate(_, Amount::Recipients) => reply::CLIENT_RECIPIENT_RATE,
+        Limit::Rate(_, Amount::Faults) => reply::CLIENT_FAULT_RATE,
+        Limit::Rate(_, Amount::Octets) => reply::CLIENT_SIZE_RATE,
     }
 }
 

@@ -20,7 +20,12 @@ impl Session {
         self.helo.clear();
         self.helo.extend_from_slice(name.0);
         self.extended = extended;
-        out.extend_from_slice(if extended { &cx.service.ehlo_reply } else { &cx.service.helo_reply });
+        let service = &cx.service;
+        out.extend_from_slice(match (extended, self.may_xclient) {
+            (true, false) => &service.ehlo_reply,
+            (true, true) => &service.xclient_ehlo_reply,
+            (false, _) => &service.helo_reply,
+        });
         Next::Input
     }
 
@@ -31,6 +36,9 @@ impl Session {
         }
         if cx.pool.draining {
             return self.fail_and_close(cx, Error::Stopping, out);
+        }
+        if let Err(fault) = self.admit_transaction(cx) {
+            return self.dismiss(cx, fault, out);
         }
         let taken = match cx.pool.storage_error {
             Some(error) => Err(error),
@@ -51,6 +59,7 @@ impl Session {
     }
 
     pub(super) fn rcpt(&mut self, cx: &mut Context<'_>, rcpt: &Rcpt<'_>, out: &mut Vec<u8>) -> Next {
+        self.used.add_recipient();
         let Phase::Mail(transaction) = &mut self.phase else { unreachable!("checked by `obey`") };
         if !cx.service.recipients.accepts(&rcpt.forward_path) {
             cx.pool.stats.recipients_refused.bump();

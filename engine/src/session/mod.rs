@@ -10,13 +10,14 @@
 //! ```
 //!
 //! All decisions on (phase, command) are in this file, the work is in the files of its purpose: the envelope in
-//! `mail.rs`, content and commit in `content.rs`, refusals and ends in `ending.rs`. What a refusal says is in
-//! `fault.rs`.
+//! `mail.rs`, content and commit in `content.rs`, refusals and ends in `ending.rs`, who the client is and what it may
+//! use in `guard.rs`. What a refusal says is in `fault.rs`.
 
 mod content;
 mod context;
 mod ending;
 mod fault;
+mod guard;
 mod held;
 mod mail;
 mod memory;
@@ -33,6 +34,8 @@ use smallvec::SmallVec;
 
 pub use context::{Context, Pool, Replies, Service};
 pub use fault::{Error, Fault};
+use guard::Usage;
+pub use guard::{EarlyTalker, Guard, SessionLimits};
 pub use held::{Piece, Spilled};
 use phase::Phase;
 pub use trace::DateCache;
@@ -40,6 +43,7 @@ pub use transaction::Transaction;
 
 use crate::id::SessionId;
 use crate::limits;
+use crate::policy::clients::Visit;
 use crate::protocol::command::{self, Command};
 use crate::protocol::line::{self, Framed};
 use crate::protocol::reply;
@@ -65,7 +69,16 @@ pub enum Next {
 #[derive(Debug)]
 pub struct Session {
     id: SessionId,
+    /// Who connected, until a front end says who the client is.
     client: SocketAddr,
+    /// The client's place in the table of clients.
+    visit: Visit,
+    /// It may use XCLIENT.
+    may_xclient: bool,
+    /// Of a network that no limit is meant for.
+    is_unlimited: bool,
+    /// A proxy's own connection.
+    is_check: bool,
     phase: Phase,
     /// As the client gave it; empty before EHLO or HELO. Most names fit without an allocation.
     helo: SmallVec<[u8; 40]>,
@@ -74,13 +87,18 @@ pub struct Session {
     /// Octets of an over-long command line thrown away so far; above 0 exactly while its end has not come.
     discarded_len: usize,
     budget: Budget,
+    used: Usage,
     /// The last MAIL was refused for an error of ours: the RCPT and DATA that a pipelining client had already sent
     /// behind it are no faults of its.
     mail_failed: bool,
     transactions_count: u32,
     messages_count: u32,
-    /// When the client last completed a command or sent content, for the time-outs of RFC 5321 §4.5.3.2.
+    /// When the client last completed a command or brought content on, for the time-outs of RFC 5321 §4.5.3.2.
     active_at: Duration,
+    /// Octets of content since then.
+    progress_len: u32,
+    /// When the reply to DATA was given.
+    content_began_at: Duration,
 }
 
 impl Session {
@@ -88,15 +106,22 @@ impl Session {
         Self {
             id,
             client,
+            visit: Visit::default(),
+            may_xclient: false,
+            is_unlimited: false,
+            is_check: false,
             phase: Phase::Start,
             helo: SmallVec::new(),
             extended: false,
             discarded_len: 0,
             budget: Budget::default(),
+            used: Usage::default(),
             mail_failed: false,
             transactions_count: 0,
             messages_count: 0,
             active_at: now,
+            progress_len: 0,
+            content_began_at: now,
         }
     }
 
@@ -113,13 +138,18 @@ impl Session {
         self.messages_count
     }
 
-    /// The server speaks first (RFC 5321 §3.1): its greeting, or why there is no session.
+    /// The server speaks first (RFC 5321 §3.1): its greeting, or why there is no session. But a proxy speaks before it.
     pub fn greet(&mut self, cx: &mut Context<'_>, refusal: Option<Error>, out: &mut Vec<u8>) -> Next {
         if let Some(error) = refusal {
             return self.fail_and_close(cx, error, out);
         }
-        reply::encode_greeting(&cx.service.hostname, out);
-        Next::Input
+        let guard = &cx.service.guard;
+        if guard.proxies.contains(self.client.ip()) {
+            self.enter(cx, Phase::Proxy);
+            return Next::Input;
+        }
+        self.may_xclient = guard.xclient.contains(self.client.ip());
+        self.arrive(cx, None, guard.greet_delay, out)
     }
 
     /// Takes what the client sent. Stops consuming when a commit is pending, when the session is over, when the input
@@ -130,16 +160,21 @@ impl Session {
             let rest = &input[consumed..];
             let step = match &self.phase {
                 Phase::Closing => return Progress { consumed: input.len(), next: Next::Close },
-                Phase::Committing { .. } => return Progress { consumed, next: Next::Input },
+                Phase::Committing { .. } | Phase::Tarpit { .. } => {
+                    return Progress { consumed, next: Next::Input };
+                }
                 _ if rest.is_empty() || out.len() >= limits::PENDING_OUTPUT_LEN_MAX => {
                     return Progress { consumed, next: Next::Input };
                 }
+                Phase::Proxy => self.receive_proxy_header(cx, rest, out),
+                Phase::Greeting { .. } => self.receive_before_greeting(cx, rest, out),
                 Phase::Body(_) => self.receive_content(cx, rest, out),
                 _ if self.discarded_len > 0 => Some(self.discard_line(cx, rest, out)),
                 _ => self.receive_line(cx, rest, out),
             };
             let Some(step) = step else { return Progress { consumed, next: Next::Input } };
             consumed += step.consumed;
+            self.used.add_octets(step.consumed);
             match step.next {
                 Next::Input => {}
                 next => return Progress { consumed, next },
@@ -161,7 +196,11 @@ impl Session {
                 self.active_at = cx.now.monotonic;
                 cx.pool.stats.commands.bump();
                 let next = match command::parse(line) {
-                    Ok(command) => self.obey(cx, command, out),
+                    Ok(command) => {
+                        let is_early = consumed < input.len() && command.is_last_in_group();
+                        let early = if is_early { self.meet_early_talker(cx, out) } else { None };
+                        early.unwrap_or_else(|| self.obey(cx, command, out))
+                    }
                     Err(malformed) => self.refuse(cx, Fault::Malformed(malformed), out),
                 };
                 Some(Progress { consumed, next })
@@ -187,6 +226,9 @@ impl Session {
 
     /// The one match on (phase, command).
     fn obey(&mut self, cx: &mut Context<'_>, command: Command<'_>, out: &mut Vec<u8>) -> Next {
+        if self.budget.spend_command(&cx.service.guard.session_limits) && !self.is_unlimited {
+            return self.dismiss(cx, Fault::TooManyCommands, out);
+        }
         match (&self.phase, command) {
             (_, Command::Quit) => {
                 self.enter(cx, Phase::Closing);
@@ -205,6 +247,7 @@ impl Session {
                 }
                 cx.reply(&reply::OK, out)
             }
+            (_, Command::Xclient(argument)) => self.xclient(cx, argument, out),
             (_, Command::Expn | Command::Auth | Command::Bdat | Command::StartTls) => {
                 self.refuse(cx, Fault::NotOffered, out)
             }
@@ -215,7 +258,8 @@ impl Session {
             (Phase::Mail(_), Command::Mail(_)) => self.refuse(cx, Fault::NestedMail, out),
             (Phase::Mail(_), Command::Rcpt(rcpt)) => self.rcpt(cx, &rcpt, out),
             (Phase::Mail(_), Command::Data) => self.data(cx, out),
-            (Phase::Body(_) | Phase::Committing { .. } | Phase::Closing, _) => {
+            (Phase::Proxy | Phase::Greeting { .. } | Phase::Tarpit { .. }, _)
+            | (Phase::Body(_) | Phase::Committing { .. } | Phase::Closing, _) => {
                 unreachable!("no command is read in this phase")
             }
         }

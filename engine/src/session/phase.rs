@@ -5,15 +5,22 @@ use std::time::Duration;
 use crate::session::Transaction;
 
 /// ```text
+/// Proxy ──header──> Greeting ──greet delay over──> Start
 /// Start ──EHLO/HELO──> Idle ──MAIL──> Mail ──DATA──> Body ──end-of-data──> Committing
 ///                       ^  ^           │ │RCPT                │refused        │ committed()
 ///                       │  └──RSET─────┘<┘                    │               │
 ///                       └─────────────────────────────────────┴───────────────┘
+/// Start, Idle, Mail ──fault beyond half a budget──> Tarpit ──time over──> where it was
 /// any ──QUIT, time-out, too many faults, stop──> Closing
 /// ```
+/// What is not asked for is passed at once: `Proxy`, `Greeting` and `Tarpit` are there only where they are configured.
 /// EHLO and HELO lead to `Idle` from every phase in which commands are read.
 #[derive(Debug)]
 pub(super) enum Phase {
+    /// A proxy has connected, and the header that says for whom has not come.
+    Proxy,
+    /// The client has connected; our greeting waits, to see whether it does too. `is_early`: it did not.
+    Greeting { until: Duration, is_early: bool },
     /// Greeted by us; no EHLO or HELO yet.
     Start,
     /// No transaction.
@@ -22,6 +29,8 @@ pub(super) enum Phase {
     Mail(Box<Transaction>),
     /// Between 354 and end-of-data.
     Body(Box<Transaction>),
+    /// A client with too many faults is made to wait; input stays unread. `transaction`: of the phase `Mail`.
+    Tarpit { until: Duration, transaction: Option<Box<Transaction>> },
     /// The message is whole and waits to be durable; input stays unread. `ended_at`: when end-of-data came (monotonic).
     Committing { transaction: Box<Transaction>, ended_at: Duration },
     /// Over: what still comes in is ignored.
@@ -39,7 +48,8 @@ impl Phase {
             Self::Mail(transaction) | Self::Body(transaction) | Self::Committing { transaction, .. } => {
                 Some(transaction)
             }
-            Self::Start | Self::Idle | Self::Closing => None,
+            Self::Tarpit { transaction, .. } => transaction.as_deref(),
+            Self::Proxy | Self::Greeting { .. } | Self::Start | Self::Idle | Self::Closing => None,
         }
     }
 
@@ -48,7 +58,8 @@ impl Phase {
             Self::Mail(transaction) | Self::Body(transaction) | Self::Committing { transaction, .. } => {
                 Some(transaction)
             }
-            Self::Start | Self::Idle | Self::Closing => None,
+            Self::Tarpit { transaction, .. } => transaction.as_deref_mut(),
+            Self::Proxy | Self::Greeting { .. } | Self::Start | Self::Idle | Self::Closing => None,
         }
     }
 
@@ -57,7 +68,8 @@ impl Phase {
             Self::Mail(transaction) | Self::Body(transaction) | Self::Committing { transaction, .. } => {
                 Some(transaction)
             }
-            Self::Start | Self::Idle | Self::Closing => None,
+            Self::Tarpit { transaction, .. } => transaction,
+            Self::Proxy | Self::Greeting { .. } | Self::Start | Self::Idle | Self::Closing => None,
         }
     }
 }

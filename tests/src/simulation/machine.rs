@@ -1,6 +1,7 @@
 //! A simulated machine with a worker on it.
 
 use std::cell::RefCell;
+use std::hash::RandomState;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -8,9 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ringmx::event::EventQueue;
+use ringmx::policy::clients::Clients;
 use ringmx::policy::recipient::Recipients;
 use ringmx::server::{Port, Setup, Stop, Worker};
-use ringmx::session::{Replies, Service};
+use ringmx::session::{Guard, Replies, Service};
 use ringmx::stats::WorkerStats;
 use ringmx_ring::sim::{Client, Faults, Settings, Simulation};
 use ringmx_ring::{AcceptMode, Doorbell, Fd};
@@ -32,6 +34,7 @@ pub struct Plan {
     pub accept_mode: AcceptMode,
     pub command_timeout: Duration,
     pub data_timeout: Duration,
+    pub guard: Guard,
 }
 
 impl Default for Plan {
@@ -45,6 +48,7 @@ impl Default for Plan {
             accept_mode: AcceptMode::Multishot,
             command_timeout: Duration::from_secs(300),
             data_timeout: Duration::from_secs(180),
+            guard: Guard::default(),
         }
     }
 }
@@ -68,14 +72,16 @@ impl Machine {
         let simulation = Simulation::new(seed, plan.settings.clone());
         let (listener, wake) = (simulation.listen(), simulation.create_eventfd());
         let recipients = Arc::new(Recipients::new(["example.com"]).expect("a domain"));
-        let service = Arc::new(Service::new(
+        let mut service = Service::new(
             "mx.example",
             MESSAGE_LEN_MAX,
             recipients,
             Replies::default(),
             plan.command_timeout,
             plan.data_timeout,
-        ));
+        );
+        service.guard = plan.guard.clone();
+        let service = Arc::new(service);
         let bell = Doorbell::new().expect("an eventfd");
         let (probe, ledger) = Probe::new(simulation.ring(), bell.fd(), wake);
         let stop = Arc::new(Stop { requested: AtomicBool::new(false), bell });
@@ -92,6 +98,7 @@ impl Machine {
             worker_index: 0,
             ports: vec![port],
             content_len_max: plan.content_len_max,
+            clients: Arc::new(Clients::new(1024, RandomState::new())),
             durable: true,
             stats: Arc::clone(&stats),
             events: events.clone(),

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::address;
+use super::limits::{Limits, guard};
 use crate::config::Listener;
 use crate::config::reader::Section;
 use crate::config::source::Span;
@@ -18,7 +19,7 @@ const TIMEOUT_DEFAULT: Duration = Duration::from_secs(5 * 60);
 const CONNECTIONS_MAX_DEFAULT: usize = 16 << 10;
 const CONNECTIONS_MAX_MOST: usize = 1 << 20;
 
-pub(super) fn listeners(root: &Section<'_>) -> (Vec<Listener>, Vec<Span>) {
+pub(super) fn listeners(root: &Section<'_>, limits: &Limits) -> (Vec<Listener>, Vec<Span>) {
     let mut listeners: Vec<Listener> = Vec::new();
     let mut places = Vec::new();
     let sections = root.sections("listener");
@@ -28,7 +29,7 @@ pub(super) fn listeners(root: &Section<'_>) -> (Vec<Listener>, Vec<Span>) {
     }
     for section in sections {
         let (span, reader) = (section.span(), section.reader);
-        let listener = listener(section, listeners.len() + 1);
+        let listener = listener(section, listeners.len() + 1, limits);
         for earlier in &listeners {
             if earlier.name == listener.name {
                 let message = format!("a second listener of the name `{}`", listener.name);
@@ -46,7 +47,7 @@ pub(super) fn listeners(root: &Section<'_>) -> (Vec<Listener>, Vec<Span>) {
     (listeners, places)
 }
 
-fn listener(section: Section<'_>, number: usize) -> Listener {
+fn listener(section: Section<'_>, number: usize, limits: &Limits) -> Listener {
     let reader = section.reader;
     let name = section.text("name").map(|text| {
         let of_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
@@ -74,6 +75,7 @@ fn listener(section: Section<'_>, number: usize) -> Listener {
         connections_max: section
             .number("connections_max", 1..=CONNECTIONS_MAX_MOST)
             .unwrap_or(CONNECTIONS_MAX_DEFAULT),
+        guard: guard(&section, limits),
     };
     section.finish();
     listener

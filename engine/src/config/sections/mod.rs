@@ -1,6 +1,7 @@
 //! Builds a [`Config`] out of the tree, section by section. A value that is wrong is reported and replaced by its
 //! default, so that the rest is checked too; the result counts only if nothing was reported as an error.
 
+mod limits;
 mod listener;
 mod recipients;
 mod replies;
@@ -57,7 +58,8 @@ pub(super) fn build(reader: &Reader, table: &Table) -> Built {
     };
     let hostname = hostname(&root);
     let workers = root.number("workers", 1..=WORKERS_MAX).unwrap_or_else(default_workers);
-    let (listeners, listener_places) = listener::listeners(&root);
+    let limits = limits::limits(&root, &limits::Limits::default());
+    let (listeners, listener_places) = listener::listeners(&root, &limits);
     let spool = spool(&root, &listeners);
     let recipients = recipients::recipients(&root, &hostname);
     let (routes, route_places) = route::routes(&root);
