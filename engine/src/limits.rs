@@ -69,8 +69,12 @@ pub const POOLED_ENVELOPE_LEN_MAX: usize = 4 * 1024;
 /// Pooled transactions of a worker: at most 1 MiB with their envelopes.
 pub const POOLED_TRANSACTIONS_COUNT_MAX: usize = 256;
 
-/// Octets of received but unread input of one connection before its receiving stops: one receive buffer.
+/// Octets of received but unread input of one connection before its receiving stops: one receive buffer. What the turn
+/// brings until then comes on top.
 pub const PARKED_INPUT_LEN_MAX: usize = 16 * 1024;
+/// Octets of such input of all connections of a worker; beyond it those that have more than their part are cut off. A
+/// turn can bring 16 MiB, all receive buffers, and then it stops.
+pub const PARKED_INPUTS_LEN_MAX: usize = 64 << 20;
 /// Octets of replies that wait to be sent to one client before its input stays unread.
 pub const PENDING_OUTPUT_LEN_MAX: usize = 64 * 1024;
 /// Octets of a send buffer that goes back to the worker's pool.

@@ -86,6 +86,10 @@ counters! {
         completions,
         /// Times a connection waited because all receive buffers were lent.
         buffers_exhausted,
+        /// Connections cut off because too much input waited on all of them.
+        inputs_dropped,
+        /// Octets of received input that waits for its turn.
+        input_octets_now,
         /// Octets of memory that envelopes and content hold.
         memory_octets_now,
         /// 1 while so much memory is held that new transactions are answered 452.

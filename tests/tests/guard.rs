@@ -242,6 +242,36 @@ fn lingering_has_a_time_and_an_amount() {
     machine.finish();
 }
 
+/// Each connection has a message under way, and sends as much behind it as a turn can bring.
+#[test]
+fn input_behind_many_commits_is_bounded() {
+    let mut plan = Plan { segment_capacity: 1 << 20, ..Plan::default() };
+    plan.settings.write_time_max = secs(200);
+    plan.settings.buffer_len = 16 << 10;
+    plan.settings.socket_buffer_len = 1 << 20..=1 << 20;
+    let mut machine = Machine::new(9, &plan);
+    let turn_len_max = usize::from(plan.settings.buffers_count) * plan.settings.buffer_len;
+    let clients: Vec<Client> = (0..90).map(|_| machine.connect().0).collect();
+    machine.pass(secs(1));
+    let message = b"EHLO a\r\nMAIL FROM:<>\r\nRCPT TO:<a@example.com>\r\nDATA\r\nx\r\n.\r\n";
+    clients.iter().for_each(|client| machine.simulation.send(*client, message));
+    machine.pass(secs(1));
+    assert_eq!(machine.ledger.borrow().writes, 1, "a commit that takes its time");
+    let mut held_max = 0;
+    for client in &clients {
+        machine.simulation.send(*client, &b"NOOP\r\n".repeat(400_000));
+        machine.turn_until(Some(machine.simulation.now() + Duration::from_millis(1)));
+        held_max = held_max.max(machine.stats.input_octets_now.get() as usize);
+    }
+    assert!(held_max > limits::PARKED_INPUTS_LEN_MAX / 2, "{held_max}: the test reaches the bound");
+    assert!(held_max <= limits::PARKED_INPUTS_LEN_MAX + turn_len_max, "{held_max}");
+    assert!(machine.stats.inputs_dropped.get() > 0);
+    clients.iter().for_each(|client| machine.simulation.reset(*client));
+    machine.pass(secs(400));
+    assert_eq!(machine.stats.input_octets_now.get(), 0);
+    machine.finish();
+}
+
 #[test]
 fn accepting_pauses_when_it_fails() {
     let mut plan = Plan::default();

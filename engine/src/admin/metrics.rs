@@ -19,8 +19,11 @@ use crate::stats::WorkerStats;
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Gauges would share a name with the counter beside them, so they get their own.
-const GAUGE_NAMES: &[(&str, &str)] =
-    &[("connections_now", "connections_open"), ("memory_octets_now", "content_held_octets")];
+const GAUGE_NAMES: &[(&str, &str)] = &[
+    ("connections_now", "connections_open"),
+    ("memory_octets_now", "content_held_octets"),
+    ("input_octets_now", "input_held_octets"),
+];
 
 /// What the metrics are read from. Reading takes no lock and disturbs no worker.
 #[derive(Debug)]

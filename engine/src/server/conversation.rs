@@ -262,6 +262,10 @@ impl<R: Ring, S: Segments> Worker<R, S> {
             // Replies have just been taken to be sent, perhaps: then parked input has its turn before the end.
             self.take_parked(key);
         }
+        if self.is_parking_too_much(key) {
+            self.stats.inputs_dropped.bump();
+            return self.abandon(key, "too much input");
+        }
         let Some(connection) = self.connections.get_mut(key) else { return };
         if connection.state == State::Open && connection.recv == Recv::Ended && !connection.is_blocked() {
             // What the client sent before it ended its direction has been answered.
@@ -306,6 +310,22 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         } else {
             self.set_alarm(key);
         }
+    }
+
+    /// Counts what the connection has parked. Whether that has to end: no input is refused before it has come, and what
+    /// one turn brings to many connections, one after the other, has no bound but this one.
+    fn is_parking_too_much(&mut self, key: Key) -> bool {
+        let Some(connection) = self.connections.get_mut(key) else { return false };
+        if connection.state != State::Open {
+            keep_buffer(&mut self.spare, std::mem::take(&mut connection.parked));
+        }
+        let (before, len) = (connection.parked_counted_len as usize, connection.parked.len());
+        if before != len {
+            connection.parked_counted_len = len as u32;
+            self.parked_len = self.parked_len + len - before;
+            self.stats.input_octets_now.set(self.parked_len as u64);
+        }
+        len > limits::PARKED_INPUT_LEN_MAX && self.parked_len > limits::PARKED_INPUTS_LEN_MAX
     }
 
     /// Keeps the entry in the timer wheel no later than the deadline. One that moves later is found by `on_due`.

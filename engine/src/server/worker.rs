@@ -88,6 +88,8 @@ pub struct Worker<R: Ring, S: Segments> {
     pub(super) touched: Vec<Key>,
     /// Empty buffers of former sends and parked input.
     pub(super) spare: Vec<Vec<u8>>,
+    /// Octets of parked input of all connections.
+    pub(super) parked_len: usize,
 }
 
 impl<R: Ring, S: Segments> Worker<R, S> {
@@ -118,6 +120,7 @@ impl<R: Ring, S: Segments> Worker<R, S> {
             completions: Vec::new(),
             touched: Vec::new(),
             spare: Vec::new(),
+            parked_len: 0,
         };
         (0..worker.ports.len()).for_each(|index| worker.accept(index as u32));
         worker.await_stop();
