@@ -223,7 +223,8 @@ pub fn fuzz_decoder(data: &[u8]) {
     }
 }
 
-/// A session in the phase that the first octet names, its journal as the second says; the third seeds the splits.
+/// A session in the phase that the first octet names, its journal and its tarpit as the second says; the third seeds
+/// the splits.
 /// Whatever comes in whatever pieces, replies and stored messages are the same, and at the end nothing is held.
 pub fn fuzz_session(data: &[u8]) {
     let [phase, journal, seed, input @ ..] = data else { return };
@@ -282,7 +283,10 @@ pub fn fuzz_proxy(data: &[u8]) {
 }
 
 fn converse(phase: Phase, journal: u8, pieces: &[&[u8]]) -> (Vec<u8>, Vec<Stored>) {
-    let options = Options { max_message_size: 2000, memory_max: 1 << 20, ..Options::default() };
+    let mut options = Options { max_message_size: 2000, memory_max: 1 << 20, ..Options::default() };
+    if journal & 4 != 0 {
+        options.guard.tarpit = Duration::from_secs(1);
+    }
     let mut pair = phase.pair(&options);
     let result = if journal & 1 == 0 { Ok(()) } else { Err(Error::SpoolFailed) };
     if pair.is_committing() {
@@ -299,11 +303,14 @@ fn converse(phase: Phase, journal: u8, pieces: &[&[u8]]) -> (Vec<u8>, Vec<Stored
             pair.complete(result);
         }
     }
-    let replies = pair.replies();
+    // A client that is made to wait is read from later.
     pair.wait(Duration::from_secs(3600));
-    pair.replies();
+    while pair.is_committing() {
+        pair.complete(result);
+        pair.wait(Duration::from_secs(3600));
+    }
     assert!(pair.is_closed(), "time runs out in every phase");
-    (replies, std::mem::take(&mut pair.stored))
+    (pair.replies(), std::mem::take(&mut pair.stored))
 }
 
 /// Lines of the matrix, an octet for each, behind the phase and the seed of the splits: answered as the model says.
