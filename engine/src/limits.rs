@@ -81,7 +81,8 @@ pub const PENDING_OUTPUT_LEN_MAX: usize = 64 * 1024;
 pub const POOLED_OUTPUT_LEN_MAX: usize = 16 * 1024;
 /// Pooled send buffers of a worker: at most 16 MiB.
 pub const POOLED_OUTPUTS_COUNT_MAX: usize = 1024;
-/// Connections beyond the worker's limit that are told so with a 421, at one time; more are closed without a word.
+/// Connections beyond the worker's limit, or beyond a client's, that are told so with a 421, at one time; more are
+/// closed without a word.
 pub const SHED_CONNECTIONS_COUNT_MAX: usize = 64;
 /// How long a client may take to accept one send. As long as RFC 5321 §4.5.3.2 gives it for a command.
 pub const SEND_TIME_MAX: Duration = Duration::from_secs(300);

@@ -266,6 +266,9 @@ impl<R: Ring, S: Segments> Worker<R, S> {
             self.stats.inputs_dropped.bump();
             return self.abandon(key, "too much input");
         }
+        if self.is_one_refused_too_many(key) {
+            return self.abandon(key, "refused");
+        }
         let Some(connection) = self.connections.get_mut(key) else { return };
         if connection.state == State::Open && connection.recv == Recv::Ended && !connection.is_blocked() {
             // What the client sent before it ended its direction has been answered.

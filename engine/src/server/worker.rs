@@ -72,7 +72,7 @@ pub struct Worker<R: Ring, S: Segments> {
     pub(super) pool: Pool,
     pub(super) ports: Vec<Port>,
     pub(super) connections: Slab<Connection>,
-    /// Open connections by listener, without those that were told that there is no session for them.
+    /// Open connections by listener, without those that were or could not be told that there is no session for them.
     open_counts: Vec<usize>,
     ids: SessionIds,
     pub(super) stats: Arc<WorkerStats>,
@@ -314,6 +314,19 @@ impl<R: Ring, S: Segments> Worker<R, S> {
     /// Asks for `on_due` of this connection at `deadline`.
     pub(super) fn schedule(&mut self, key: Key, deadline: Duration) {
         self.wheel.schedule(Due::Connection(key), deadline);
+    }
+
+    /// A client whom its limits leave no session takes nobody's place, for as long as it lingers: it is counted among
+    /// those for whom there is no room. Whether there are more of them than can be told.
+    pub(super) fn is_one_refused_too_many(&mut self, key: Key) -> bool {
+        let Some(connection) = self.connections.get_mut(key) else { return false };
+        if !connection.counted || !connection.session.is_refused() {
+            return false;
+        }
+        connection.counted = false;
+        self.open_counts[connection.listener_index as usize] -= 1;
+        let sessions_count: usize = self.open_counts.iter().sum();
+        self.connections.len() - sessions_count > limits::SHED_CONNECTIONS_COUNT_MAX
     }
 
     /// The slot of a connection is free.

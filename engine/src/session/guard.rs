@@ -141,7 +141,10 @@ impl Session {
                     cx.pool.stats.clients_untracked.add(u64::from(visit.is_untracked()));
                     self.visit = visit;
                 }
-                Err(limit) => return self.dismiss(cx, Fault::Limit(limit), out),
+                Err(limit) => {
+                    self.is_refused = true;
+                    return self.dismiss(cx, Fault::Limit(limit), out);
+                }
             }
         }
         if greet_delay.is_zero() || self.is_unlimited {
@@ -339,6 +342,11 @@ impl Session {
     /// Whether nothing is read because the client is made to wait.
     pub fn is_delayed(&self) -> bool {
         matches!(self.phase, Phase::Tarpit { .. } | Phase::Greeting { is_early: true, .. })
+    }
+
+    /// Whether its limits left the client no session.
+    pub fn is_refused(&self) -> bool {
+        self.is_refused
     }
 
     /// Whether nobody wanted to send mail: a proxy looked whether we are alive.

@@ -79,6 +79,7 @@ pub struct Session {
     is_unlimited: bool,
     /// A proxy's own connection.
     is_check: bool,
+    is_refused: bool,
     phase: Phase,
     /// As the client gave it; empty before EHLO or HELO. Most names fit without an allocation.
     helo: SmallVec<[u8; 40]>,
@@ -110,6 +111,7 @@ impl Session {
             may_xclient: false,
             is_unlimited: false,
             is_check: false,
+            is_refused: false,
             phase: Phase::Start,
             helo: SmallVec::new(),
             extended: false,

@@ -132,6 +132,10 @@ impl Machine {
         (self.simulation.connect_from(self.listener, address), address)
     }
 
+    pub fn connect_from(&mut self, address: &str) -> Client {
+        self.simulation.connect_from(self.listener, address.parse().expect("an address"))
+    }
+
     pub fn turn(&mut self) {
         self.worker.turn().expect("the power is on");
         while self.events.pop().is_some() {}
