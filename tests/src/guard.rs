@@ -41,6 +41,8 @@ pub fn set(options: &mut Options, key: &str, value: &str) -> Result<bool, String
         "connections_open" => {
             options.connected.extend(std::iter::repeat_n(options.client.ip(), number(value)?));
         }
+        // Of this client, in sessions before.
+        "faults_before" => options.faults_before = number(value)?,
         _ => return Ok(false),
     }
     Ok(true)

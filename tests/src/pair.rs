@@ -12,7 +12,7 @@ use std::time::Duration;
 use ringmx::event::{EventQueue, Kind};
 use ringmx::id::SessionIds;
 use ringmx::limits;
-use ringmx::policy::clients::Clients;
+use ringmx::policy::clients::{Amount, Clients};
 use ringmx::policy::recipient::Recipients;
 use ringmx::protocol::envelope::Envelope;
 use ringmx::protocol::params::Body;
@@ -45,6 +45,8 @@ pub struct Options {
     pub guard: Guard,
     /// Clients that are connected already, each as often as it is there.
     pub connected: Vec<IpAddr>,
+    /// Faults that the client committed in sessions before.
+    pub faults_before: u64,
 }
 
 impl Default for Options {
@@ -65,6 +67,7 @@ impl Default for Options {
             help_url: None,
             guard: Guard::default(),
             connected: Vec::new(),
+            faults_before: 0,
         }
     }
 }
@@ -131,13 +134,13 @@ impl Pair {
         service.guard = options.guard.clone();
         let (stats, events) = (Arc::new(WorkerStats::default()), EventQueue::new(EVENTS_COUNT_MAX));
         let mut pool = Pool::new(stats, events, options.memory_max, options.inline_size);
-        let clients = Clients::new(64, RandomState::new());
-        for client in &options.connected {
-            drop(
-                clients
-                    .enter(*client, &options.guard.client_limits, now.monotonic)
-                    .expect("within the limits"),
-            );
+        let (clients, limits) = (Clients::new(64, RandomState::new()), &options.guard.client_limits);
+        let enter = |client| clients.enter(client, limits, now.monotonic).expect("within the limits");
+        options.connected.iter().for_each(|client| drop(enter(*client)));
+        if options.faults_before > 0 {
+            let visit = enter(options.client.ip());
+            clients.charge(&visit, limits, Amount::Faults, options.faults_before, now.monotonic);
+            clients.leave(visit);
         }
         pool.clients = Arc::new(clients);
         Self {

@@ -160,7 +160,7 @@ replies! {
     /// The message has passed too many servers (RFC 5321 §6.3).
     LOOP = 554 "5.4.6" "more than 100 Received fields, a mail loop; correct the forwarding that sends it here again";
     /// Something came before the reply that it had to wait for, the greeting included.
-    EARLY_TALKER = 554 "5.5.0" "input came before the reply that it has to wait for; closing, wait for each reply";
+    EARLY_TALKER = 554 "5.5.0" "something came before the reply that it has to wait for; wait for the reply to each command";
     /// DATA when every RCPT was refused.
     NO_VALID_RECIPIENTS = 554 "5.5.1" "every recipient was refused; the replies to RCPT say why";
     /// The content held what other servers could take for its end.
