@@ -265,14 +265,15 @@ impl Ring for Uring {
     }
 
     fn write(&mut self, token: Token, file: Fd, offset: u64, bytes: BlockBuffer, durable: bool) {
-        let flags = if durable { RWF_DSYNC } else { 0 };
+        let flags = if durable && !cfg!(ringmx_mutant = "no_dsync") { RWF_DSYNC } else { 0 };
         self.push_held(token, Held::Blocks(bytes), |pointer, len| {
             opcode::Write::new(types::Fd(file.0), pointer, len).offset(offset).rw_flags(flags).build()
         });
     }
 
     fn sync(&mut self, token: Token, file: Fd) {
-        self.push(token, opcode::Fsync::new(types::Fd(file.0)).flags(FsyncFlags::DATASYNC).build());
+        let sync = opcode::Fsync::new(types::Fd(file.0)).flags(FsyncFlags::DATASYNC).build();
+        self.push(token, if cfg!(ringmx_mutant = "no_dsync") { opcode::Nop::new().build() } else { sync });
     }
 
     fn signal(&mut self, token: Token, eventfd: Fd) {

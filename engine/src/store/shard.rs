@@ -69,7 +69,16 @@ pub(super) fn parse_directory_name(name: &str) -> Option<u16> {
 
 /// Makes the names in a directory durable.
 pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
+    sync_names(&File::open(path)?)
+}
+
+fn sync_names(directory: &File) -> io::Result<()> {
+    if cfg!(ringmx_mutant = "no_directory_sync") { Ok(()) } else { directory.sync_all() }
+}
+
+/// Makes a segment's header durable, and of a new file its blocks too, before the first batch of its epoch.
+fn sync_first(file: &File) -> io::Result<()> {
+    if cfg!(ringmx_mutant = "no_segment_sync") { Ok(()) } else { file.sync_all() }
 }
 
 impl ShardDir {
@@ -101,7 +110,7 @@ impl ShardDir {
             .and_then(|()| open_options().create(true).truncate(true).open(ack_path(&path)))
             // S3: complete under its own name; S4 once that is durable.
             .and_then(|_| fs::rename(&new_path, &path))
-            .and_then(|()| self.dir.sync_all());
+            .and_then(|()| sync_names(&self.dir));
         if let Err(error) = created {
             // Gives the blocks back to a full disk. If this fails too, the next start removes the file.
             drop(fs::remove_file(&new_path));
@@ -118,7 +127,7 @@ impl ShardDir {
         let path = self.segment_path(header.number);
         let file = open_options().open(&path)?;
         file.write_all_at(&header.encode(), 0)?;
-        file.sync_data()?;
+        sync_first(&file)?;
         // Only now: acknowledgements of the old epoch guard its records until the header is durable. They
         // need not be gone durably, entries of another epoch count for nothing.
         open_options().create(true).truncate(true).open(ack_path(&path))?;
@@ -130,7 +139,7 @@ impl ShardDir {
     pub(super) fn delete(&self, number: u32) -> io::Result<()> {
         let path = self.segment_path(number);
         fs::remove_file(&path)?;
-        self.dir.sync_all()?;
+        sync_names(&self.dir)?;
         remove_if_there(&ack_path(&path))
     }
 
@@ -146,7 +155,7 @@ impl ShardDir {
         let path = self.segment_path(number);
         let aside = path.with_extension("damaged");
         fs::rename(&path, &aside)?;
-        self.dir.sync_all()?;
+        sync_names(&self.dir)?;
         remove_if_there(&ack_path(&path))?;
         Ok(aside)
     }
@@ -171,7 +180,7 @@ impl ShardDir {
                 _ => {}
             }
         }
-        self.dir.sync_all()
+        sync_names(&self.dir)
     }
 }
 
@@ -207,7 +216,7 @@ fn write_blocks(file: &File, header: &SegmentHeader) -> io::Result<()> {
         file.write_all_at(&zeros[..len], at)?;
         at += len as u64;
     }
-    file.sync_all()
+    sync_first(file)
 }
 
 /// Numbers of segments that are not there although their acknowledgements are, of these names. A segment's file goes
