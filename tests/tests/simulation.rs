@@ -3,37 +3,70 @@
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::{Duration, Instant};
 
-use tests::simulation::play::{World, play};
+use tests::simulation::play::{Cuts, World, play};
+use tests::simulation::segments::Syncs;
+
+/// So many runs find any missing sync.
+const SEEDS_UNTIL_FOUND: u64 = 50;
+
+/// Runs with power cuts in each of two worlds, however slow the machine.
+const CUT_RUNS_MIN: u64 = 1000;
 
 /// Plays runs of this world until the time is over.
-fn play_many(world: World, first_seed: u64) {
+fn play_many(world: World, cuts: Cuts, first_seed: u64) {
     let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
     if let Some(seed) = number("SIM_SEED") {
-        return play(seed, world);
+        return play(seed, world, cuts);
     }
     let until = Instant::now() + Duration::from_secs(number("SIM_SECONDS").unwrap_or(6));
+    let runs_min = if cuts == Cuts::Once { 0 } else { CUT_RUNS_MIN };
     let mut seed = first_seed;
-    while Instant::now() < until {
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| play(seed, world))) {
-            eprintln!("{world:?} with SIM_SEED={seed}");
+    while Instant::now() < until || seed - first_seed < runs_min {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| play(seed, world, cuts))) {
+            eprintln!("{world:?}, {cuts:?} with SIM_SEED={seed}");
             resume_unwind(panic);
         }
         seed += 1;
     }
-    println!("{world:?}: {} runs", seed - first_seed);
+    println!("{world:?}, {cuts:?}: {} runs", seed - first_seed);
 }
 
 #[test]
 fn a_healthy_machine_changes_no_reply_and_loses_no_message() {
-    play_many(World::Healthy, 0);
+    play_many(World::Healthy, Cuts::Once, 0);
 }
 
 #[test]
 fn a_failing_disk_gets_no_promise() {
-    play_many(World::SickDisk, 1_000_000);
+    play_many(World::SickDisk, Cuts::Once, 1_000_000);
 }
 
 #[test]
 fn scarcity_loses_no_message() {
-    play_many(World::Scarce, 2_000_000);
+    play_many(World::Scarce, Cuts::Once, 2_000_000);
+}
+
+/// At every point where the power may fail, every write that is not durable is dropped, torn or kept.
+#[test]
+fn the_power_may_fail_behind_every_turn() {
+    play_many(World::Healthy, Cuts::Always(Syncs::All), 3_000_000);
+}
+
+#[test]
+fn the_power_may_fail_behind_every_turn_of_a_failing_disk() {
+    play_many(World::SickDisk, Cuts::Always(Syncs::All), 4_000_000);
+}
+
+/// The tests above fail where a sync is missing, or they would prove nothing.
+#[test]
+fn a_missing_sync_is_found() {
+    for syncs in [Syncs::NoBatch, Syncs::NoHeader] {
+        let play = |seed, syncs| {
+            catch_unwind(AssertUnwindSafe(|| play(5_000_000 + seed, World::Healthy, Cuts::Always(syncs))))
+        };
+        let found = (0..SEEDS_UNTIL_FOUND).find(|&seed| play(seed, syncs).is_err());
+        let seed = found.unwrap_or_else(|| panic!("{syncs:?} survives {SEEDS_UNTIL_FOUND} runs"));
+        assert!(play(seed, Syncs::All).is_ok(), "run {seed} fails anyway");
+        println!("{syncs:?} is found in run {seed}");
+    }
 }

@@ -14,20 +14,21 @@ use ringmx::policy::recipient::Recipients;
 use ringmx::server::{Port, Setup, Stop, Worker};
 use ringmx::session::{Guard, Replies, Service};
 use ringmx::stats::WorkerStats;
-use ringmx_ring::sim::{Client, Faults, Settings, Simulation};
+use ringmx_ring::sim::{Client, Faults, Random, Settings, Simulation};
 use ringmx_ring::{AcceptMode, Doorbell, Fd};
 
 use super::actor::{Actor, Behaviour};
 use super::probe::{Ledger, Probe};
 use super::recovered::{self, Records};
 use super::script::{MESSAGE_LEN_MAX, Script};
-use super::segments::{SegmentKeeper, SimSegments, Supply};
+use super::segments::{SegmentKeeper, SimSegments, Supply, Syncs};
 
 /// What a machine is like.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub settings: Settings,
     pub supply: Supply,
+    pub syncs: Syncs,
     pub segment_capacity: u64,
     pub content_len_max: usize,
     pub connections_max: usize,
@@ -42,6 +43,7 @@ impl Default for Plan {
         Self {
             settings: Settings::default(),
             supply: Supply::Plenty,
+            syncs: Syncs::All,
             segment_capacity: 64 << 10,
             content_len_max: 64 << 20,
             connections_max: 100,
@@ -83,9 +85,9 @@ impl Machine {
         service.guard = plan.guard.clone();
         let service = Arc::new(service);
         let bell = Doorbell::new().expect("an eventfd");
-        let (probe, ledger) = Probe::new(simulation.ring(), bell.fd(), wake);
+        let (probe, ledger) = Probe::new(simulation.ring(), plan.syncs, bell.fd(), wake);
         let stop = Arc::new(Stop { requested: AtomicBool::new(false), bell });
-        let keeper = SegmentKeeper::new(&simulation, plan.supply, plan.segment_capacity, seed);
+        let keeper = SegmentKeeper::new(&simulation, plan.supply, plan.syncs, plan.segment_capacity, seed);
         let (stats, events) = (Arc::<WorkerStats>::default(), EventQueue::new(1024));
         let port = Port {
             fd: listener,
@@ -199,6 +201,11 @@ impl Machine {
     /// Cuts the power and reads back what is on the disk.
     pub fn recover(&mut self) -> Records {
         recovered::records(&self.simulation.crash(), &self.keeper.all())
+    }
+
+    /// What a recovery would find if the power were cut now; the machine goes on.
+    pub fn recover_as_if_cut(&self, random: &mut Random) -> Records {
+        recovered::records(&self.simulation.after_power_cut(random), &self.keeper.all())
     }
 }
 

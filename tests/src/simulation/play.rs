@@ -10,7 +10,7 @@ use super::machine::{DRAIN_TIME, Machine, Plan};
 use super::recovered::Records;
 use super::reference::{self, Reference};
 use super::script::Script;
-use super::segments::Supply;
+use super::segments::{Supply, Syncs};
 
 /// What may go wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +21,15 @@ pub enum World {
     SickDisk,
     /// Segments, memory, connections and descriptors run out.
     Scarce,
+}
+
+/// When the power may be cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cuts {
+    /// Once, or not at all, as the seed has it.
+    Once,
+    /// Behind every turn: what would be on disk is drawn again and again, and the run goes on.
+    Always(Syncs),
 }
 
 /// How a run ends, if not by itself.
@@ -41,16 +50,23 @@ pub enum Fate {
 ///
 /// # Panics
 /// When something does not hold.
-pub fn play(seed: u64, world: World) {
+pub fn play(seed: u64, world: World, cuts: Cuts) {
     let random = &mut Random::new(seed ^ 0x7061_7274);
-    let plan = plan(seed, world, random);
+    let mut plan = plan(seed, world, random);
+    if let Cuts::Always(syncs) = cuts {
+        plan.syncs = syncs;
+        // Every cut reads every segment; small ones fill and are recycled sooner.
+        plan.segment_capacity = 16 << 10;
+    }
     let fate = match random.len(0..=3) {
         0 => Fate::PowerCut { turn: random.below(400) },
         1 => Fate::Drain { turn: random.below(400) },
         _ => Fate::Rest,
     };
     let machine = Machine::new(seed, &plan);
-    let mut run = Run { machine, world, fate, plan, actors: Vec::new(), to_come: random.len(1..=8) };
+    let (actors, kept) = (Vec::new(), Records::new());
+    let mut run =
+        Run { machine, world, cuts, fate, plan, actors, kept, cut_at: (0, 0, 0), to_come: random.len(1..=8) };
     run.play(random);
 }
 
@@ -83,9 +99,14 @@ fn plan(seed: u64, world: World, random: &mut Random) -> Plan {
 struct Run {
     machine: Machine,
     world: World,
+    cuts: Cuts,
     fate: Fate,
     plan: Plan,
     actors: Vec<Actor>,
+    /// What cuts found of messages that were promised.
+    kept: Records,
+    /// What the ledger said at the last cut.
+    cut_at: (u64, u64, usize),
     /// Clients that have not connected yet.
     to_come: usize,
 }
@@ -138,6 +159,29 @@ impl Run {
             next_at = Some(next_at.unwrap_or(Duration::MAX).min(simulation.now() + Duration::from_millis(1)));
         }
         self.machine.turn_until(next_at);
+        if self.cuts != Cuts::Once {
+            self.check_cuts(random);
+        }
+    }
+
+    /// What was promised up to now is on disk whatever a power cut would leave, and always the same. Where neither a
+    /// write nor a promise has come since the last look, nothing can have changed.
+    fn check_cuts(&mut self, random: &mut Random) {
+        let ledger = self.machine.ledger.borrow();
+        let at = (ledger.writes, ledger.writes_completed, ledger.promised.len());
+        if std::mem::replace(&mut self.cut_at, at) == at {
+            return;
+        }
+        let promised = ledger.promised.clone();
+        drop(ledger);
+        for _ in 0..2 {
+            let mut records = self.machine.recover_as_if_cut(random);
+            for id in &promised {
+                let found = records.remove(id).unwrap_or_else(|| panic!("{id} would be lost"));
+                let kept = self.kept.entry(id.clone()).or_insert_with(|| found.clone());
+                assert!(*kept == found, "{id} would change");
+            }
+        }
     }
 
     fn connect(&mut self, random: &mut Random) {

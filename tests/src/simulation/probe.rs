@@ -10,6 +10,9 @@ use std::time::Duration;
 use ringmx_ring::sim::SimRing;
 use ringmx_ring::{AcceptMode, BlockBuffer, Clock, Completion, Fd, Lent, Payload, Ring, Token};
 
+use super::reference::queued;
+use super::segments::Syncs;
+
 thread_local! {
     static ASIDE_DEPTH: Cell<u32> = const { Cell::new(0) };
 }
@@ -46,6 +49,7 @@ pub struct Ledger {
     pub closes: u64,
     pub cancels: u64,
     pub writes: u64,
+    pub writes_completed: u64,
     pub syncs: u64,
     pub signals: u64,
     /// Receives that brought octets.
@@ -54,6 +58,8 @@ pub struct Ledger {
     pub send_len_max: usize,
     pub sending_len: usize,
     pub sending_len_max: usize,
+    /// Ids of all messages that a reply took responsibility for, as soon as the worker asked to send it.
+    pub promised: HashSet<String>,
     /// A write failed or fell short: no other may follow.
     pub write_failed: bool,
     accept_tokens: HashSet<Token>,
@@ -79,6 +85,7 @@ impl Ledger {
             Payload::Lent(_) => self.received += 1,
             Payload::Written(_) => {
                 let (_, len) = self.write_in_flight.take().expect("a write that was asked for");
+                self.writes_completed += 1;
                 self.write_failed |= completion.result != Ok(len as u32);
             }
             Payload::Returned(bytes) => self.sending_len = self.sending_len.saturating_sub(bytes.len()),
@@ -91,15 +98,16 @@ impl Ledger {
 pub struct Probe {
     ring: SimRing,
     ledger: Rc<RefCell<Ledger>>,
+    syncs: Syncs,
     /// The worker's bell is an eventfd of the real kernel; in the simulation it is `wake`.
     bell: Fd,
     wake: Fd,
 }
 
 impl Probe {
-    pub fn new(ring: SimRing, bell: Fd, wake: Fd) -> (Self, Rc<RefCell<Ledger>>) {
+    pub fn new(ring: SimRing, syncs: Syncs, bell: Fd, wake: Fd) -> (Self, Rc<RefCell<Ledger>>) {
         let ledger = Rc::default();
-        (Self { ring, ledger: Rc::clone(&ledger), bell, wake }, ledger)
+        (Self { ring, ledger: Rc::clone(&ledger), syncs, bell, wake }, ledger)
     }
 }
 
@@ -142,6 +150,7 @@ impl Ring for Probe {
         assert!(ledger.sent_to.insert(socket), "two sends on {socket:?} in one turn");
         assert!(sent_len < bytes.len(), "a send of nothing on {socket:?}");
         ledger.sends += 1;
+        ledger.promised.extend(queued(&bytes[sent_len..]));
         ledger.send_len_max = ledger.send_len_max.max(bytes.len());
         ledger.sending_len += bytes.len();
         ledger.sending_len_max = ledger.sending_len_max.max(ledger.sending_len);
@@ -185,7 +194,7 @@ impl Ring for Probe {
         assert!(durable, "a write that is not durable");
         ledger.writes += 1;
         ledger.write_in_flight = Some((token, bytes.len()));
-        self.ring.write(token, file, offset, bytes, durable);
+        self.ring.write(token, file, offset, bytes, durable && self.syncs != Syncs::NoBatch);
     }
 
     fn sync(&mut self, token: Token, file: Fd) {

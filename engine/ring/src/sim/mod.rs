@@ -58,7 +58,7 @@ use std::time::Duration;
 
 use self::descriptors::Object;
 pub use self::disk::Disk;
-use self::disk::File;
+use self::disk::{Certainty, File};
 pub use self::network::ClientState;
 use self::network::Connection;
 use self::operation::Kind;
@@ -270,12 +270,24 @@ impl Simulation {
         world.file(file).durable()
     }
 
-    /// Cuts the power. Writes that completed as durable are on disk whole; of every other write, completed, in flight
-    /// or queued, any subset of its 512-octet sectors. The ring fails from now on.
+    /// The owner writes to an open file. What is not durable may get lost when the power is cut.
+    pub fn write_file(&self, file: Fd, offset: u64, bytes: &[u8], durable: bool) {
+        let certainty = if durable { Certainty::Durable } else { Certainty::Cached };
+        self.world().file(file).write(offset as usize, bytes, certainty);
+    }
+
+    /// Cuts the power; the ring fails from now on. What is on disk is drawn as by
+    /// [`after_power_cut`](Self::after_power_cut).
     pub fn crash(&mut self) -> Disk {
-        let mut world = self.world();
-        let world = &mut *world;
-        world.power_is_cut = true;
+        self.world().power_is_cut = true;
+        let mut random = self.world().random.clone();
+        self.after_power_cut(&mut random)
+    }
+
+    /// What would be on disk if the power were cut now; nothing changes. Writes that completed as durable are there
+    /// whole; of every other write, completed, in flight or queued, any subset of its 512-octet sectors.
+    pub fn after_power_cut(&self, random: &mut Random) -> Disk {
+        let world = self.world();
         let mut in_flight: Vec<Vec<(usize, &[u8])>> = world.files.iter().map(|_| Vec::new()).collect();
         let submitted = world.operations.values().map(|operation| (operation.description, &operation.kind));
         let queued = world.queued.iter().map(|(_, fd, kind)| (world.descriptors.find(*fd), kind));
@@ -287,9 +299,10 @@ impl Simulation {
                 in_flight[file].push((*offset as usize, bytes));
             }
         }
-        let random = &mut world.random;
         let files = world.files.iter().zip(in_flight);
-        Disk::new(files.map(|((fd, file), writes)| (*fd, file.after_power_cut(&writes, random))).collect())
+        Disk::new(
+            files.map(|((fd, file), writes)| (*fd, file.after_power_cut(&writes, &mut *random))).collect(),
+        )
     }
 
     // Checks.
