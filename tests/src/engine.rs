@@ -77,14 +77,23 @@ impl Default for Options {
 /// A directory with a configuration, a spool and a Maildir, which outlives the servers that run in it.
 #[derive(Debug)]
 pub struct Home {
-    dir: TempDir,
+    path: PathBuf,
+    /// Removed with this, unless it is somebody else's.
+    _dir: Option<TempDir>,
 }
 
 impl Home {
     /// The listener binds port 0: the system chooses, the log tells.
     pub fn new(options: &Options) -> Self {
         let dir = tempfile::Builder::new().prefix("ringmx-test-").tempdir().expect("a temporary directory");
-        let home = Self { dir };
+        let home = Self { path: dir.path().to_owned(), _dir: Some(dir) };
+        home.configure(options, "127.0.0.1:0");
+        home
+    }
+
+    /// In a directory that exists, and stays.
+    pub fn within(path: PathBuf, options: &Options) -> Self {
+        let home = Self { path, _dir: None };
         home.configure(options, "127.0.0.1:0");
         home
     }
@@ -102,7 +111,7 @@ impl Home {
     }
 
     pub fn path(&self) -> &Path {
-        self.dir.path()
+        &self.path
     }
 
     pub fn config(&self) -> PathBuf {
@@ -158,7 +167,12 @@ impl Home {
 
     /// The same where the server may refuse to start: then its exit status and its log.
     pub fn try_serve(&self) -> Result<Server, Output> {
-        let mut command = Command::new(binary("ringmx"));
+        self.try_serve_with(&binary("ringmx"))
+    }
+
+    /// With another build of the server.
+    pub fn try_serve_with(&self, ringmx: &Path) -> Result<Server, Output> {
+        let mut command = Command::new(ringmx);
         command.args(["serve", "--log-format", "json", "--config"]).arg(self.config());
         self.spawn(command)
     }
