@@ -71,6 +71,7 @@ fn a_half_close_behind_much_pipelined_input_is_answered_whole() {
     for seed in 0..50 {
         let mut plan = Plan::default();
         plan.settings.socket_buffer_len = 4096..=4096;
+        plan.guard.session_limits.commands_max = u32::MAX;
         plan.settings.faults = Faults { cancel_race: 0.5, ..Faults::HARMLESS };
         let mut machine = Machine::new(seed, &plan);
         let (client, _) = machine.connect();
@@ -96,6 +97,7 @@ fn replies_that_nobody_reads_are_bounded() {
         let mut plan = Plan::default();
         plan.settings.socket_buffer_len = 8192..=8192;
         plan.settings.buffer_len = 512;
+        plan.guard.session_limits.commands_max = u32::MAX;
         let mut machine = Machine::new(5, &plan);
         let (client, _) = machine.connect();
         machine.simulation.set_reading(client, false);
