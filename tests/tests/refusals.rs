@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use ringmx::spool::FORMAT_VERSION;
 use tests::client::Client;
 use tests::engine::{Home, Options, binary, eventually, text};
 
@@ -105,7 +106,8 @@ fn a_spool_of_a_newer_version_is_not_touched() {
     server.stop();
     let marker = home.spool().join("ringmx-spool");
     let version = std::fs::read_to_string(&marker).expect("the marker");
-    std::fs::write(&marker, version.replace(" 1\n", " 2\n")).expect("a newer marker");
+    let (present, next) = (format!(" {FORMAT_VERSION}\n"), format!(" {}\n", FORMAT_VERSION + 1));
+    std::fs::write(&marker, version.replace(&present, &next)).expect("a newer marker");
     let before = contents(&home.spool());
     let error = refused(&home);
     assert!(error.contains("newer") && error.contains(&marker.display().to_string()), "{error}");
