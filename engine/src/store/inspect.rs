@@ -85,14 +85,23 @@ struct View {
     acks: AckSet,
 }
 
-/// Visits each message: by shard, oldest segment first, until `visit` breaks.
-pub fn list(path: &Path, visit: &mut dyn FnMut(&Listed<'_>) -> ControlFlow<()>) -> Result<(), StoreError> {
+/// Visits each message: by shard, oldest segment first, until `visit` breaks. Returns how many stretches were damaged,
+/// each of which may have held messages; [`verify`] tells where.
+pub fn list(path: &Path, visit: &mut dyn FnMut(&Listed<'_>) -> ControlFlow<()>) -> Result<u64, StoreError> {
+    let mut damages_count = 0;
     for shard in shards(path)? {
         for segment in segments(path, shard)? {
             let Some(view) = View::open(&segment, shard)? else { continue };
             let mut walk = Walk::new(&view.header);
+            let mut damages_here_count = 0;
             while let Some(found) = view.next(&mut walk)? {
-                let Found::Record(record) = found else { continue };
+                let record = match found {
+                    Found::Record(record) => record,
+                    Found::Damage(damage) => {
+                        damages_here_count += u64::from(damage.offset < view.extent.watermark);
+                        continue;
+                    }
+                };
                 let offset = record.offset_in_segment;
                 let is_delivered = view.acks.contains(offset, record.meta.id);
                 let listed = Listed {
@@ -106,12 +115,16 @@ pub fn list(path: &Path, visit: &mut dyn FnMut(&Listed<'_>) -> ControlFlow<()>) 
                     offset,
                 };
                 if visit(&listed).is_break() {
-                    return Ok(());
+                    return Ok(damages_count + damages_here_count);
                 }
+            }
+            // Not where a server has used the file again meanwhile.
+            if damages_here_count > 0 && view.is_current().map_err(StoreError::io("read", &segment))? {
+                damages_count += damages_here_count;
             }
         }
     }
-    Ok(())
+    Ok(damages_count)
 }
 
 /// Reads everything and returns what is not as it should be.

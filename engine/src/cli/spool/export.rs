@@ -36,7 +36,7 @@ pub(super) struct ExportArgs {
     pub(super) common: Common,
 }
 
-/// The exit status is 1 where a wanted message is not there.
+/// The exit status is 1 where a wanted message is not there, or damage may have taken some.
 pub(super) fn run(args: &ExportArgs, output: &mut dyn Write) -> Result<u8, Failure> {
     let path = args.common.path()?;
     let stats = inspect::stat(&path)?;
@@ -46,7 +46,7 @@ pub(super) fn run(args: &ExportArgs, output: &mut dyn Write) -> Result<u8, Failu
     let mut missing: BTreeSet<MessageId> = args.id.iter().copied().collect();
     let bar = progress_bar(if args.id.is_empty() { messages_count } else { args.id.len() as u64 });
     let mut failed = Ok(());
-    visit(&path, args.set_aside, &mut |listed| {
+    let damages_count = visit(&path, args.set_aside, &mut |listed| {
         let wanted = match args.id.is_empty() {
             true => args.all || listed.state != State::Delivered,
             false => missing.remove(&listed.id),
@@ -67,13 +67,13 @@ pub(super) fn run(args: &ExportArgs, output: &mut dyn Write) -> Result<u8, Failu
     if args.common.json {
         let object = json!({
             "directory": args.to.to_string_lossy(), "messages": messages_count, "octets": octets,
-            "twice": again_count, "missing": missing.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "twice": again_count, "damaged": damages_count, "missing": missing.iter().map(ToString::to_string).collect::<Vec<_>>(),
         });
         writeln!(output, "{object}")?;
     } else {
         writeln!(output, "messages: {messages_count}, octets: {octets}, in {}", args.to.display())?;
     }
-    Ok(u8::from(!missing.is_empty()))
+    Ok(u8::from(!missing.is_empty() || damages_count > 0))
 }
 
 /// On a terminal only.

@@ -109,24 +109,31 @@ pub(super) fn run(args: &SpoolArgs, output: &mut dyn Write) -> Result<u8, Failur
     Ok(status)
 }
 
-/// Visits the messages of a spool, and of its segments that were set aside if these are wanted.
+/// Visits the messages of a spool, and of its segments that were set aside if these are wanted. Returns how many
+/// stretches of the others were damaged, and says so.
 fn visit(
     path: &Path,
     set_aside: bool,
     visit: &mut dyn FnMut(&Listed<'_>) -> ControlFlow<()>,
-) -> Result<(), StoreError> {
+) -> Result<u64, StoreError> {
     let mut ended = false;
-    inspect::list(path, &mut |listed| {
+    let damages_count = inspect::list(path, &mut |listed| {
         let flow = visit(listed);
         ended = flow.is_break();
         flow
     })?;
-    if set_aside && !ended { list_set_aside(path, visit) } else { Ok(()) }
+    if damages_count > 0 {
+        eprintln!("ringmx: damaged places: {damages_count}; `ringmx spool verify` names them");
+    }
+    if set_aside && !ended {
+        list_set_aside(path, visit)?;
+    }
+    Ok(damages_count)
 }
 
 fn ls(all: bool, set_aside: bool, common: &Common, output: &mut dyn Write) -> Result<u8, Failure> {
     let mut failed = Ok(());
-    visit(&common.path()?, set_aside, &mut |listed| {
+    let damages_count = visit(&common.path()?, set_aside, &mut |listed| {
         if !all && listed.state == State::Delivered {
             return ControlFlow::Continue(());
         }
@@ -135,7 +142,7 @@ fn ls(all: bool, set_aside: bool, common: &Common, output: &mut dyn Write) -> Re
         if failed.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     })?;
     failed?;
-    Ok(0)
+    Ok(u8::from(damages_count > 0))
 }
 
 fn cat(id: MessageId, set_aside: bool, common: &Common, output: &mut dyn Write) -> Result<u8, Failure> {
