@@ -315,9 +315,8 @@ fn a_cut_file_is_read_as_far_as_it_goes() {
         let cut = &bytes[..len];
         let extent = recover_all(cut);
         let (records, _) = read(cut, &HEADER, extent.end);
-        // A batch is entered where its first block is there.
         let is_whole = |&(&(from, _), &content_len): &(&(usize, usize), &usize)| {
-            from + BLOCK.max(64 + record::encoded_len(8, content_len)) <= len
+            from + 64 + record::encoded_len(8, content_len) <= len
         };
         let whole = places.iter().zip(&[10, 9000, 20]).filter(is_whole).count() as u32;
         assert_eq!(records, (1..=whole).collect::<Vec<_>>(), "{len} bytes");

@@ -109,7 +109,8 @@ impl Walk {
         loop {
             match self.region {
                 Region::Between => {
-                    if self.at.saturating_add(BLOCK_LEN) > limit {
+                    // The last block may be cut short, where a file was.
+                    if self.at.saturating_add(BATCH_HEADER_LEN as u64) > limit {
                         return Ok(None);
                     }
                     self.region = self.enter(source, limit)?;
@@ -261,7 +262,7 @@ impl Window {
         limit: u64,
     ) -> io::Result<Option<BatchHeader>> {
         let mut at = block_end(from);
-        while at.saturating_add(BLOCK_LEN) <= limit {
+        while at.saturating_add(BATCH_HEADER_LEN as u64) <= limit {
             self.load(source, at, BATCH_HEADER_LEN as u64, limit)?;
             let batch = BatchHeader::parse(self.bytes(at, BATCH_HEADER_LEN as u64), at);
             let batch = batch.filter(|batch| batch.stamp == *stamp);

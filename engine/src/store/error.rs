@@ -90,6 +90,9 @@ fn remedy(path: &Path, source: &io::Error) -> String {
         io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory | io::ErrorKind::AlreadyExists => {
             "move away what stands there"
         }
+        _ if source.raw_os_error() == Some(Errno::MFILE.raw_os_error()) => {
+            "raise the limit of open files (ulimit -Hn, systemd LimitNOFILE=): each segment with mail takes one"
+        }
         _ if source.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
             "a symbolic link is not followed there; put the file itself in its place"
         }

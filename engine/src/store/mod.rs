@@ -1,11 +1,12 @@
 //! The spool's files: directories, the lock, segments made ahead and recycled, readers, acknowledgements.
 //!
-//! 1. [`Spool::open`] checks the version, takes the lock and recovers what a former run left.
+//! 1. [`Spool::open`] checks the place and the version, takes the lock and finds what a former run left.
 //! 2. [`Spool::start`] starts the [`Keeper`], which has segments ready for the workers ([`ShardHandles`]) and tells
 //!    egress of each ([`ShardFeed`]).
 //! 3. A worker writes batches, [`Segment::publish`]es what is durable, [`Segment::seal`]s a full segment.
 //! 4. Egress reads with a [`Reader`], acknowledges with an [`AckWriter`], gives a wholly acknowledged segment back.
-//! 5. [`inspect`] reads all of it without the lock.
+//! 5. [`inspect`] reads all of it without the lock, [`list_set_aside`] also what was damaged.
+//! 6. [`survey`] tells what a place is fit for.
 
 mod acks;
 mod error;
