@@ -6,7 +6,7 @@ use bench::content;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ringmx::id::{MessageId, SessionId};
 use ringmx::spool::FORMAT_VERSION;
-use ringmx::spool::commit::GroupCommit;
+use ringmx::spool::commit::{GroupCommit, Promise};
 use ringmx::spool::record::RecordMeta;
 use ringmx::spool::segment::{Role, SegmentHeader};
 
@@ -35,13 +35,21 @@ fn commit(c: &mut Criterion) {
                 let id = MessageId { session: SessionId(1), transaction };
                 let meta = RecordMeta { id, ..RecordMeta::default() };
                 commit
-                    .append(u64::from(transaction), &meta, &envelope, &[black_box(&content)])
+                    .append(
+                        Promise::BeforeReply(u64::from(transaction)),
+                        &meta,
+                        &envelope,
+                        &[black_box(&content)],
+                    )
                     .expect("room");
             }
             let write = commit.start().expect("records wait");
             let len = write.bytes.len();
             tickets.clear();
-            black_box(commit.complete(Ok(len), write.bytes, &mut tickets));
+            black_box(commit.complete(write.flight, Ok(len), write.bytes, &mut tickets))
+                .expect("a whole write");
+            let written = commit.readable().expect("nothing before it");
+            commit.give_back(written.bytes);
         });
     });
     group.bench_function("floor: memcpy", |b| {

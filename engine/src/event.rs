@@ -46,8 +46,9 @@ pub enum Kind {
     Failed { client: SocketAddr, error: &'static str, code: u16 },
     /// The session ended. `reason` is one of a fixed set of words.
     Closed { client: SocketAddr, reason: &'static str, messages_count: u32, lasted: Duration },
-    /// A commit of this worker's shard failed with this errno; the shard stops.
-    ShardFailed { shard: u16, errno: i32 },
+    /// A commit of this worker's shard failed with this errno; the shard stops. So many messages in it were answered
+    /// before, as `durability` of their listeners is not `sync`.
+    ShardFailed { shard: u16, errno: i32, unsaved_count: u64 },
     /// A worker has no room for another connection and answered 421.
     Shed { client: SocketAddr },
     /// accept, or another operation that is not a client's doing, failed with this errno.

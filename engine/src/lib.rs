@@ -32,13 +32,14 @@
 //!    cancelled.
 //! 5. `Journal::append` puts the record into the batch that waits ([`spool::commit::GroupCommit`]). When all
 //!    completions of the turn are handled, `Journal::flush` starts one durable write for everything that waits, if none
-//!    is in flight.
+//!    is in flight or what waits is worth another.
 //! 6. The write's completion gives all its tickets back, and [`session::Session::committed`] says 250: the only place
-//!    that takes responsibility (RFC 5321 §6.1).
+//!    that takes responsibility (RFC 5321 §6.1). Where the listener's durability asks for no sync, 5 is followed by it
+//!    at once.
 //! 7. `Worker::send_all`: one send per connection per turn.
-//! 8. The egress thread of the shard, woken if it slept, reads the segment up to what is durable ([`store::Reader`]),
-//!    delivers, acknowledges in batches, and gives wholly acknowledged segments back to the keeper, which recycles
-//!    them.
+//! 8. The egress thread of the shard, woken if it slept, reads the segment up to the first write that has not ended,
+//!    from the worker's memory where it can ([`store::Reader`]), delivers, acknowledges in batches, and gives wholly
+//!    acknowledged segments back to the keeper, which recycles them.
 //!
 //! Back edges: only 6, and timers ([`session::Session::timeout`]). No callbacks upward, no trait objects between
 //! layers.

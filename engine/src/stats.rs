@@ -74,8 +74,14 @@ counters! {
         messages_failed,
         /// Octets received.
         octets_received,
-        /// Commits: durable writes of one or more messages.
+        /// Commits: writes of one or more messages.
         commits,
+        /// Of those, durable ones: each waits for the disk.
+        commits_synced,
+        /// Syncs for messages that were answered before they were durable.
+        syncs,
+        /// Messages answered before they were durable that wait for their sync.
+        messages_at_risk_now,
         /// Octets written to the spool.
         spool_octets,
         /// 1 once a write to the shard failed: it takes no more mail.

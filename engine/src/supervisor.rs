@@ -12,8 +12,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::admin::control::{self, ControlHandles};
-use crate::config::{Config, Durability};
+use crate::admin::control::{self, ControlHandles, SpoolMode};
+use crate::config::Config;
 use crate::egress::{self, EgressError};
 use crate::policy::recipient::{NotADomain, Recipients};
 use crate::readiness::{Obstacle, Readiness};
@@ -84,7 +84,10 @@ pub fn run(config: &Arc<Config>) -> Result<(), ServeError> {
     let recipients = Arc::new(Recipients::new(config.recipients.domains.iter().map(String::as_str))?);
     let listeners = Listeners::bind(config, &recipients)?;
     let admin = config.admin.map(control::bind).transpose().map_err(ServeError::Admin)?;
-    let (keeper, shards, feeds) = Spool::open(spool_options(config))?.start()?;
+    let spool = Spool::open(spool_options(config))?;
+    let writes = spool.writes();
+    tracing::info!(path = %config.spool.path.display(), %writes, "spool");
+    let (keeper, shards, feeds) = spool.start()?;
     // Without a segment the first clients would be told that there is no room.
     while keeper.state().is_healthy() && shards.iter().any(|shard| shard.ready.is_empty()) {
         std::thread::sleep(Duration::from_millis(1));
@@ -99,7 +102,7 @@ pub fn run(config: &Arc<Config>) -> Result<(), ServeError> {
         cores: if config.workers <= cores.len() { &cores } else { &[] },
         content_len_max: CONTENT_LEN_MAX,
         events_count_max: EVENTS_COUNT_MAX,
-        durable: config.spool.durability == Durability::Sync,
+        async_interval: config.spool.async_interval,
         drain_time: config.timeouts.drain,
     };
     let ended = move |result| drop(notify.send(Notice::WorkerEnded(result)));
@@ -113,7 +116,7 @@ pub fn run(config: &Arc<Config>) -> Result<(), ServeError> {
         events: workers.events.clone(),
         admin,
         readiness: Arc::clone(&readiness),
-        durability: config.spool.durability,
+        spool: SpoolMode::new(config, writes),
         delivery_stats: egress.stats().to_vec(),
         stop: stop_control.clone(),
     })

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ringmx::id::{MessageId, SessionId};
-use ringmx::spool::commit::GroupCommit;
+use ringmx::spool::commit::{GroupCommit, Promise};
 use ringmx::spool::record::{RecordMeta, encoded_len};
 use ringmx::spool::walk::Found;
 use ringmx::store::{Keeper, Reader, Segment, ShardFeed, ShardHandles, Spool, SpoolOptions};
@@ -54,13 +54,14 @@ fn fill(path: &Path, messages_count: u64, content_len: usize) {
         for message in batch * BATCH_MESSAGES_COUNT..messages_count.min((batch + 1) * BATCH_MESSAGES_COUNT) {
             let id = MessageId { session: SessionId(message << 8), transaction: 1 };
             let meta = RecordMeta { id, ..RecordMeta::default() };
-            commit.append(0, &meta, ENVELOPE, &[&content]).expect("the batch fits");
+            commit.append(Promise::Never, &meta, ENVELOPE, &[&content]).expect("the batch fits");
         }
         let segment = segment.as_ref().expect("taken above");
         let write = commit.start().expect("a batch waits");
         segment.file.write_all_at(&write.bytes, write.offset).expect("the disk takes it");
-        let completed = commit.complete(Ok(write.bytes.len()), write.bytes, &mut Vec::new());
-        segment.publish(completed.committed);
+        let ended = commit.complete(write.flight, Ok(write.bytes.len()), write.bytes, &mut Vec::new());
+        ended.expect("a whole write");
+        segment.publish(commit.readable().expect("nothing before it").end);
     }
     for segment in feeds.iter().flat_map(|feed| feed.incoming.try_iter()) {
         segment.file.sync_all().expect("the disk takes it");

@@ -431,3 +431,33 @@ fn mail_waits_in_the_spool_while_the_maildir_cannot_be_written() {
     assert!(one(&home).name.contains(&id), "delivered by the retry");
     server.stop();
 }
+
+/// Each promise on a server of its own, and two listeners of different promises on one.
+#[test]
+fn mail_of_every_durability_comes_out_and_the_metrics_say_what_was_promised() {
+    for (durability, listener, promised) in [
+        ("sync", "", "sync"),
+        ("async", "", "async"),
+        ("none", "", "none"),
+        ("none", "durability = \"sync\"", "sync"),
+    ] {
+        let options = Options { durability, listener, workers: 1, ..Options::default() };
+        let home = Home::new(&options);
+        let server = home.serve();
+        let mut client = Client::ready(server.address).expect("a session");
+        let contents: Vec<Vec<u8>> = (0..20).map(mime::message).collect();
+        for content in &contents {
+            client.send(FROM, &[TO], content).expect("taken");
+        }
+        client.quit().expect("a goodbye");
+        let mut delivered: Vec<_> =
+            home.maildir().wait_for(contents.len()).into_iter().map(|file| file.content).collect();
+        let mut expected: Vec<_> = contents.iter().map(|content| with_lf(content)).collect();
+        delivered.sort_unstable();
+        expected.sort_unstable();
+        assert!(delivered == expected, "{durability} {listener}");
+        home.verify();
+        server.stop();
+        assert_eq!(home.undelivered(), [""; 0], "{promised}");
+    }
+}

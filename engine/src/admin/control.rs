@@ -11,8 +11,8 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::http::{self, Answers};
 use super::log::EventLog;
+pub use super::metrics::SpoolMode;
 use super::metrics::{self, Sources};
-use crate::config::Durability;
 use crate::egress::EgressStats;
 use crate::event::EventQueue;
 use crate::readiness::Readiness;
@@ -35,7 +35,7 @@ pub struct ControlHandles {
     /// Bound by the caller ([`bind`]), so that an address in use is an error before anything starts.
     pub admin: Option<TcpListener>,
     pub readiness: Arc<Readiness>,
-    pub durability: Durability,
+    pub spool: SpoolMode,
     /// By shard.
     pub delivery_stats: Vec<Arc<EgressStats>>,
     pub stop: Stop,
@@ -79,17 +79,18 @@ pub fn spawn(handles: ControlHandles) -> io::Result<JoinHandle<io::Result<()>>> 
 /// # Errors
 /// Of the system, before the first answer; later ones are logged.
 pub fn run(handles: ControlHandles) -> io::Result<()> {
-    let ControlHandles { worker_stats, events, admin, readiness, durability, delivery_stats, stop } = handles;
+    let ControlHandles { worker_stats, events, admin, readiness, spool, delivery_stats, stop } = handles;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let sources = Sources {
         worker_stats,
         events: events.clone(),
         delivery_stats,
+        spool,
         readiness: Arc::clone(&readiness),
         started_unix_secs: started.as_secs_f64(),
     };
-    let registry = metrics::registry(sources, durability);
+    let registry = metrics::registry(sources);
     let answers = Arc::new(Answers { registry, readiness });
     let mut log = EventLog::new(events);
     runtime.block_on(async {
@@ -140,7 +141,7 @@ mod tests {
             events: vec![EventQueue::new(8)],
             admin: Some(admin),
             readiness: Arc::clone(&readiness),
-            durability: Durability::None,
+            spool: SpoolMode { durability: crate::config::Durability::None, ..SpoolMode::EXAMPLE },
             delivery_stats: Vec::new(),
             stop: stop.clone(),
         })
@@ -153,7 +154,7 @@ mod tests {
         assert!(ask(address, "/readyz").ends_with("\r\n\r\nready\n"));
         let answer = ask(address, "/metrics");
         assert!(answer.contains("content-type: application/openmetrics-text; version=1.0.0"), "{answer}");
-        assert!(answer.contains("ringmx_spool_info{durability=\"none\"} 1\n"), "{answer}");
+        assert!(answer.contains("ringmx_spool_info{durability=\"none\",writes=\"direct\"} 1\n"), "{answer}");
         assert!(answer.ends_with("# EOF\n"), "{answer}");
         assert!(ask(address, "/").starts_with("HTTP/1.1 404 "));
 

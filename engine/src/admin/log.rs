@@ -86,9 +86,9 @@ fn write(event: &Event) {
                 debug!(session, %client, reason, messages, lasted_us, "closed");
             }
         }
-        Kind::ShardFailed { shard, errno } => {
+        Kind::ShardFailed { shard, errno, unsaved_count } => {
             let why = std::io::Error::from_raw_os_error(errno);
-            error!(session, shard, %why, "a commit failed: the shard takes no more mail");
+            error!(session, shard, %why, unsaved_count, "a commit failed: the shard takes no more mail");
         }
         Kind::Shed { client } => {
             warn!(session, client = %Client(client), "no room for another connection: answered 421");
@@ -159,7 +159,7 @@ mod tests {
             queue.push(Event { at: now, session, kind });
         }
         for _ in 0..3 {
-            let kind = Kind::ShardFailed { shard: 0, errno: 5 };
+            let kind = Kind::ShardFailed { shard: 0, errno: 5, unsaved_count: 0 };
             queue.push(Event { at: now, session: Default::default(), kind });
         }
         let captured = Captured::default();
@@ -191,7 +191,7 @@ mod tests {
                  recipients=2 wait_us=250\n\
                  {at} DEBUG closed session={id} client=192.0.2.7:4321 reason=\"quit\" messages=1 lasted_us=250\n\
                  {at} ERROR a commit failed: the shard takes no more mail shard=0 \
-                 why=Input/output error (os error 5)\n"
+                 why=Input/output error (os error 5) unsaved_count=0\n"
             )
         );
         assert!(

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
@@ -10,11 +11,12 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::config::Durability;
+use crate::config::{Config, Durability, Listener, SpoolConfig};
 use crate::egress::EgressStats;
 use crate::event::EventQueue;
 use crate::readiness::Readiness;
 use crate::stats::WorkerStats;
+use crate::store::Writes;
 
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -25,6 +27,25 @@ const GAUGE_NAMES: &[(&str, &str)] = &[
     ("input_octets_now", "input_held_octets"),
 ];
 
+/// What a 250 promises, and how the spool keeps it.
+#[derive(Clone, Debug)]
+pub struct SpoolMode {
+    /// Of listeners that say nothing else.
+    pub durability: Durability,
+    pub async_interval: Duration,
+    pub writes: Writes,
+    /// Name and promise of each.
+    pub listeners: Vec<(String, Durability)>,
+}
+
+impl SpoolMode {
+    pub fn new(config: &Config, writes: Writes) -> Self {
+        let promise = |listener: &Listener| (listener.name.clone(), config.durability_of(listener));
+        let SpoolConfig { durability, async_interval, .. } = config.spool;
+        Self { durability, async_interval, writes, listeners: config.listeners.iter().map(promise).collect() }
+    }
+}
+
 /// What the metrics are read from. Reading takes no lock and disturbs no worker.
 #[derive(Debug)]
 pub(super) struct Sources {
@@ -33,17 +54,20 @@ pub(super) struct Sources {
     pub(super) events: Vec<EventQueue>,
     pub(super) delivery_stats: Vec<Arc<EgressStats>>,
     pub(super) readiness: Arc<Readiness>,
+    pub(super) spool: SpoolMode,
     /// When the process started, in seconds since 1970.
     pub(super) started_unix_secs: f64,
 }
 
 /// All metrics, under the prefix `ringmx_`.
-pub(super) fn registry(sources: Sources, durability: Durability) -> Registry {
+pub(super) fn registry(sources: Sources) -> Registry {
     let mut registry = Registry::with_prefix("ringmx");
     let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
     registry.register("build", "The program", version);
-    let mode = Info::new([("durability", durability.to_string())]);
-    registry.register("spool", "What a 250 promises: stable storage (sync) or memory (none)", mode);
+    let SpoolMode { durability, writes, .. } = &sources.spool;
+    let mode = Info::new([("durability", durability.to_string()), ("writes", writes.name().to_owned())]);
+    let help = "What a 250 promises: stable storage now (sync), soon (async), or none; and how it is written";
+    registry.register("spool", help, mode);
     registry.register_collector(Box::new(sources));
     registry
 }
@@ -66,6 +90,16 @@ impl Collector for Sources {
         encoder
             .encode_descriptor("start_time", started, Some(&Unit::Seconds), MetricType::Gauge)?
             .encode_gauge(&self.started_unix_secs)?;
+        let help = "How long mail may wait for its sync where the promise is async.";
+        encoder
+            .encode_descriptor("spool_async_interval", help, Some(&Unit::Seconds), MetricType::Gauge)?
+            .encode_gauge(&self.spool.async_interval.as_secs_f64())?;
+        let help = "What a 250 promises at each listener.";
+        let mut promises = encoder.encode_descriptor("listener_durability", help, None, MetricType::Gauge)?;
+        for (listener, durability) in &self.spool.listeners {
+            let labels = [("listener", listener.clone()), ("durability", durability.to_string())];
+            promises.encode_family(&labels)?.encode_gauge(&1i64)?;
+        }
         let dropped: Vec<u64> = self.events.iter().map(EventQueue::dropped_count).collect();
         let help = "Events the log was too slow for.";
         let worker = Label { name: "worker", values: (0..self.events.len()).collect() };
@@ -137,6 +171,15 @@ fn encode_values(
 mod tests {
     use super::*;
 
+    impl SpoolMode {
+        pub(in crate::admin) const EXAMPLE: Self = Self {
+            durability: Durability::Sync,
+            async_interval: Duration::from_secs(1),
+            writes: Writes::Direct,
+            listeners: Vec::new(),
+        };
+    }
+
     #[test]
     fn a_scrape_names_each_counter_of_each_worker() {
         let workers = [WorkerStats::default(), WorkerStats::default()].map(Arc::new);
@@ -149,13 +192,17 @@ mod tests {
             events: vec![EventQueue::new(1), EventQueue::new(1)],
             delivery_stats: vec![Arc::default()],
             readiness: Arc::default(),
+            spool: SpoolMode { listeners: vec![("mx".into(), Durability::Async)], ..SpoolMode::EXAMPLE },
             started_unix_secs: 1.5,
         };
-        let text = text(&registry(sources, Durability::Sync)).unwrap();
+        let text = text(&registry(sources)).unwrap();
         for line in [
             "# HELP ringmx_build The program.",
             concat!("ringmx_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
-            "ringmx_spool_info{durability=\"sync\"} 1",
+            "ringmx_spool_info{durability=\"sync\",writes=\"direct\"} 1",
+            "ringmx_spool_async_interval_seconds 1.0",
+            "ringmx_listener_durability{listener=\"mx\",durability=\"async\"} 1",
+            "ringmx_messages_at_risk{worker=\"0\"} 0",
             "ringmx_ready 0",
             "ringmx_start_time_seconds 1.5",
             "ringmx_log_events_dropped_total{worker=\"0\"} 0",

@@ -30,10 +30,17 @@ pub(super) fn analyse(reader: &Reader, built: &Built) {
         let message = format!("{} workers share {cores} cores", config.workers);
         reader.warn(span, message, "leave `workers` out for one per core");
     }
-    if config.spool.durability == Durability::None {
-        let span = places.durability.unwrap_or(places.root);
+    let span = places.durability.unwrap_or(places.root);
+    if config.has_durability(Durability::None) {
         let message = "durability \"none\": a crash of the system loses mail that was answered with 250";
         reader.warn(span, message, "write \"sync\" outside of tests and measurements");
+    }
+    if config.has_durability(Durability::Async) {
+        let interval = config.spool.async_interval;
+        let message = format!(
+            "durability \"async\": a crash loses mail answered with 250 in the last {interval:?} or more"
+        );
+        reader.warn(span, message, "write \"sync\" where no acknowledged mail may be lost");
     }
     if let Some(admin) = config.admin
         && !admin.ip().is_loopback()

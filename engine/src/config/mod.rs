@@ -67,12 +67,17 @@ pub struct Listener {
     pub connections_max: usize,
     /// Whom it trusts, and what it lets clients do.
     pub guard: Guard,
+    /// What a 250 promises here, if not what the spool's says.
+    pub durability: Option<Durability>,
 }
 
 #[derive(Clone, Debug)]
 pub struct SpoolConfig {
     pub path: PathBuf,
+    /// Of listeners that say nothing else.
     pub durability: Durability,
+    /// How long mail of listeners with [`Durability::Async`] may wait for its sync.
+    pub async_interval: Duration,
     /// Octets of one segment file; holds the largest message of any listener.
     pub segment_size: u64,
 }
@@ -82,7 +87,9 @@ pub struct SpoolConfig {
 pub enum Durability {
     /// The message is on stable storage.
     Sync,
-    /// The message is in the system's memory: a crash of the system loses it.
+    /// The message will be on stable storage within the spool's `async_interval`: a crash loses what is younger.
+    Async,
+    /// The message is on its way to the kernel: a crash of the system loses it, and one of the program what came last.
     None,
 }
 
@@ -220,10 +227,23 @@ impl DomainPattern {
     }
 }
 
+impl Config {
+    /// What a 250 promises at this listener.
+    pub fn durability_of(&self, listener: &Listener) -> Durability {
+        listener.durability.unwrap_or(self.spool.durability)
+    }
+
+    /// Whether any listener's 250 promises this.
+    pub fn has_durability(&self, durability: Durability) -> bool {
+        self.listeners.iter().any(|listener| self.durability_of(listener) == durability)
+    }
+}
+
 impl std::fmt::Display for Durability {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Sync => "sync",
+            Self::Async => "async",
             Self::None => "none",
         })
     }

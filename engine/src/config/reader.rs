@@ -24,7 +24,6 @@ const NOT_AVAILABLE: &[(&str, &str)] = &[
     ("", "certificate"),
     ("", "bounce"),
     ("listener", "tls"),
-    ("listener", "durability"),
     ("recipients", "mailboxes_file"),
     ("route", "next_hop"),
     ("route", "lifetime"),

@@ -217,7 +217,9 @@ fn values_that_do_not_fit_together_are_errors() {
             "[spool]\nsegment_size = \"16MiB\"\n[[route]]",
             "`segment_size` of 16MiB cannot hold a message of 50MiB",
         ),
-        ("[[route]]", "[spool]\ndurability = \"async\"\n[[route]]", "\"async\" is not available"),
+        ("[[route]]", "[spool]\nasync_interval = \"0s\"\n[[route]]", "`async_interval` takes 10ms to 1m"),
+        ("[[route]]", "[spool]\nasync_interval = \"61s\"\n[[route]]", "`async_interval` takes 10ms to 1m"),
+        ("name = \"mx\"", "durability = \"later\"", "`durability` cannot be \"later\""),
         ("\"hold\"", "\"smtp\"", "\"smtp\" is not available"),
         ("\"hold\"", "\"maildir\"", "delivery to a Maildir needs `path`"),
         ("\"hold\"", "\"hold\"\npath = \"/x\"", "`path` means nothing to deliver = \"hold\""),
@@ -260,6 +262,8 @@ fn warnings_say_what_is_hardly_meant() {
     for (place, more, expected) in [
         ("mx.example.com", "mx", "`mx` is not fully qualified"),
         ("[[route]]", "[spool]\ndurability = \"none\"\n[[route]]", "durability \"none\""),
+        ("[[route]]", "[spool]\ndurability = \"async\"\n[[route]]", "in the last 1s or more"),
+        ("name = \"mx\"", "durability = \"none\"", "durability \"none\""),
         ("[[route]]", "[spool]\npath = \"/dev/null/x\"\n[[route]]", "/dev/null is no directory"),
         // A tmpfs since Linux 2.6, also in containers.
         (

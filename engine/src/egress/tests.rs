@@ -12,7 +12,7 @@ use super::*;
 use crate::id::{MessageId, SessionId};
 use crate::protocol::envelope::Writer;
 use crate::protocol::path::{ForwardPath, Mailbox};
-use crate::spool::commit::GroupCommit;
+use crate::spool::commit::{GroupCommit, Promise};
 use crate::spool::record::{self, RecordMeta};
 use crate::spool::segment::segment_size_min;
 use crate::store::{Keeper, Segment, ShardHandles, Spool, SpoolOptions};
@@ -130,12 +130,17 @@ impl Worker {
             received_unix_us: 1_763_780_000_000_000 + u64::from(number),
             ..RecordMeta::default()
         };
-        self.commit.append(0, &meta, &envelope, &[content]).unwrap();
+        self.commit.append(Promise::BeforeReply(0), &meta, &envelope, &[content]).unwrap();
         let write = self.commit.start().unwrap();
         let segment = self.segment.as_ref().unwrap();
-        segment.file.write_all_at(&write.bytes, write.offset).unwrap();
-        let completed = self.commit.complete(Ok(write.bytes.len()), write.bytes, &mut Vec::new());
-        segment.publish(completed.committed);
+        segment.writer().write_all_at(&write.bytes, write.offset).unwrap();
+        self.commit.complete(write.flight, Ok(write.bytes.len()), write.bytes, &mut Vec::new()).unwrap();
+        let batch = self.commit.readable().unwrap();
+        // Every other one from memory, as a reader that falls behind and catches up would see it.
+        if number.is_multiple_of(2) {
+            segment.lend(batch.offset, batch.bytes);
+        }
+        segment.publish(batch.end);
         self.ring();
     }
 

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use ringmx_ring::{Completion, Errno, Key, Payload, Ring};
 
+use crate::config::Durability;
 use crate::event::{self, Event, Kind};
 use crate::limits;
 use crate::server::connection::{Connection, Recv, State};
-use crate::server::journal::{Journal, Segments};
+use crate::server::journal::{Appended, Journal, Segments};
 use crate::server::op::{ConnectionOp, Op};
-use crate::server::worker::Worker;
+use crate::server::worker::{Port, Worker};
 use crate::session::{Context, Error, Next};
 
 /// A connection is looked at this often, however far away its deadline: the timer wheel holds no entry for longer than
@@ -75,10 +76,10 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         let bytes = self.ring.bytes(&lent);
         match &mut connection.state {
             State::Open if connection.parked.is_empty() => {
-                let service = &self.ports[connection.listener_index as usize].service;
+                let Port { service, durability, .. } = &self.ports[connection.listener_index as usize];
                 let cx = &mut Context { now: self.now, service, pool: &mut self.pool };
                 lend_output(connection, &mut self.spare);
-                let consumed = pump(connection, key, bytes, cx, &mut self.journal);
+                let consumed = pump(connection, key, bytes, cx, (&mut self.journal, *durability));
                 if consumed < bytes.len() && connection.state == State::Open {
                     connection.parked = self.spare.pop().unwrap_or_default();
                     connection.parked.extend_from_slice(&bytes[consumed..]);
@@ -109,10 +110,10 @@ impl<R: Ring, S: Segments> Worker<R, S> {
             return;
         }
         let mut parked = std::mem::take(&mut connection.parked);
-        let service = &self.ports[connection.listener_index as usize].service;
+        let Port { service, durability, .. } = &self.ports[connection.listener_index as usize];
         let cx = &mut Context { now: self.now, service, pool: &mut self.pool };
         lend_output(connection, &mut self.spare);
-        let consumed = pump(connection, key, &parked, cx, &mut self.journal);
+        let consumed = pump(connection, key, &parked, cx, (&mut self.journal, *durability));
         parked.drain(..consumed);
         if parked.is_empty() || connection.state != State::Open {
             keep_buffer(&mut self.spare, parked);
@@ -366,7 +367,7 @@ fn pump<S: Segments>(
     key: Key,
     input: &[u8],
     cx: &mut Context<'_>,
-    journal: &mut Journal<S>,
+    (journal, durability): (&mut Journal<S>, Durability),
 ) -> usize {
     let mut consumed = 0;
     while connection.state == State::Open && !connection.is_blocked() {
@@ -378,12 +379,13 @@ fn pump<S: Segments>(
             continue;
         }
         let next = match (progress.next, session.message()) {
-            (Next::Commit, Some(message)) => match journal.append(key, message) {
-                Ok(()) => {
+            (Next::Commit, Some(message)) => match journal.append(key, message, durability) {
+                Ok(Appended::Waits) => {
                     // Counted like an operation: the slot outlives the commit.
                     connection.ops_count += 1;
                     return consumed;
                 }
+                Ok(Appended::Settled) => session.committed(cx, Ok(()), &mut connection.out),
                 Err(error) => session.committed(cx, Err(error), &mut connection.out),
             },
             (Next::Input, _) => return consumed,

@@ -1,4 +1,4 @@
-//! One worker's way to stable storage: records in, durable writes out, tickets back.
+//! One worker's way to stable storage: records in, writes out, tickets back.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -6,11 +6,12 @@ use std::sync::Arc;
 use ringmx_ring::{BlockBuffer, Errno, Fd, Key, Ring};
 use smallvec::SmallVec;
 
+use crate::config::Durability;
 use crate::event::{Event, EventQueue, Kind};
 use crate::id::SessionId;
 use crate::server::op::Op;
 use crate::session::{Error, Transaction};
-use crate::spool::commit::{AppendError, GroupCommit, Ticket};
+use crate::spool::commit::{AppendError, FlightId, GroupCommit, Promise, Readable, Ticket};
 use crate::spool::record::{RecordKind, RecordMeta};
 use crate::spool::segment::SegmentHeader;
 use crate::stats::WorkerStats;
@@ -29,45 +30,59 @@ pub trait Segments {
 
     fn header(segment: &Self::Segment) -> SegmentHeader;
 
+    /// For writes and syncs.
     fn fd(segment: &Self::Segment) -> Fd;
 
-    /// Everything below `len` is durable and may be read.
-    fn publish(&self, segment: &Self::Segment, len: u64);
+    /// Everything below `batch.end` is written and may be read. Gives the batch's bytes back unless the reader has
+    /// taken them, so that it need not ask the disk; those come back by `take_spent`.
+    fn publish(&self, segment: &Self::Segment, batch: Readable) -> Option<BlockBuffer>;
+
+    /// A buffer that the reader needs no more.
+    fn take_spent(&self) -> Option<BlockBuffer>;
 
     /// Nothing more will be written to it.
     fn seal(&self, segment: &Self::Segment);
 
-    /// A write to it failed: sealed, and its blocks are not used again.
-    fn fail(&self, segment: &Self::Segment);
+    /// A write to it failed: sealed, and its blocks are not used again. Behind what was published there may be holes;
+    /// up to `durable_to` are batches behind them that were acknowledged.
+    fn fail(&self, segment: &Self::Segment, durable_to: Option<u64>);
 
     /// The eventfd of the reader to wake after `publish` or `seal`, if it sleeps.
     fn sleeping_reader(&self) -> Option<Fd>;
 }
 
-/// Group commit over the worker's ring: one write in flight, everything else collects (`spool::commit`).
+/// When a message that was appended may be answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Appended {
+    /// When its ticket comes back.
+    Waits,
+    /// Now: its listener promises no more.
+    Settled,
+}
+
+/// Group commit over the worker's ring (`spool::commit`).
 pub(super) struct Journal<S: Segments> {
     shard: u16,
-    /// Durable writes (RWF_DSYNC); false only for `durability = "none"`.
-    durable: bool,
     commit: GroupCommit,
     segments: S,
-    /// Segments that writes still go to: the present one last, and one that a write in flight seals before it.
-    open: VecDeque<Arc<S::Segment>>,
+    /// Segments that something still goes to, be it a sync: the present one last.
+    open: VecDeque<Open<S::Segment>>,
     tickets: Vec<Ticket>,
     stats: Arc<WorkerStats>,
     events: EventQueue,
 }
 
+struct Open<T> {
+    segment: Arc<T>,
+    epoch: u64,
+    /// The reader knows that nothing comes any more.
+    sealed: bool,
+}
+
 impl<S: Segments> Journal<S> {
-    pub(super) fn new(
-        shard: u16,
-        durable: bool,
-        segments: S,
-        stats: Arc<WorkerStats>,
-        events: EventQueue,
-    ) -> Self {
+    pub(super) fn new(shard: u16, segments: S, stats: Arc<WorkerStats>, events: EventQueue) -> Self {
         let (commit, open, tickets) = (GroupCommit::new(), VecDeque::new(), Vec::new());
-        Self { shard, durable, commit, segments, open, tickets, stats, events }
+        Self { shard, commit, segments, open, tickets, stats, events }
     }
 
     /// Why a message is not likely to be taken now: said at MAIL, before the client sends it in vain.
@@ -81,12 +96,28 @@ impl<S: Segments> Journal<S> {
         }
     }
 
+    /// Nothing waits for the disk, and nothing that was promised is owed.
     pub(super) fn is_idle(&self) -> bool {
         self.commit.is_idle()
     }
 
-    /// Puts the message into the next commit. `key` comes back from [`complete`](Self::complete).
-    pub(super) fn append(&mut self, key: Key, message: &Transaction) -> Result<(), Error> {
+    /// Messages that were answered on the promise of a sync that is still to come.
+    pub(super) fn at_risk_count(&self) -> usize {
+        self.commit.soon_count()
+    }
+
+    /// Puts the message into the next commit. If it waits, `key` comes back from [`complete`](Self::complete).
+    pub(super) fn append(
+        &mut self,
+        key: Key,
+        message: &Transaction,
+        durability: Durability,
+    ) -> Result<Appended, Error> {
+        let (promise, appended) = match durability {
+            Durability::Sync => (Promise::BeforeReply(ticket(key)), Appended::Waits),
+            Durability::Async => (Promise::Soon, Appended::Settled),
+            Durability::None => (Promise::Never, Appended::Settled),
+        };
         let meta = RecordMeta {
             kind: RecordKind::Inline,
             id: message.id,
@@ -94,12 +125,12 @@ impl<S: Segments> Journal<S> {
         };
         let envelope = message.envelope();
         let content: SmallVec<[&[u8]; 8]> = message.parts().collect();
-        let mut appended = self.commit.append(ticket(key), &meta, envelope, &content);
-        if appended == Err(AppendError::NeedsSegment) {
+        let mut placed = self.commit.append(promise, &meta, envelope, &content);
+        if placed == Err(AppendError::NeedsSegment) {
             self.open_segment()?;
-            appended = self.commit.append(ticket(key), &meta, envelope, &content);
+            placed = self.commit.append(promise, &meta, envelope, &content);
         }
-        appended.map(drop).map_err(|error| match error {
+        placed.map(|_| appended).map_err(|error| match error {
             AppendError::NeedsSegment => Error::NoStorage,
             AppendError::TooLarge | AppendError::Failed(_) => Error::SpoolFailed,
         })
@@ -107,57 +138,116 @@ impl<S: Segments> Journal<S> {
 
     fn open_segment(&mut self) -> Result<(), Error> {
         let segment = self.segments.take().ok_or(Error::NoStorage)?;
-        if let Some(epoch) = self.commit.use_segment(&S::header(&segment)) {
+        let header = S::header(&segment);
+        if let Some(epoch) = self.commit.use_segment(&header) {
             self.seal(epoch);
         }
-        self.open.push_back(segment);
+        self.open.push_back(Open { segment, epoch: header.epoch, sealed: false });
         Ok(())
     }
 
-    /// At the end of a turn: starts a commit if something waits and none is in flight.
+    /// At the end of a turn: starts the commits whose time it is.
     pub(super) fn flush(&mut self, ring: &mut impl Ring) {
-        let Some(write) = self.commit.start() else { return };
-        let segment = self.open.iter().find(|segment| S::header(segment).epoch == write.epoch);
-        let segment = segment.expect("a segment stays open until its last write has completed");
-        self.stats.commits.bump();
-        self.stats.spool_octets.add(write.bytes.len() as u64);
-        ring.write(Op::Commit.token(), S::fd(segment), write.offset, write.bytes, self.durable);
+        while let Some(write) = self.commit.start() {
+            let open = self.open.iter().find(|open| open.epoch == write.epoch);
+            let open = open.expect("a segment stays open until its last write has completed");
+            self.stats.commits.bump();
+            self.stats.commits_synced.add(u64::from(write.durable));
+            self.stats.spool_octets.add(write.bytes.len() as u64);
+            let token = Op::Commit { flight: write.flight }.token();
+            ring.write(token, S::fd(&open.segment), write.offset, write.bytes, write.durable);
+        }
     }
 
-    /// The write has ended: which connections' messages it carried, in the order they were appended, and whether they
+    /// Starts the syncs that are owed. [`synced`](Self::synced) hears of their end.
+    pub(super) fn sync(&mut self, ring: &mut impl Ring) {
+        while let Some(epoch) = self.commit.start_sync() {
+            let open = self.open.iter().find(|open| open.epoch == epoch);
+            let open = open.expect("a segment stays open until its last sync has completed");
+            self.stats.syncs.bump();
+            // Of the epochs that are open at once the low 32 bits differ.
+            ring.sync(Op::Sync { epoch: epoch as u32 }.token(), S::fd(&open.segment));
+        }
+    }
+
+    /// A write has ended: which connections' messages it carried, in the order they were appended, and whether they
     /// are durable.
     pub(super) fn complete(
         &mut self,
         ring: &mut impl Ring,
         now: Now,
+        flight: FlightId,
         result: Result<u32, Errno>,
         bytes: BlockBuffer,
     ) -> (Vec<Ticket>, Result<(), Error>) {
         let mut tickets = std::mem::take(&mut self.tickets);
         let result = result.map(|len| len as usize).map_err(|errno| errno.0);
-        let completed = self.commit.complete(result, bytes, &mut tickets);
-        if completed.ok {
-            if let Some(segment) =
-                self.open.iter().find(|segment| S::header(segment).epoch == completed.epoch)
-            {
-                self.segments.publish(segment, completed.committed);
+        let result = self.commit.complete(flight, result, bytes, &mut tickets);
+        self.publish(ring);
+        (tickets, self.judge(ring, now, result))
+    }
+
+    /// A sync has ended; if it failed, so has everything that waits.
+    pub(super) fn synced(
+        &mut self,
+        ring: &mut impl Ring,
+        now: Now,
+        epoch: u32,
+        result: Result<u32, Errno>,
+    ) -> (Vec<Ticket>, Result<(), Error>) {
+        let mut tickets = std::mem::take(&mut self.tickets);
+        let epoch = self.open.iter().map(|open| open.epoch).find(|open| *open as u32 == epoch);
+        let epoch = epoch.expect("a segment stays open until its last sync has completed");
+        let result = self.commit.synced(epoch, result.map(drop).map_err(|errno| errno.0), &mut tickets);
+        self.close_settled();
+        (tickets, self.judge(ring, now, result))
+    }
+
+    /// Tells readers how far they may read, and brings back the memory they need no more.
+    fn publish(&mut self, ring: &mut impl Ring) {
+        while let Some(batch) = self.commit.readable() {
+            let Some(open) = self.open.iter().find(|open| open.epoch == batch.epoch) else { continue };
+            let (epoch, seals) = (batch.epoch, batch.seals);
+            let unwanted = self.segments.publish(&open.segment, batch);
+            unwanted.into_iter().for_each(|buffer| self.commit.give_back(buffer));
+            if seals {
+                self.seal(epoch);
+                // Its promise is kept now rather than at the next interval, so that few segments wait for one.
+                if self.commit.needs_sync(epoch) {
+                    self.sync(ring);
+                }
             }
-            if completed.seals {
-                self.seal(completed.epoch);
-            }
-        } else {
-            // Fail-stop: what is on the disk is unknown, so nothing is written there again (DESIGN: never sync the same
-            // range twice). The readers still get what was durable before.
-            let errno = self.commit.failed().unwrap_or(Errno::IO.0);
-            let kind = Kind::ShardFailed { shard: self.shard, errno };
+        }
+        while let Some(buffer) = self.segments.take_spent() {
+            self.commit.give_back(buffer);
+        }
+        self.wake_reader(ring);
+    }
+
+    /// Fail-stop: what is on the disk is unknown, so nothing is written there again (DESIGN: never sync the same range
+    /// twice). Writes that fly on are waited for; then the readers get what is durable.
+    fn judge(&mut self, ring: &mut impl Ring, now: Now, result: Result<(), i32>) -> Result<(), Error> {
+        if let Err(errno) = result
+            && self.stats.shards_failed.get() == 0
+        {
+            let unsaved_count = self.commit.lost_count();
+            let kind = Kind::ShardFailed { shard: self.shard, errno, unsaved_count };
             self.events.push(Event { at: now, session: SessionId::default(), kind });
             self.stats.shards_failed.set(1);
-            self.open.drain(..).for_each(|segment| self.segments.fail(&segment));
         }
+        if self.commit.failed().is_some() && !self.commit.in_flight() && !self.open.is_empty() {
+            for open in self.open.drain(..).filter(|open| !open.sealed) {
+                self.segments.fail(&open.segment, self.commit.durable_behind_hole(open.epoch));
+            }
+            self.wake_reader(ring);
+        }
+        result.map_err(|_| Error::SpoolFailed)
+    }
+
+    fn wake_reader(&self, ring: &mut impl Ring) {
         if let Some(eventfd) = self.segments.sleeping_reader() {
             ring.signal(Op::Aside.token(), eventfd);
         }
-        (tickets, if completed.ok { Ok(()) } else { Err(Error::SpoolFailed) })
     }
 
     /// Takes the list of [`complete`](Self::complete) back for reuse.
@@ -168,13 +258,22 @@ impl<S: Segments> Journal<S> {
 
     /// The server stops: readers see the end of the last segment.
     pub(super) fn finish(&mut self) {
-        self.open.drain(..).for_each(|segment| self.segments.seal(&segment));
+        let unsealed = self.open.drain(..).filter(|open| !open.sealed);
+        unsealed.for_each(|open| self.segments.seal(&open.segment));
     }
 
+    /// Tells the reader that nothing more comes to this segment.
     fn seal(&mut self, epoch: u64) {
-        if let Some(index) = self.open.iter().position(|segment| S::header(segment).epoch == epoch) {
-            self.open.remove(index).into_iter().for_each(|segment| self.segments.seal(&segment));
+        let unsealed = self.open.iter_mut().find(|open| open.epoch == epoch && !open.sealed);
+        if let Some(open) = unsealed {
+            open.sealed = true;
+            self.segments.seal(&open.segment);
         }
+        self.close_settled();
+    }
+
+    fn close_settled(&mut self) {
+        self.open.retain(|open| !open.sealed || self.commit.needs_sync(open.epoch));
     }
 }
 

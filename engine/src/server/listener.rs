@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use ringmx_ring::{AcceptMode, BindError, Exclusivity, Fd, Listening, listen};
 
-use crate::config::{Config, Listener};
+use crate::config::{Config, Durability, Listener};
 use crate::policy::recipient::Recipients;
 use crate::server::worker::Port;
 use crate::session::{Replies, Service};
@@ -22,7 +22,16 @@ const OWNERS_COUNT: u32 = 0x0f00_0000;
 #[derive(Debug)]
 pub struct Listeners {
     /// Every address, in the order of the configuration.
-    bound: Vec<(Listening, Arc<Service>, usize)>,
+    bound: Vec<Bound>,
+}
+
+/// One address and what is offered there.
+#[derive(Debug)]
+struct Bound {
+    listening: Listening,
+    service: Arc<Service>,
+    connections_max: usize,
+    durability: Durability,
 }
 
 impl Listeners {
@@ -34,7 +43,9 @@ impl Listeners {
             let service = Arc::new(service(config, listener, Arc::clone(recipients)));
             for &address in &listener.bind {
                 let listening = listen(address, config.workers, owner)?;
-                bound.push((listening, Arc::clone(&service), listener.connections_max));
+                let (service, connections_max) = (Arc::clone(&service), listener.connections_max);
+                let durability = config.durability_of(listener);
+                bound.push(Bound { listening, service, connections_max, durability });
             }
         }
         Ok(Self { bound })
@@ -42,18 +53,19 @@ impl Listeners {
 
     /// One line for each address: what was bound and what keeps others off it.
     pub fn log(&self) {
-        for (listening, ..) in &self.bound {
+        for Bound { listening, durability, .. } in &self.bound {
             let exclusive = match listening.exclusivity {
                 Exclusivity::Sealed => "sealed group, one socket per worker",
                 Exclusivity::Shared => "one socket shared by all workers",
             };
-            tracing::info!(address = %listening.address, exclusive, "listening");
+            tracing::info!(address = %listening.address, exclusive, %durability, "listening");
         }
     }
 
     /// The sockets of one worker.
     pub(super) fn ports(&self, worker_index: usize) -> Vec<Port> {
-        let port = |(listening, service, connections_max): &(Listening, Arc<Service>, usize)| {
+        let port = |bound: &Bound| {
+            let Bound { listening, service, connections_max, durability } = bound;
             let sockets = &listening.sockets;
             let shared = sockets.len() == 1;
             let mode = match listening.exclusivity {
@@ -65,6 +77,7 @@ impl Listeners {
                 mode,
                 service: Arc::clone(service),
                 connections_max: *connections_max,
+                durability: *durability,
             }
         };
         self.bound.iter().map(port).collect()

@@ -51,8 +51,8 @@ pub struct WorkersOptions<'a> {
     pub content_len_max: usize,
     /// Events that a worker may be ahead of the log.
     pub events_count_max: usize,
-    /// False only for `durability = "none"`.
-    pub durable: bool,
+    /// How long a message of a listener with `durability = "async"` may wait for its sync.
+    pub async_interval: Duration,
     /// How long sessions may go on once the server stops.
     pub drain_time: Duration,
 }
@@ -93,7 +93,7 @@ impl Workers {
                 ports: options.listeners.ports(index),
                 content_len_max: options.content_len_max / shards_count,
                 clients: Arc::clone(&clients),
-                durable: options.durable,
+                async_interval: options.async_interval,
                 drain_time: options.drain_time,
                 stats,
                 events,

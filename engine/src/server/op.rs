@@ -2,6 +2,8 @@
 
 use ringmx_ring::{Key, Token};
 
+use crate::spool::commit::FlightId;
+
 /// Where a completion belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Op {
@@ -10,8 +12,14 @@ pub(super) enum Op {
         listener_index: u32,
     },
     Connection(ConnectionOp, Key),
-    /// The journal's write.
-    Commit,
+    /// A write of the journal.
+    Commit {
+        flight: FlightId,
+    },
+    /// A sync of the journal: of the segment whose epoch ends in these bits.
+    Sync {
+        epoch: u32,
+    },
     /// Somebody woke the worker.
     Wake,
     /// The worker woke somebody, or closed a descriptor nobody waits for.
@@ -35,12 +43,14 @@ const RECV: u8 = 5;
 const SEND: u8 = 6;
 const CANCEL: u8 = 7;
 const CLOSE: u8 = 8;
+const SYNC: u8 = 9;
 
 impl Op {
     pub(super) fn token(self) -> Token {
         match self {
             Self::Accept { listener_index } => Token::new(ACCEPT, 0, listener_index),
-            Self::Commit => Token::new(COMMIT, 0, 0),
+            Self::Commit { flight } => Token::new(COMMIT, 0, flight),
+            Self::Sync { epoch } => Token::new(SYNC, 0, epoch),
             Self::Wake => Token::new(WAKE, 0, 0),
             Self::Aside => Token::new(ASIDE, 0, 0),
             Self::Connection(op, key) => {
@@ -60,7 +70,8 @@ impl Op {
         let key = Key { slot: token.slot(), generation: token.generation() };
         Some(match token.kind() {
             ACCEPT => Self::Accept { listener_index: token.slot() },
-            COMMIT => Self::Commit,
+            COMMIT => Self::Commit { flight: token.slot() },
+            SYNC => Self::Sync { epoch: token.slot() },
             WAKE => Self::Wake,
             ASIDE => Self::Aside,
             RECV => Self::Connection(ConnectionOp::Recv, key),
@@ -81,7 +92,13 @@ mod tests {
         let key = Key { slot: 77, generation: 5 };
         let connection = [ConnectionOp::Recv, ConnectionOp::Send, ConnectionOp::Cancel, ConnectionOp::Close];
         let ops = connection.map(|op| Op::Connection(op, key));
-        let others = [Op::Accept { listener_index: 3 }, Op::Commit, Op::Wake, Op::Aside];
+        let others = [
+            Op::Accept { listener_index: 3 },
+            Op::Commit { flight: u32::MAX },
+            Op::Sync { epoch: 7 },
+            Op::Wake,
+            Op::Aside,
+        ];
         for op in ops.into_iter().chain(others) {
             assert_eq!(Op::of(op.token()), Some(op));
         }

@@ -3,9 +3,10 @@
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-use ringmx_ring::{Doorbell, Fd};
+use ringmx_ring::{BlockBuffer, Doorbell, Fd};
 
 use crate::server::journal::Segments;
+use crate::spool::commit::Readable;
 use crate::spool::segment::SegmentHeader;
 use crate::store::{Segment, ShardHandles};
 
@@ -32,19 +33,26 @@ impl Segments for ShardSegments {
     }
 
     fn fd(segment: &Segment) -> Fd {
-        Fd(segment.file.as_raw_fd())
+        Fd(segment.writer().as_raw_fd())
     }
 
-    fn publish(&self, segment: &Segment, len: u64) {
-        segment.publish(len);
+    fn publish(&self, segment: &Segment, batch: Readable) -> Option<BlockBuffer> {
+        // Lent before it is published, so that the reader finds it.
+        let unwanted = segment.lend(batch.offset, batch.bytes);
+        segment.publish(batch.end);
+        unwanted
+    }
+
+    fn take_spent(&self) -> Option<BlockBuffer> {
+        self.handles.take_spent()
     }
 
     fn seal(&self, segment: &Segment) {
         segment.seal();
     }
 
-    fn fail(&self, segment: &Segment) {
-        segment.fail();
+    fn fail(&self, segment: &Segment, durable_to: Option<u64>) {
+        segment.fail(durable_to);
     }
 
     fn sleeping_reader(&self) -> Option<Fd> {

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use ringmx_ring::{AcceptMode, Completion, Doorbell, Errno, Fd, Key, Payload, Ring, Slab, Wheel};
 
+use crate::config::Durability;
 use crate::event::{Event, EventQueue, Kind};
 use crate::id::{SessionId, SessionIds};
 use crate::limits;
@@ -20,6 +21,7 @@ use crate::server::connection::Connection;
 use crate::server::journal::{Journal, Segments, key_of};
 use crate::server::op::{ConnectionOp, Op};
 use crate::session::{Error, Pool, Service, Session};
+use crate::spool::commit::{FlightId, Ticket};
 use crate::stats::WorkerStats;
 use crate::time::Now;
 
@@ -31,6 +33,8 @@ pub struct Port {
     pub service: Arc<Service>,
     /// Connections that the worker holds open here; beyond it, 421.
     pub connections_max: usize,
+    /// What a 250 promises here.
+    pub durability: Durability,
 }
 
 /// How a worker is told to stop: set the flag, then ring the bell.
@@ -50,8 +54,8 @@ pub struct Setup {
     pub content_len_max: usize,
     /// What clients do, over all workers.
     pub clients: Arc<Clients>,
-    /// False only for `durability = "none"`.
-    pub durable: bool,
+    /// How long a message of a listener with `durability = "async"` may wait for its sync.
+    pub async_interval: Duration,
     /// How long sessions may go on once the server stops.
     pub drain_time: Duration,
     pub stats: Arc<WorkerStats>,
@@ -77,6 +81,9 @@ pub struct Worker<R: Ring, S: Segments> {
     ids: SessionIds,
     pub(super) stats: Arc<WorkerStats>,
     stop: Arc<Stop>,
+    async_interval: Duration,
+    /// When the messages that were answered without a sync get one. Not in the wheel, which may be late.
+    sync_at: Option<Duration>,
     drain_time: Duration,
     /// Set when the stop was seen: what is still open then is ended.
     drain_until: Option<Duration>,
@@ -94,8 +101,17 @@ pub struct Worker<R: Ring, S: Segments> {
 
 impl<R: Ring, S: Segments> Worker<R, S> {
     pub fn new(mut ring: R, segments: S, setup: Setup) -> Self {
-        let Setup { worker_index, ports, content_len_max, clients, durable, drain_time, stats, events, stop } =
-            setup;
+        let Setup {
+            worker_index,
+            ports,
+            content_len_max,
+            clients,
+            async_interval,
+            drain_time,
+            stats,
+            events,
+            stop,
+        } = setup;
         let clock = ring.clock();
         let shard = u16::from(worker_index);
         let connections_max: usize = ports.iter().map(|port| port.connections_max).sum();
@@ -104,7 +120,7 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         pool.clients = clients;
         let mut worker = Self {
             ring,
-            journal: Journal::new(shard, durable, segments, Arc::clone(&stats), events),
+            journal: Journal::new(shard, segments, Arc::clone(&stats), events),
             pool,
             ports,
             connections: Slab::new(connections_max + limits::SHED_CONNECTIONS_COUNT_MAX),
@@ -112,6 +128,8 @@ impl<R: Ring, S: Segments> Worker<R, S> {
             ids: SessionIds::new(worker_index),
             stats,
             stop,
+            async_interval,
+            sync_at: None,
             drain_time,
             drain_until: None,
             now: Now { monotonic: clock.monotonic, unix: clock.unix },
@@ -155,8 +173,25 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         self.completions = completions;
         self.expire();
         self.journal.flush(&mut self.ring);
+        self.keep_promises();
         self.send_all();
         Ok(())
+    }
+
+    /// Sees to it that what was answered without a sync gets one in time; at once when the server stops.
+    fn keep_promises(&mut self) {
+        let at_risk_count = self.journal.at_risk_count();
+        self.stats.messages_at_risk_now.set(at_risk_count as u64);
+        if at_risk_count == 0 {
+            self.sync_at = None;
+            return;
+        }
+        let now = self.now.monotonic;
+        let sync_at = *self.sync_at.get_or_insert(now + self.async_interval);
+        if now >= sync_at || self.drain_until.is_some() {
+            self.journal.sync(&mut self.ring);
+            self.sync_at = Some(now + self.async_interval);
+        }
     }
 
     /// For tests that drive the worker: the ring.
@@ -168,14 +203,16 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         let now = self.now.monotonic;
         // Behind the drain's end only the kernel is waited for.
         let drain_end = self.drain_until.filter(|until| *until > now).map(|until| until - now);
-        self.wheel.next_after(now).into_iter().chain(drain_end).min()
+        let sync_in = self.sync_at.map(|sync_at| sync_at.saturating_sub(now));
+        self.wheel.next_after(now).into_iter().chain(drain_end).chain(sync_in).min()
     }
 
     fn dispatch(&mut self, completion: Completion) {
         match Op::of(completion.token) {
             Some(Op::Accept { listener_index }) => self.on_accept(listener_index, &completion),
             Some(Op::Connection(op, key)) => self.on_connection(op, key, completion),
-            Some(Op::Commit) => self.on_commit(completion),
+            Some(Op::Commit { flight }) => self.on_commit(flight, completion),
+            Some(Op::Sync { epoch }) => self.on_synced(epoch, &completion),
             Some(Op::Wake) => self.on_wake(&completion),
             Some(Op::Aside) | None => {}
         }
@@ -257,9 +294,20 @@ impl<R: Ring, S: Segments> Worker<R, S> {
     }
 
     /// The commit's write has ended: every message in it is answered.
-    fn on_commit(&mut self, completion: Completion) {
+    fn on_commit(&mut self, flight: FlightId, completion: Completion) {
         let Payload::Written(bytes) = completion.payload else { unreachable!("a write returns its bytes") };
-        let (tickets, result) = self.journal.complete(&mut self.ring, self.now, completion.result, bytes);
+        let result = completion.result;
+        let (tickets, result) = self.journal.complete(&mut self.ring, self.now, flight, result, bytes);
+        self.answer(tickets, result);
+    }
+
+    /// A sync for messages that are answered already has ended.
+    fn on_synced(&mut self, epoch: u32, completion: &Completion) {
+        let (tickets, result) = self.journal.synced(&mut self.ring, self.now, epoch, completion.result);
+        self.answer(tickets, result);
+    }
+
+    fn answer(&mut self, tickets: Vec<Ticket>, result: Result<(), Error>) {
         self.pool.storage_error = self.journal.error();
         for &ticket in &tickets {
             self.on_committed(key_of(ticket), result);

@@ -8,7 +8,7 @@ use std::ops::Range;
 use proptest::prelude::*;
 
 use super::batch::BatchHeader;
-use super::commit::{GroupCommit, Ticket};
+use super::commit::{GroupCommit, Promise};
 use super::record::{self, RecordMeta};
 use super::recover::{Extent, recover};
 use super::segment::{FIRST_BATCH_AT, Role, SegmentHeader};
@@ -40,7 +40,7 @@ fn recycled_segment(header: &SegmentHeader) -> Vec<u8> {
     commit.use_segment(&old);
     for number in 0..5 {
         let content = vec![b'o'; 2 * BLOCK];
-        commit.append(0, &meta(1000 + number), b"old", &[&content]).unwrap();
+        commit.append(Promise::BeforeReply(0), &meta(1000 + number), b"old", &[&content]).unwrap();
         write(&mut commit, &mut bytes);
     }
     bytes[..BLOCK].copy_from_slice(&header.encode());
@@ -61,8 +61,8 @@ fn write(commit: &mut GroupCommit, bytes: &mut [u8]) -> (usize, usize) {
     let write = commit.start().unwrap();
     let (from, len) = (write.offset as usize, write.bytes.len());
     bytes[from..from + len].copy_from_slice(&write.bytes);
-    let mut tickets = Vec::new();
-    assert!(commit.complete(Ok(len), write.bytes, &mut tickets).ok);
+    commit.complete(write.flight, Ok(len), write.bytes, &mut Vec::new()).unwrap();
+    assert_eq!(commit.readable().unwrap().end as usize, from + len);
     (from, len)
 }
 
@@ -76,7 +76,12 @@ fn fill(bytes: &mut [u8], header: &SegmentHeader, batches: &[&[usize]]) -> Vec<(
         for &len in *lens {
             number += 1;
             commit
-                .append(Ticket::from(number), &meta(number), b"envelope", &[&content(number, len)])
+                .append(
+                    Promise::BeforeReply(u64::from(number)),
+                    &meta(number),
+                    b"envelope",
+                    &[&content(number, len)],
+                )
                 .unwrap();
         }
         write(&mut commit, bytes)

@@ -138,11 +138,9 @@ impl AckSet {
         self.by_offset.get(&offset) == Some(&id)
     }
 
-    pub fn len(&self) -> usize {
-        self.by_offset.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.by_offset.is_empty()
+    /// Acknowledged records that stand below `end`. Those behind it were delivered but are lost themselves: where
+    /// nobody waited for the disk, a message can be on its way before it is durable.
+    pub fn count_below(&self, end: u64) -> u64 {
+        self.by_offset.keys().filter(|offset| **offset < end).count() as u64
     }
 }

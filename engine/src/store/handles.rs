@@ -7,7 +7,9 @@ use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
 
 use crossbeam_queue::ArrayQueue;
+use ringmx_ring::BlockBuffer;
 
+use super::loans::Loans;
 use super::segment::Segment;
 use crate::stats::Counter;
 
@@ -18,12 +20,18 @@ pub struct ShardHandles {
     /// Fresh segments, in the order egress gets them. Take the next by [`Self::take`].
     pub ready: Arc<ArrayQueue<Arc<Segment>>>,
     pub nudge: Nudge,
+    pub(super) loans: Arc<Loans>,
 }
 
 impl ShardHandles {
     /// The next segment, if one is ready. Lets the keeper know, which costs one system call.
     pub fn take(&self) -> Option<Arc<Segment>> {
         self.ready.pop().inspect(|_| self.nudge.nudge())
+    }
+
+    /// Memory that the shard's reader has given back.
+    pub fn take_spent(&self) -> Option<BlockBuffer> {
+        self.loans.take_spent()
     }
 
     /// Whether a segment is ready.

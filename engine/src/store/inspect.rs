@@ -173,7 +173,8 @@ pub fn stat(path: &Path) -> Result<Vec<ShardStat>, StoreError> {
             stat.segments_count += 1;
             stat.bytes += view.file.metadata().map_err(StoreError::io("read", &segment))?.len();
             stat.records_count += view.extent.records_count;
-            stat.undelivered_count += view.extent.records_count.saturating_sub(view.acks.len() as u64);
+            stat.undelivered_count +=
+                view.extent.records_count.saturating_sub(view.acks.count_below(view.extent.end));
         }
         stats.push(stat);
     }

@@ -116,7 +116,8 @@ impl Keeper {
             let (feed, incoming) = channel();
             let shard = plan.dir.shard;
             if plan.active {
-                handles.push(ShardHandles { shard, ready: Arc::clone(&ready), nudge: nudge.clone() });
+                let (ready, loans) = (Arc::clone(&ready), Arc::clone(plan.dir.loans()));
+                handles.push(ShardHandles { shard, ready, nudge: nudge.clone(), loans });
             }
             let done = Done::new(done_sender.clone(), nudge.clone());
             feeds.push(ShardFeed { shard, recovered: plan.recovered, incoming, done });

@@ -3,16 +3,20 @@
 //! 1. [`Spool::open`] checks the place and the version, takes the lock and finds what a former run left.
 //! 2. [`Spool::start`] starts the [`Keeper`], which has segments ready for the workers ([`ShardHandles`]) and tells
 //!    egress of each ([`ShardFeed`]).
-//! 3. A worker writes batches, [`Segment::publish`]es what is durable, [`Segment::seal`]s a full segment.
-//! 4. Egress reads with a [`Reader`], acknowledges with an [`AckWriter`], gives a wholly acknowledged segment back.
+//! 3. A worker writes batches ([`Writes`]), [`Segment::publish`]es what may be read and lends it out from memory,
+//!    [`Segment::seal`]s a full segment.
+//! 4. Egress reads with a [`Reader`], from memory where it can, acknowledges with an [`AckWriter`], gives a wholly
+//!    acknowledged segment back.
 //! 5. [`inspect`] reads all of it without the lock, [`list_set_aside`] also what was damaged.
 //! 6. [`survey`] tells what a place is fit for.
 
 mod acks;
+mod direct;
 mod error;
 mod handles;
 pub mod inspect;
 mod keeper;
+mod loans;
 mod open;
 mod reader;
 mod rescue;
@@ -22,6 +26,7 @@ mod shard;
 mod site;
 
 pub use acks::{AckSet, AckWriter};
+pub use direct::Writes;
 pub use error::StoreError;
 pub use handles::{Done, KeeperState, Nudge, ShardFeed, ShardHandles};
 pub use keeper::Keeper;

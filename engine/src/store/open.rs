@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::acks;
+use super::direct::Writes;
 use super::error::StoreError;
 use super::handles::{ShardFeed, ShardHandles};
 use super::keeper::{Keeper, ShardPlan, Spare};
@@ -48,6 +49,7 @@ pub struct Spool {
     options: SpoolOptions,
     lock: Lock,
     plans: Vec<ShardPlan>,
+    writes: Writes,
 }
 
 /// A segment file as found.
@@ -91,14 +93,20 @@ impl Spool {
             root::write_marker(&path)?;
         }
         root::sweep(&path).map_err(StoreError::io("remove delivered shards from", &path))?;
+        let writes = Writes::probe(&path).map_err(StoreError::io("write to", &path))?;
         for shard in 0..options.shards_count {
             found.entry(shard).or_default();
         }
         let mut plans = Vec::new();
         for (shard, segments) in found {
-            plans.extend(plan_shard(&options, shard, segments)?);
+            plans.extend(plan_shard(&options, writes, shard, segments)?);
         }
-        Ok(Self { options, lock, plans })
+        Ok(Self { options, lock, plans, writes })
+    }
+
+    /// How its segments will be written, as a trial has shown.
+    pub fn writes(&self) -> Writes {
+        self.writes
     }
 
     /// Starts the keeper. The handles are those of shards 0 to `shards_count`, in order; a feed exists for
@@ -158,12 +166,13 @@ pub(super) fn read_header(
 /// Sorts one shard's segments. `None` for one that is neither filled nor holds anything: it is removed.
 fn plan_shard(
     options: &SpoolOptions,
+    writes: Writes,
     shard: u16,
     segments: Vec<FoundSegment>,
 ) -> Result<Option<ShardPlan>, StoreError> {
     let active = shard < options.shards_count;
     let directory = options.path.join(shard::directory_name(shard));
-    let dir = ShardDir::open(&options.path, shard).map_err(StoreError::io("open", &directory))?;
+    let dir = ShardDir::open(&options.path, shard, writes).map_err(StoreError::io("open", &directory))?;
     let names = dir.names().map_err(StoreError::io("list", &directory))?;
     for number in shard::missing(&names) {
         let path = dir.segment_path(number);

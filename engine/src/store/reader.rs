@@ -1,30 +1,72 @@
 //! Reading one segment: in order, or one record by its place.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
+use ringmx_ring::BlockBuffer;
+
+use super::loans::Loan;
 use super::segment::Segment;
 use crate::spool::ReadAt;
 use crate::spool::commit::Place;
 use crate::spool::record::{RECORD_HEADER_LEN, Record, RecordHeader};
 use crate::spool::walk::{Damage, Found, Walk};
 
-/// Reads a segment's records in order, as far as they are durable. Holds one window of the file in memory:
-/// 256 KiB, or one record where that is longer.
+/// Reads a segment's records in order, as far as they are published. Holds one window of the file in memory:
+/// 256 KiB, or one record where that is longer, and as much again where it reads the disk directly.
 #[derive(Debug)]
 pub struct Reader {
-    segment: Arc<Segment>,
+    source: FreshFirst,
     walk: Walk,
+}
+
+/// A segment's bytes: from memory what the worker has lent, the rest from the disk.
+#[derive(Debug)]
+struct FreshFirst {
+    segment: Arc<Segment>,
+    /// In order, from the one that is read next.
+    held: RefCell<VecDeque<Loan>>,
+    scratch: RefCell<BlockBuffer>,
+}
+
+impl ReadAt for FreshFirst {
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        let mut held = self.held.borrow_mut();
+        held.extend(std::iter::from_fn(|| self.segment.fresh.pop()));
+        let (mut at, end) = (offset, offset + buf.len() as u64);
+        while at < end {
+            let rest = &mut buf[(at - offset) as usize..];
+            let loan = held.iter().find(|loan| loan.end() > at);
+            let lent = loan.filter(|loan| loan.offset() <= at).map(|loan| loan.bytes_from(at));
+            at += match lent {
+                Some(lent) => {
+                    let len = lent.len().min(rest.len());
+                    rest[..len].copy_from_slice(&lent[..len]);
+                    len as u64
+                }
+                None => {
+                    let len = loan.map_or(end, |loan| loan.offset().min(end)) - at;
+                    self.segment.read_disk(&mut rest[..len as usize], at, &mut self.scratch.borrow_mut())?;
+                    len
+                }
+            };
+        }
+        // The walk holds what it has read, and never comes back to it.
+        while held.pop_front_if(|loan| loan.end() <= end).is_some() {}
+        Ok(())
+    }
 }
 
 impl Reader {
     pub fn new(segment: Arc<Segment>) -> Self {
         let walk = Walk::new(&segment.header());
-        Self { segment, walk }
+        Self { source: FreshFirst { segment, held: RefCell::default(), scratch: RefCell::default() }, walk }
     }
 
     pub fn segment(&self) -> &Arc<Segment> {
-        &self.segment
+        &self.source.segment
     }
 
     /// The next record or damage, `None` when there is no more for now: see [`Self::is_finished`]. Blocks on
@@ -34,20 +76,22 @@ impl Reader {
         reason = "what it returns borrows from it, which an Iterator's item cannot"
     )]
     pub fn next(&mut self) -> io::Result<Option<Found<'_>>> {
-        self.segment.recover()?;
-        let committed = self.segment.committed();
-        let found = self.walk.next(&self.segment.file, committed)?;
+        let segment = &self.source.segment;
+        segment.recover()?;
+        // What was lent was lent before it was published.
+        let committed = segment.committed();
+        let found = self.walk.next(&self.source, committed)?;
         if let Some(Found::Damage(damage)) = &found
-            && self.segment.was_durable(damage)
+            && segment.was_durable(damage)
         {
-            self.segment.mark_damaged();
+            segment.mark_damaged();
         }
         Ok(found)
     }
 
     /// Whether the segment is sealed and all of it has been read: [`Self::next`] stays `None`.
     pub fn is_finished(&self) -> bool {
-        self.segment.is_sealed() && self.walk.position() >= self.segment.committed()
+        self.source.segment.is_sealed() && self.walk.position() >= self.source.segment.committed()
     }
 }
 

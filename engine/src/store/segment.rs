@@ -4,8 +4,14 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
+use crossbeam_queue::ArrayQueue;
+use ringmx_ring::BlockBuffer;
+
+use super::direct::read_blocks;
+use super::loans::{LENT_COUNT_MAX, Loan, Loans};
 use crate::spool::ReadAt;
 use crate::spool::recover::recover;
 use crate::spool::segment::{FIRST_BATCH_AT, Role, SegmentHeader};
@@ -30,6 +36,11 @@ pub struct Segment {
     pub path: PathBuf,
     /// Open for reading and writing, buffered.
     pub file: File,
+    /// The same past the page cache, where the file system takes that.
+    direct: Option<File>,
+    /// Batches just written, for the reader. Its end.
+    pub(super) fresh: ArrayQueue<Loan>,
+    loans: Arc<Loans>,
     pub capacity: u64,
     /// Bytes durable and readable, from 0.
     committed: AtomicU64,
@@ -63,6 +74,9 @@ impl Segment {
             key: header.key,
             path,
             file,
+            direct: None,
+            fresh: ArrayQueue::new(LENT_COUNT_MAX),
+            loans: Arc::new(Loans::new()),
             capacity: header.capacity,
             committed: AtomicU64::new(FIRST_BATCH_AT),
             sealed: AtomicBool::new(false),
@@ -100,7 +114,30 @@ impl Segment {
         SegmentHeader { version, role, shard, number, epoch, key, capacity }
     }
 
-    /// Worker: everything below `committed` is durable.
+    /// With a descriptor for direct writes, and its shard's account of what is lent.
+    pub(super) fn with_writer(self, direct: Option<File>, loans: Arc<Loans>) -> Self {
+        Self { direct, loans, ..self }
+    }
+
+    /// Worker: what to write to.
+    pub fn writer(&self) -> &File {
+        self.direct.as_ref().unwrap_or(&self.file)
+    }
+
+    /// Worker: hands a batch to the reader, before it is published. Gives the bytes back where the reader has enough.
+    pub fn lend(&self, offset: u64, bytes: BlockBuffer) -> Option<BlockBuffer> {
+        self.loans.lend(&self.fresh, offset, bytes)
+    }
+
+    /// Reader: fills `buf` from the disk, by way of `scratch` if the read is direct.
+    pub(super) fn read_disk(&self, buf: &mut [u8], offset: u64, scratch: &mut BlockBuffer) -> io::Result<()> {
+        let Some(direct) = &self.direct else { return ReadAt::read_exact_at(&self.file, buf, offset) };
+        let range = read_blocks(direct, scratch, offset, buf.len())?;
+        buf.copy_from_slice(&scratch[range]);
+        Ok(())
+    }
+
+    /// Worker: everything below `committed` may be read.
     pub fn publish(&self, committed: u64) {
         self.committed.store(committed, Ordering::Release);
     }
@@ -110,8 +147,14 @@ impl Segment {
         self.sealed.store(true, Ordering::Release);
     }
 
-    /// Worker: a write failed here. Seals the segment; its file will not be used again.
-    pub fn fail(&self) {
+    /// Worker: a write failed here. Seals the segment; its file will not be used again. Behind what was published there
+    /// may be holes, and up to `durable_to` batches that were acknowledged: the reader looks for them, as a recovery
+    /// does.
+    pub fn fail(&self, durable_to: Option<u64>) {
+        if let Some(durable_to) = durable_to {
+            self.watermark.store(self.committed(), Ordering::Release);
+            self.publish(durable_to);
+        }
         self.raise_fate(Fate::Delete);
         self.seal();
     }

@@ -5,9 +5,12 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{Advice, FallocateFlags, OFlags, fadvise, fallocate};
 
+use super::direct::Writes;
+use super::loans::Loans;
 use super::segment::{Segment, ack_path};
 use crate::spool::segment::SegmentHeader;
 use crate::spool::{BLOCK_LEN, block_end};
@@ -21,6 +24,8 @@ pub(super) struct ShardDir {
     pub shard: u16,
     pub path: PathBuf,
     dir: File,
+    writes: Writes,
+    loans: Arc<Loans>,
 }
 
 /// What a name in a shard's directory is.
@@ -83,7 +88,7 @@ fn sync_first(file: &File) -> io::Result<()> {
 
 impl ShardDir {
     /// Opens the directory of a shard, creates it if need be. The name is durable when this returns.
-    pub(super) fn open(spool: &Path, shard: u16) -> io::Result<Self> {
+    pub(super) fn open(spool: &Path, shard: u16, writes: Writes) -> io::Result<Self> {
         let path = spool.join(directory_name(shard));
         match DirBuilder::new().mode(0o700).create(&path) {
             Ok(()) => sync_directory(spool)?,
@@ -91,7 +96,17 @@ impl ShardDir {
             Err(error) => return Err(error),
         }
         let dir = File::open(&path)?;
-        Ok(Self { shard, path, dir })
+        Ok(Self { shard, path, dir, writes, loans: Arc::new(Loans::new()) })
+    }
+
+    /// What the shard's worker has lent to its reader.
+    pub(super) fn loans(&self) -> &Arc<Loans> {
+        &self.loans
+    }
+
+    fn fresh(&self, header: &SegmentHeader, path: PathBuf, file: File) -> io::Result<Segment> {
+        let direct = self.writes.open(&path)?;
+        Ok(Segment::fresh(header, path, file).with_writer(direct, Arc::clone(&self.loans)))
     }
 
     pub(super) fn segment_path(&self, number: u32) -> PathBuf {
@@ -118,7 +133,7 @@ impl ShardDir {
         }
         // Zeros nobody will read need no memory.
         let _ = fadvise(&file, 0, None, Advice::DontNeed);
-        Ok(Segment::fresh(header, path, file))
+        self.fresh(header, path, file)
     }
 
     /// Gives a wholly acknowledged file a new epoch. All its batches are void once the header is durable
@@ -131,7 +146,7 @@ impl ShardDir {
         // Only now: acknowledgements of the old epoch guard its records until the header is durable. They
         // need not be gone durably, entries of another epoch count for nothing.
         open_options().create(true).truncate(true).open(ack_path(&path))?;
-        Ok(Segment::fresh(header, path, file))
+        self.fresh(header, path, file)
     }
 
     /// Removes a segment, then its acknowledgements: never the other way round, or its records would come

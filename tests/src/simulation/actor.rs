@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use ringmx::config::Durability;
 use ringmx_ring::sim::{Client, ClientState, Random, Simulation};
 
 use super::script::{Kind, Script, Step};
@@ -105,6 +106,8 @@ pub struct Actor {
     pub address: SocketAddr,
     pub behaviour: Behaviour,
     pub script: Script,
+    /// What the listener promises that it came to.
+    pub durability: Durability,
     /// All that it sent.
     pub sent: Vec<u8>,
     /// All that it got.
@@ -125,7 +128,13 @@ pub struct Actor {
 }
 
 impl Actor {
-    pub fn new(client: Client, address: SocketAddr, mut script: Script, behaviour: Behaviour) -> Self {
+    pub fn new(
+        client: Client,
+        address: SocketAddr,
+        mut script: Script,
+        behaviour: Behaviour,
+        durability: Durability,
+    ) -> Self {
         if behaviour.ending == Ending::Quit {
             script.line("QUIT\r\n");
         }
@@ -135,6 +144,7 @@ impl Actor {
             steps: script.steps.clone().into_iter(),
             behaviour,
             script,
+            durability,
             sent: Vec::new(),
             inbox: Vec::new(),
             outbound: Vec::new(),

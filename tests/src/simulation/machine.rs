@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use ringmx::config::Durability;
 use ringmx::event::EventQueue;
 use ringmx::policy::clients::Clients;
 use ringmx::policy::recipient::Recipients;
@@ -36,6 +37,9 @@ pub struct Plan {
     pub command_timeout: Duration,
     pub data_timeout: Duration,
     pub guard: Guard,
+    /// One listener for each.
+    pub durabilities: Vec<Durability>,
+    pub async_interval: Duration,
 }
 
 impl Default for Plan {
@@ -51,6 +55,8 @@ impl Default for Plan {
             command_timeout: Duration::from_secs(300),
             data_timeout: Duration::from_secs(180),
             guard: Guard::default(),
+            durabilities: vec![Durability::Sync],
+            async_interval: Duration::from_secs(1),
         }
     }
 }
@@ -64,7 +70,7 @@ pub struct Machine {
     pub events: EventQueue,
     pub service: Arc<Service>,
     stop: Arc<Stop>,
-    listener: Fd,
+    listeners: Vec<(Fd, Durability)>,
     wake: Fd,
     connections_count: u16,
 }
@@ -72,7 +78,10 @@ pub struct Machine {
 impl Machine {
     pub fn new(seed: u64, plan: &Plan) -> Self {
         let simulation = Simulation::new(seed, plan.settings.clone());
-        let (listener, wake) = (simulation.listen(), simulation.create_eventfd());
+        let listener = |durability: &Durability| (simulation.listen(), *durability);
+        let listeners: Vec<_> = plan.durabilities.iter().map(listener).collect();
+        let wake = simulation.create_eventfd();
+        let all_durable = plan.durabilities == [Durability::Sync];
         let recipients = Arc::new(Recipients::new(["example.com"]).expect("a domain"));
         let mut service = Service::new(
             "mx.example",
@@ -85,23 +94,24 @@ impl Machine {
         service.guard = plan.guard.clone();
         let service = Arc::new(service);
         let bell = Doorbell::new().expect("an eventfd");
-        let (probe, ledger) = Probe::new(simulation.ring(), plan.syncs, bell.fd(), wake);
+        let (probe, ledger) = Probe::new(simulation.ring(), plan.syncs, bell.fd(), wake, all_durable);
         let stop = Arc::new(Stop { requested: AtomicBool::new(false), bell });
-        let keeper = SegmentKeeper::new(&simulation, plan.supply, plan.syncs, plan.segment_capacity, seed);
+        let keeper = SegmentKeeper::new(&simulation, plan, seed);
         let (stats, events) = (Arc::<WorkerStats>::default(), EventQueue::new(1024));
-        let port = Port {
-            fd: listener,
+        let port = |&(fd, durability): &(Fd, Durability)| Port {
+            fd,
             mode: plan.accept_mode,
             service: Arc::clone(&service),
             connections_max: plan.connections_max,
+            durability,
         };
         let setup = Setup {
             drain_time: DRAIN_TIME,
             worker_index: 0,
-            ports: vec![port],
+            ports: listeners.iter().map(port).collect(),
             content_len_max: plan.content_len_max,
             clients: Arc::new(Clients::new(1024, RandomState::new())),
-            durable: true,
+            async_interval: plan.async_interval,
             stats: Arc::clone(&stats),
             events: events.clone(),
             stop: Arc::clone(&stop),
@@ -116,7 +126,7 @@ impl Machine {
             events,
             service,
             stop,
-            listener,
+            listeners,
             wake,
             connections_count: 0,
         }
@@ -125,17 +135,28 @@ impl Machine {
     /// A client that will play this script.
     pub fn actor(&mut self, script: Script, behaviour: Behaviour) -> Actor {
         let (client, address) = self.connect();
-        Actor::new(client, address, script, behaviour)
+        Actor::new(client, address, script, behaviour, self.durability())
     }
 
     pub fn connect(&mut self) -> (Client, SocketAddr) {
+        let (listener, _) = self.listeners[self.listener_index()];
         self.connections_count += 1;
         let address = SocketAddr::from(([198, 51, 100, 7], 1024 + self.connections_count));
-        (self.simulation.connect_from(self.listener, address), address)
+        (self.simulation.connect_from(listener, address), address)
+    }
+
+    /// Clients come to the listeners by turns.
+    fn listener_index(&self) -> usize {
+        usize::from(self.connections_count) % self.listeners.len()
+    }
+
+    /// What the listener promises that the last client came to.
+    pub fn durability(&self) -> Durability {
+        self.listeners[usize::from(self.connections_count.saturating_sub(1)) % self.listeners.len()].1
     }
 
     pub fn connect_from(&mut self, address: &str) -> Client {
-        self.simulation.connect_from(self.listener, address.parse().expect("an address"))
+        self.simulation.connect_from(self.listeners[0].0, address.parse().expect("an address"))
     }
 
     pub fn turn(&mut self) {
@@ -206,6 +227,11 @@ impl Machine {
     /// What a recovery would find if the power were cut now; the machine goes on.
     pub fn recover_as_if_cut(&self, random: &mut Random) -> Records {
         recovered::records(&self.simulation.after_power_cut(random), &self.keeper.all())
+    }
+
+    /// What a reader finds in what the worker has published.
+    pub fn published(&self) -> Records {
+        recovered::published(&self.simulation, &self.keeper.all())
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use ringmx::config::Durability;
 use ringmx_ring::AcceptMode;
 use ringmx_ring::sim::{ClientState, Faults, Random, Settings};
 
@@ -55,6 +56,7 @@ pub fn play(seed: u64, world: World, cuts: Cuts) {
     let mut plan = plan(seed, world, random);
     if let Cuts::Always(syncs) = cuts {
         plan.syncs = syncs;
+        plan.durabilities = vec![Durability::Sync];
         // Every cut reads every segment; small ones fill and are recycled sooner.
         plan.segment_capacity = 16 << 10;
     }
@@ -84,6 +86,8 @@ fn plan(seed: u64, world: World, random: &mut Random) -> Plan {
         settings,
         segment_capacity: [16 << 10, 64 << 10][random.len(0..=1)],
         accept_mode: [AcceptMode::Multishot, AcceptMode::Single][random.len(0..=1)],
+        durabilities: durabilities(random),
+        async_interval: [Duration::from_millis(10), Duration::from_secs(1)][random.len(0..=1)],
         command_timeout: Duration::from_secs(timeouts.0),
         data_timeout: Duration::from_secs(timeouts.1),
         ..Plan::default()
@@ -94,6 +98,16 @@ fn plan(seed: u64, world: World, random: &mut Random) -> Plan {
         plan.connections_max = [1, 3, 100][random.len(0..=2)];
     }
     plan
+}
+
+/// Mostly what must not lose anything alone; else all promises beside each other in one log.
+fn durabilities(random: &mut Random) -> Vec<Durability> {
+    use Durability::{Async, None, Sync};
+    match random.len(0..=3) {
+        0 | 1 => vec![Sync],
+        2 => vec![Sync, Async],
+        _ => vec![Sync, Async, None],
+    }
 }
 
 struct Run {
@@ -133,7 +147,7 @@ impl Run {
         self.machine.finish();
         self.actors.iter_mut().for_each(|actor| actor.act(&self.machine.simulation, random));
         self.check_replies();
-        self.check_records();
+        self.check_records(false);
     }
 
     /// Everybody has gone, and nothing is on its way.
@@ -206,7 +220,7 @@ impl Run {
         self.actors
             .iter_mut()
             .for_each(|actor| actor.inbox.extend(self.machine.simulation.take(actor.client)));
-        self.check_records();
+        self.check_records(true);
     }
 
     fn drain(&mut self, random: &mut Random) {
@@ -297,8 +311,10 @@ impl Run {
         }
     }
 
-    /// Every message that a client was told is queued is on the disk, whole.
-    fn check_records(&mut self) {
+    /// Every message that a client was told is queued is on the disk, whole, as far as its listener promises; and
+    /// egress would find it.
+    fn check_records(&mut self, power_was_cut: bool) {
+        let published: Records = self.machine.published();
         let records: Records = self.machine.recover();
         for actor in &self.actors {
             let ids = reference::queued(&actor.inbox);
@@ -307,7 +323,16 @@ impl Run {
             }
             let reference = self.reference(actor);
             for id in ids {
-                let record = records.get(&id).unwrap_or_else(|| panic!("{id} is lost"));
+                let is_sync = actor.durability == Durability::Sync;
+                // What has failed, or not happened before the power was cut, was promised to nobody else.
+                let may_be_unwritten = !is_sync && (power_was_cut || self.world == World::SickDisk);
+                let may_be_lost = may_be_unwritten || actor.durability == Durability::None;
+                let is_published = published.contains_key(&id);
+                assert!(is_published || may_be_unwritten || power_was_cut, "{id} is nowhere to be read");
+                let Some(record) = records.get(&id) else {
+                    assert!(may_be_lost, "{id} is lost");
+                    continue;
+                };
                 let marker = reference::marker(&record.envelope);
                 // Without memory the bare session, which has it, may have lost patience sooner.
                 let expected = reference.messages.get(&marker);

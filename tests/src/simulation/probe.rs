@@ -1,12 +1,13 @@
 //! A ring between the worker and the simulation: it counts, and stops the test at what no kernel would forgive.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use ringmx::spool::commit::FLIGHTS_COUNT_MAX;
 use ringmx_ring::sim::SimRing;
 use ringmx_ring::{AcceptMode, BlockBuffer, Clock, Completion, Fd, Lent, Payload, Ring, Token};
 
@@ -63,7 +64,9 @@ pub struct Ledger {
     /// A write failed or fell short: no other may follow.
     pub write_failed: bool,
     accept_tokens: HashSet<Token>,
-    write_in_flight: Option<(Token, usize)>,
+    /// Lengths.
+    writes_in_flight: HashMap<Token, usize>,
+    pub writes_in_flight_max: usize,
     /// Descriptors whose close is queued or done, until `accept` gives the number again.
     closed: HashSet<Fd>,
     /// Sockets that were sent to in this turn.
@@ -84,7 +87,8 @@ impl Ledger {
         match &completion.payload {
             Payload::Lent(_) => self.received += 1,
             Payload::Written(_) => {
-                let (_, len) = self.write_in_flight.take().expect("a write that was asked for");
+                let len = self.writes_in_flight.remove(&completion.token);
+                let len = len.expect("a write that was asked for");
                 self.writes_completed += 1;
                 self.write_failed |= completion.result != Ok(len as u32);
             }
@@ -102,12 +106,20 @@ pub struct Probe {
     /// The worker's bell is an eventfd of the real kernel; in the simulation it is `wake`.
     bell: Fd,
     wake: Fd,
+    all_durable: bool,
 }
 
 impl Probe {
-    pub fn new(ring: SimRing, syncs: Syncs, bell: Fd, wake: Fd) -> (Self, Rc<RefCell<Ledger>>) {
+    /// `all_durable`: somebody waits for each write.
+    pub fn new(
+        ring: SimRing,
+        syncs: Syncs,
+        bell: Fd,
+        wake: Fd,
+        all_durable: bool,
+    ) -> (Self, Rc<RefCell<Ledger>>) {
         let ledger = Rc::default();
-        (Self { ring, ledger: Rc::clone(&ledger), syncs, bell, wake }, ledger)
+        (Self { ring, ledger: Rc::clone(&ledger), syncs, bell, wake, all_durable }, ledger)
     }
 }
 
@@ -190,10 +202,12 @@ impl Ring for Probe {
         let _aside = Aside::enter();
         let mut ledger = self.ledger.borrow_mut();
         assert!(!ledger.write_failed, "a write at {offset} of {file:?} after one that failed");
-        assert!(ledger.write_in_flight.is_none(), "two writes in flight");
-        assert!(durable, "a write that is not durable");
+        assert!(durable || !self.all_durable, "a write that is not durable");
         ledger.writes += 1;
-        ledger.write_in_flight = Some((token, bytes.len()));
+        assert_eq!(ledger.writes_in_flight.insert(token, bytes.len()), None, "two writes of one name");
+        let count = ledger.writes_in_flight.len();
+        assert!(count <= FLIGHTS_COUNT_MAX, "{count} writes in flight");
+        ledger.writes_in_flight_max = ledger.writes_in_flight_max.max(count);
         self.ring.write(token, file, offset, bytes, durable && self.syncs != Syncs::NoBatch);
     }
 

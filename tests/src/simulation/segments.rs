@@ -6,12 +6,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use ringmx::config::Durability;
 use ringmx::server::Segments;
 use ringmx::spool::FORMAT_VERSION;
+use ringmx::spool::commit::Readable;
 use ringmx::spool::segment::{FIRST_BATCH_AT, Role, SegmentHeader};
-use ringmx_ring::Fd;
 use ringmx_ring::sim::{Random, Simulation};
+use ringmx_ring::{BlockBuffer, Fd};
 
+use super::machine::Plan;
 use super::probe::Aside;
 
 /// One segment: a simulated file whose header is on disk, and what the worker said of it.
@@ -53,6 +56,10 @@ struct Shared {
     all: RefCell<Vec<Arc<SimSegment>>>,
     reader: Fd,
     reader_sleeps: Cell<bool>,
+    /// What is published is durable.
+    all_durable: bool,
+    /// Batches that the reader has had in memory.
+    spent: RefCell<VecDeque<BlockBuffer>>,
 }
 
 /// The test's side.
@@ -63,7 +70,9 @@ pub struct SegmentKeeper(Rc<Shared>);
 pub struct SimSegments(Rc<Shared>);
 
 impl SegmentKeeper {
-    pub fn new(simulation: &Simulation, supply: Supply, syncs: Syncs, capacity: u64, seed: u64) -> Self {
+    pub fn new(simulation: &Simulation, plan: &Plan, seed: u64) -> Self {
+        let Plan { supply, syncs, segment_capacity: capacity, .. } = *plan;
+        let all_durable = plan.durabilities == [Durability::Sync] && syncs == Syncs::All;
         Self(Rc::new(Shared {
             simulation: simulation.clone(),
             supply,
@@ -74,6 +83,8 @@ impl SegmentKeeper {
             all: RefCell::default(),
             reader: simulation.create_eventfd(),
             reader_sleeps: Cell::new(false),
+            all_durable,
+            spent: RefCell::default(),
         }))
     }
 
@@ -166,24 +177,44 @@ impl Segments for SimSegments {
         segment.fd
     }
 
-    fn publish(&self, segment: &SimSegment, len: u64) {
+    fn publish(&self, segment: &SimSegment, batch: Readable) -> Option<BlockBuffer> {
         let _aside = Aside::enter();
+        let Readable { offset, end, bytes, .. } = batch;
         assert!(!segment.sealed.load(Ordering::Relaxed), "published behind the seal");
-        let before = segment.published.swap(len, Ordering::Relaxed);
-        assert!(before < len && len <= segment.header.capacity, "published {before}, then {len}");
-        let (content, durable) =
-            (self.0.simulation.content(segment.fd), self.0.simulation.durable_content(segment.fd));
-        let is_durable = content[..len as usize] == durable[..len as usize];
-        assert!(is_durable || self.0.syncs != Syncs::All, "published before it was durable");
+        let before = segment.published.swap(end, Ordering::Relaxed);
+        assert!(
+            before == offset && end <= segment.header.capacity,
+            "published {before}, then {offset} to {end}"
+        );
+        let content = self.0.simulation.content(segment.fd);
+        assert!(content[offset as usize..end as usize] == bytes[..], "lent what was not written");
+        if self.0.all_durable {
+            let durable = self.0.simulation.durable_content(segment.fd);
+            assert!(content[..end as usize] == durable[..end as usize], "published before it was durable");
+        }
+        if self.0.random.borrow_mut().chance(0.5) {
+            return Some(bytes);
+        }
+        self.0.spent.borrow_mut().push_back(bytes);
+        None
+    }
+
+    fn take_spent(&self) -> Option<BlockBuffer> {
+        let _aside = Aside::enter();
+        let is_through = self.0.random.borrow_mut().chance(0.5);
+        if is_through { self.0.spent.borrow_mut().pop_front() } else { None }
     }
 
     fn seal(&self, segment: &SimSegment) {
         assert!(!segment.sealed.swap(true, Ordering::Relaxed), "sealed twice");
     }
 
-    fn fail(&self, segment: &SimSegment) {
+    fn fail(&self, segment: &SimSegment, durable_to: Option<u64>) {
         assert!(!segment.sealed.swap(true, Ordering::Relaxed), "failed behind the seal");
         segment.failed.store(true, Ordering::Relaxed);
+        if let Some(durable_to) = durable_to {
+            segment.published.fetch_max(durable_to, Ordering::Relaxed);
+        }
     }
 
     fn sleeping_reader(&self) -> Option<Fd> {

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::address;
 use super::limits::{Limits, guard};
+use super::{address, durability};
 use crate::config::Listener;
 use crate::config::reader::Section;
 use crate::config::source::Span;
@@ -76,6 +76,7 @@ fn listener(section: Section<'_>, number: usize, limits: &Limits) -> Listener {
             .number("connections_max", 1..=CONNECTIONS_MAX_MOST)
             .unwrap_or(CONNECTIONS_MAX_DEFAULT),
         guard: guard(&section, limits),
+        durability: section.text("durability").map(|text| durability(reader, &text)),
     };
     section.finish();
     listener

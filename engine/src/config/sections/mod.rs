@@ -8,6 +8,7 @@ mod replies;
 mod route;
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -20,6 +21,9 @@ use crate::spool::segment::{SEGMENT_SIZE_DEFAULT, SEGMENT_SIZE_MAX, segment_size
 /// A worker's index is 8 bits of each session id.
 const WORKERS_MAX: usize = 256;
 const SPOOL_PATH_DEFAULT: &str = "/var/spool/ringmx";
+const ASYNC_INTERVAL_DEFAULT: Duration = Duration::from_secs(1);
+/// Shorter than a few syncs it is `sync` with less of a promise; longer than a minute nobody can mean.
+const ASYNC_INTERVALS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(60);
 const DRAIN_DEFAULT: Duration = Duration::from_secs(30);
 
 /// The configuration, and where in the text those parts stand that [`super::analysis`] has something to say about.
@@ -121,7 +125,8 @@ fn spool(root: &Section<'_>, listeners: &[Listener]) -> SpoolConfig {
     let default_size = least.max(SEGMENT_SIZE_DEFAULT);
     let Some(section) = root.section("spool") else {
         let path = PathBuf::from(SPOOL_PATH_DEFAULT);
-        return SpoolConfig { path, durability: Durability::Sync, segment_size: default_size };
+        let (durability, async_interval) = (Durability::Sync, ASYNC_INTERVAL_DEFAULT);
+        return SpoolConfig { path, durability, async_interval, segment_size: default_size };
     };
     let reader = section.reader;
     let path = section.text("path").map_or_else(
@@ -134,6 +139,15 @@ fn spool(root: &Section<'_>, listeners: &[Listener]) -> SpoolConfig {
         },
     );
     let durability = section.text("durability").map_or(Durability::Sync, |text| durability(reader, &text));
+    let async_interval = match section.duration("async_interval") {
+        Some((interval, span)) if !ASYNC_INTERVALS.contains(&interval) => {
+            let message = "`async_interval` takes 10ms to 1m: what a crash may lose of acknowledged mail";
+            reader.error(span, message, "write \"1s\"");
+            ASYNC_INTERVAL_DEFAULT
+        }
+        Some((interval, _)) => interval,
+        None => ASYNC_INTERVAL_DEFAULT,
+    };
     let segment_size = match section.size("segment_size", 0..=SEGMENT_SIZE_MAX) {
         Some((size, span)) if size < least => {
             let (size, largest) = (format_size(size), format_size(largest));
@@ -147,7 +161,7 @@ fn spool(root: &Section<'_>, listeners: &[Listener]) -> SpoolConfig {
         None => default_size,
     };
     section.finish();
-    SpoolConfig { path, durability, segment_size }
+    SpoolConfig { path, durability, async_interval, segment_size }
 }
 
 fn admin(root: &Section<'_>) -> Option<SocketAddr> {
@@ -205,11 +219,9 @@ fn one_of(reader: &Reader, key: &str, text: &Text, choices: &[&str]) {
 fn durability(reader: &Reader, text: &Text) -> Durability {
     match text.text.as_str() {
         "sync" => return Durability::Sync,
+        "async" => return Durability::Async,
         "none" => return Durability::None,
-        "async" => {
-            not_available(reader, "durability", text, "write \"sync\", or \"none\" where mail may be lost");
-        }
-        _ => one_of(reader, "durability", text, &["sync", "none"]),
+        _ => one_of(reader, "durability", text, &["sync", "async", "none"]),
     }
     Durability::Sync
 }

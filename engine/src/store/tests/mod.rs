@@ -15,12 +15,13 @@ use super::*;
 use crate::id::{MessageId, SessionId};
 use crate::spool::ack::AckKind;
 use crate::spool::batch::Batch;
-use crate::spool::commit::{GroupCommit, Place};
+use crate::spool::commit::{GroupCommit, Place, Promise};
 use crate::spool::record::{self, RecordMeta};
 use crate::spool::segment::{FIRST_BATCH_AT, SegmentHeader, segment_size_min};
 use crate::spool::walk::Found;
 
 mod backlog;
+mod flight;
 mod flips;
 mod place;
 mod trouble;
@@ -66,12 +67,14 @@ fn commit(commit: &mut GroupCommit, segment: &Segment, numbers: impl IntoIterato
     for number in numbers {
         let meta =
             RecordMeta { id: id(number), received_unix_us: u64::from(number), ..RecordMeta::default() };
-        places.push(commit.append(0, &meta, b"envelope", &[&content(number)]).unwrap());
+        places.push(commit.append(Promise::BeforeReply(0), &meta, b"envelope", &[&content(number)]).unwrap());
     }
     let write = commit.start().unwrap();
-    segment.file.write_all_at(&write.bytes, write.offset).unwrap();
-    let completed = commit.complete(Ok(write.bytes.len()), write.bytes, &mut Vec::new());
-    segment.publish(completed.committed);
+    segment.writer().write_all_at(&write.bytes, write.offset).unwrap();
+    commit.complete(write.flight, Ok(write.bytes.len()), write.bytes, &mut Vec::new()).unwrap();
+    let written = commit.readable().unwrap();
+    drop(segment.lend(written.offset, written.bytes));
+    segment.publish(written.end);
     places
 }
 

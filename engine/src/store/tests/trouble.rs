@@ -225,7 +225,7 @@ fn a_failed_segment_is_not_written_again() {
     let segment = take(&handles[0]);
     take(&handles[0]);
     commit_new(&segment, [1]);
-    segment.fail();
+    segment.fail(None);
     assert_eq!(read_all(&segment).0.len(), 1, "what was committed is still delivered");
     acknowledge(&segment, |_| true);
     let path = segment.path.clone();
@@ -253,5 +253,5 @@ fn acknowledgements_outlive_a_cut_entry_and_another_epoch() {
     let acked =
         read_all(&segment).0.into_iter().filter(|&(offset, number)| acks.contains(offset, id(number)));
     assert_eq!(acked.map(|(_, number)| number).collect::<Vec<_>>(), [1, 3]);
-    assert_eq!((acks.len(), acks.unreadable.len()), (2, 1));
+    assert_eq!((acks.count_below(u64::MAX), acks.unreadable.len()), (2, 1));
 }
