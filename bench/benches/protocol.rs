@@ -6,6 +6,7 @@ use bench::{ENVELOPE, content_with_end};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use ringmx::protocol::command;
 use ringmx::protocol::data::Decoder;
+use ringmx::protocol::extension::Extensions;
 use ringmx::protocol::line::{self, Framed};
 
 fn commands(c: &mut Criterion) {
@@ -16,7 +17,7 @@ fn commands(c: &mut Criterion) {
         b.iter(|| {
             for line in &lines {
                 let Framed::Line { line, .. } = line::next(black_box(line)) else { unreachable!() };
-                let _ = black_box(command::parse(line));
+                let _ = black_box(command::parse(line, Extensions::DEFAULT));
             }
         });
     });

@@ -14,7 +14,7 @@ use ringmx::id::SessionId;
 use ringmx::policy::clients::{ClientLimits, Clients, Rate, ScopeLimits};
 use ringmx::policy::network::NetworkSet;
 use ringmx::policy::recipient::Recipients;
-use ringmx::session::{Context, EarlyTalker, Guard, Next, Pool, Replies, Service, Session, SessionLimits};
+use ringmx::session::{Context, EarlyTalker, Guard, Next, Pool, Service, Session, SessionLimits, Settings};
 use ringmx::time::Now;
 
 /// Every limit set, and none that is reached; networks that the client is looked up in, and is in none of.
@@ -50,12 +50,9 @@ fn every_check() -> Guard {
 
 fn transaction(c: &mut Criterion) {
     let recipients = Arc::new(Recipients::new(["example.com"]).expect("a domain"));
-    let minutes = Duration::from_secs(300);
-    let service = || {
-        Service::new("mx1.example.com", 50 << 20, recipients.clone(), Replies::default(), minutes, minutes)
-    };
+    let service = || Service::new(Settings::new("mx1.example.com", recipients.clone()));
     let mut checked = service();
-    checked.guard = every_check();
+    checked.settings.guard = every_check();
     let events = EventQueue::new(16);
     let mut pool = Pool::new(Arc::default(), events.clone(), 1 << 30, 256 << 10);
     pool.clients = Arc::new(Clients::new(1 << 16, RandomState::new()));

@@ -42,6 +42,9 @@ pub enum Kind {
         recipients_count: u16,
         wait: Duration,
     },
+    /// A message with line ends other than CRLF was taken, of which the log is to tell; `lookalike`: one of them stands
+    /// beside a dot on a line of its own.
+    BareNewlines { message: MessageId, client: SocketAddr, lookalike: bool },
     /// A message was not taken although the client did nothing wrong: our error.
     Failed { client: SocketAddr, error: &'static str, code: u16 },
     /// The session ended. `reason` is one of a fixed set of words.

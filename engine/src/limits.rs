@@ -34,6 +34,16 @@ pub const FAULTS_COUNT_MOST: u16 = 60_000;
 pub const COMMANDS_COUNT_MAX: u32 = 3 * RECIPIENTS_COUNT_MAX as u32;
 /// Digits of SIZE's value. RFC 1870 §6.
 pub const SIZE_DIGITS_MAX: usize = 20;
+/// Octets of ENVID's value. RFC 3461 §4.4.
+pub const ENVID_LEN_MAX: usize = 100;
+/// Octets of ORCPT's value. RFC 3461 §4.2.
+pub const ORCPT_LEN_MAX: usize = 500;
+/// Characters of a U-label: of the 63 octets of its A-label `xn--` takes 4, and each character at least one more.
+pub const U_LABEL_CHARS_COUNT_MAX: usize = LABEL_LEN_MAX - 4;
+
+/// Octets of one chunk of BDAT (RFC 3030) that are read even where the chunk is refused, so that the dialogue stays in
+/// step: as many as the largest message of any listener. Beyond it the session is closed with 421 instead.
+pub const BDAT_LEN_MAX: u64 = 1 << 30;
 
 /// Octets of a PROXY header. The protocol allows 64 KiB; what proxies send fits into some hundreds, with a client's
 /// certificate into some thousands.

@@ -81,7 +81,7 @@ pub fn run(config: &Arc<Config>) -> Result<(), ServeError> {
     let cores = available_cores().map_err(system("cannot read which cores are available"))?;
     raise_descriptor_limit(config);
     // Everything that can be taken by somebody else comes first.
-    let recipients = Arc::new(Recipients::new(config.recipients.domains.iter().map(String::as_str))?);
+    let recipients = Arc::new(Recipients::new(config.recipient_domains())?);
     let listeners = Listeners::bind(config, &recipients)?;
     let admin = config.admin.map(control::bind).transpose().map_err(ServeError::Admin)?;
     let spool = Spool::open(spool_options(config))?;

@@ -13,7 +13,10 @@
 //! data                          the same and DATA, with its 354
 //! M: a@example.org -> b@example.com, postmaster
 //!                               the next stored message's envelope (`<>`: null reverse-path); `M: *` for any.
-//!                               `; 8bit` or `; 7bit` behind it is the BODY that the client declared
+//!                               `; 8bit` or `; 7bit` behind it is the BODY that the client declared, `; utf8` its
+//!                               SMTPUTF8, `; full` or `; hdrs` its RET, `; envid=x` its ENVID
+//! N| SUCCESS,DELAY rfc822;b@example.com
+//!                               NOTIFY and ORCPT of its next recipient, `-` for none
 //! M| Subject: x                 and its content, line by line, without the trace field
 //! M<< "a\r\n" "b"*70            or octet by octet
 //! T| Received: from client*     a line of its trace field
@@ -35,7 +38,9 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use ringmx::protocol::params::Body;
+use ringmx::policy::newline::BareNewline;
+use ringmx::protocol::extension::Extension;
+use ringmx::protocol::params::{Body, Notify, Ret};
 use ringmx::session::Error;
 
 use crate::guard;
@@ -48,7 +53,7 @@ const SHORTHANDS: &[(&str, &str)] = &[
     (
         "hello",
         "S: 220 mx.example *\nC: EHLO client.example\nS: 250-mx.example *\nS: 250-PIPELINING\nS: 250-SIZE *\n\
-         S: 250-8BITMIME\nS: 250 ENHANCEDSTATUSCODES",
+         S: 250-8BITMIME\nS: 250-ENHANCEDSTATUSCODES\nS: 250-SMTPUTF8\nS: 250-CHUNKING\nS: 250 LIMITS RCPTMAX=*",
     ),
     ("mail", "C: MAIL FROM:<a@example.org>\nC: RCPT TO:<b@example.com>\nS: 250 2.1.0 *\nS: 250 2.1.5 *"),
     (
@@ -91,9 +96,16 @@ struct Expected {
     /// Reverse-path and recipients.
     envelope: Option<(String, Vec<String>)>,
     body: Option<Body>,
+    smtputf8: bool,
+    ret: Option<Ret>,
+    envid: Option<Vec<u8>>,
+    notices: Vec<Notice>,
     content: Option<Vec<u8>>,
     trace: Vec<String>,
 }
+
+/// NOTIFY and ORCPT of a recipient.
+type Notice = (Option<Notify>, Option<Vec<u8>>);
 
 /// What came of playing a dialogue.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -179,6 +191,8 @@ impl Dialogue {
             self.message()?.content.get_or_insert_default().extend(format!("{text}\r\n").as_bytes());
         } else if let Some(octets) = prefixed("M<<") {
             self.message()?.content.get_or_insert_default().extend(octets_of(octets)?);
+        } else if let Some(text) = prefixed("N|") {
+            self.message()?.notices.push(notice(text)?);
         } else if let Some(text) = prefixed("T|") {
             self.message()?.trace.push(text.to_owned());
         } else {
@@ -217,6 +231,22 @@ impl Dialogue {
             "client" => self.options.client = value.parse().map_err(|_| "not an address".to_owned())?,
             "command_timeout" => self.options.command_timeout = duration(value)?,
             "data_timeout" => self.options.data_timeout = duration(value)?,
+            "banner" => self.options.banner = Some(value.into()),
+            "disable_extensions" => {
+                for keyword in value.split(", ") {
+                    self.options.extensions = self.options.extensions.without(extension(keyword)?);
+                }
+            }
+            // What no configuration can offer yet.
+            "offer" => self.options.extensions = self.options.extensions.with(extension(value)?),
+            "bare_newline" => {
+                let named = BareNewline::ALL.into_iter().find(|choice| choice.name() == value);
+                self.options.bare_newline = named.ok_or("unknown choice")?;
+            }
+            "bare_newline_exclude" => {
+                let network = value.parse().map_err(|_| "not a network".to_owned())?;
+                self.options.bare_newline_exclude = [network].into_iter().collect();
+            }
             "help_url" => self.options.help_url = Some(value.into()),
             "greeting" => self.refusal = Some(error(value)?),
             _ => {
@@ -229,7 +259,7 @@ impl Dialogue {
 
     /// Whether the operator's words stand in place of ours.
     pub fn has_own_texts(&self) -> bool {
-        !self.options.texts.is_empty() || self.options.help_url.is_some()
+        !self.options.texts.is_empty() || self.options.help_url.is_some() || self.options.banner.is_some()
     }
 
     /// Plays it; or what was not as written.
@@ -385,6 +415,15 @@ impl Expected {
             if message.body != self.body {
                 return Err(format!("stored is BODY {:?}", message.body));
             }
+            let kept = (message.smtputf8, message.ret, &message.envid);
+            if kept != (self.smtputf8, self.ret, &self.envid) {
+                return Err(format!("stored are SMTPUTF8, RET and ENVID {kept:?}"));
+            }
+            let mut expected = self.notices.clone();
+            expected.resize(recipients.len(), (None, None));
+            if message.notices != expected {
+                return Err(format!("stored are NOTIFY and ORCPT {:?}", message.notices));
+            }
         }
         if let Some(content) = self.content.as_ref().filter(|&content| *content != message.content) {
             let len = content.iter().zip(&message.content).take_while(|(a, b)| a == b).count();
@@ -419,18 +458,51 @@ fn glob(pattern: &str, text: &str) -> bool {
 
 /// `a@b -> c@d, e@f; 8bit`, or `*`.
 fn envelope(text: &str) -> Result<Expected, String> {
+    let mut expected = Expected::default();
     if text == "*" {
-        return Ok(Expected::default());
+        return Ok(expected);
     }
-    let (paths, body) = match text.rsplit_once("; ") {
-        Some((paths, "8bit")) => (paths, Some(Body::EightBitMime)),
-        Some((paths, "7bit")) => (paths, Some(Body::SevenBit)),
-        _ => (text, None),
-    };
+    let mut parts = text.split("; ");
+    let paths = parts.next().unwrap_or_default();
+    for part in parts {
+        match part {
+            "8bit" => expected.body = Some(Body::EightBitMime),
+            "7bit" => expected.body = Some(Body::SevenBit),
+            "utf8" => expected.smtputf8 = true,
+            "full" => expected.ret = Some(Ret::Full),
+            "hdrs" => expected.ret = Some(Ret::Headers),
+            _ => {
+                let envid = part.strip_prefix("envid=").ok_or("unknown parameter of the envelope")?;
+                expected.envid = Some(envid.into());
+            }
+        }
+    }
     let (from, to) = paths.split_once(" -> ").ok_or("expected `reverse-path -> recipient, ..`")?;
     let from = if from == "<>" { "" } else { from };
     let to = to.split(", ").map(str::to_owned).collect();
-    Ok(Expected { envelope: Some((from.to_owned(), to)), body, ..Expected::default() })
+    expected.envelope = Some((from.to_owned(), to));
+    Ok(expected)
+}
+
+/// `NOTIFY ORCPT`, each `-` for none.
+fn notice(text: &str) -> Result<Notice, String> {
+    let (notify, orcpt) = text.split_once(' ').ok_or("expected NOTIFY and ORCPT")?;
+    let event = |name| match name {
+        "NEVER" => Ok(Notify::NEVER),
+        "SUCCESS" => Ok(Notify::SUCCESS),
+        "FAILURE" => Ok(Notify::FAILURE),
+        "DELAY" => Ok(Notify::DELAY),
+        _ => Err("unknown NOTIFY".to_owned()),
+    };
+    let notify = (notify != "-").then(|| {
+        notify.split(',').try_fold(Notify::NEVER, |wanted, name| event(name).map(|event| wanted.and(event)))
+    });
+    Ok((notify.transpose()?, (orcpt != "-").then(|| orcpt.into())))
+}
+
+fn extension(keyword: &str) -> Result<Extension, String> {
+    let named = Extension::ALL.into_iter().find(|extension| extension.keyword() == keyword);
+    named.ok_or_else(|| "unknown extension".to_owned())
 }
 
 fn event(line: &str) -> Result<Step, String> {

@@ -11,7 +11,8 @@ use ringmx::id::{MessageId, SessionId};
 use ringmx::limits;
 use ringmx::protocol::command::{self, Command};
 use ringmx::protocol::envelope::{Envelope, Writer};
-use ringmx::protocol::params::MailParams;
+use ringmx::protocol::extension::{Extension, Extensions};
+use ringmx::protocol::params::{MailParams, RcptParams};
 use ringmx::protocol::path::{ForwardPath, Mailbox, ReversePath};
 use ringmx::protocol::proxy;
 use ringmx::session::Error;
@@ -27,7 +28,7 @@ use ringmx_ring::BlockBuffer;
 use crate::matrix::{self, LINES, Model, State};
 use crate::oracle;
 use crate::pair::{Commits, Options, Pair, Stored};
-use crate::phases::{PHASES, Phase};
+use crate::phases::{PHASES, Phase, WITHIN_CHUNKS};
 use crate::proxy::{self as slow_proxy, Read};
 use crate::random::Random;
 
@@ -54,6 +55,9 @@ const COMMANDS: &[&str] = &[
     "NOOP\r\n",
     "QUIT\r\n",
     "BDAT 5\r\n",
+    "BDAT 0 LAST\r\n",
+    "BDAT 30 LAST\r\n",
+    " SMTPUTF8",
     "\r\n.\r\n",
     "\n.\r\n",
     "\r\n.\n",
@@ -95,8 +99,34 @@ const PATHS: &[&str] = &[
     "\x7f",
 ];
 
-const PARAMS: &[&str] =
-    &[" ", "SIZE=", "BODY=", "8BITMIME", "7BIT", "0", "18446744073709551616", "=", "X", "-", "\0"];
+const PARAMS: &[&str] = &[
+    " ",
+    "SIZE=",
+    "BODY=",
+    "8BITMIME",
+    "7BIT",
+    "0",
+    "18446744073709551616",
+    "=",
+    "X",
+    "-",
+    "\0",
+    "SMTPUTF8",
+    "RET=",
+    "FULL",
+    "HDRS",
+    "ENVID=",
+    "NOTIFY=",
+    "NEVER",
+    "SUCCESS",
+    "DELAY",
+    ",",
+    "ORCPT=",
+    "rfc822;",
+    "utf-8;",
+    "+2B",
+    "\u{e9}",
+];
 
 const TOML: &[&str] = &[
     "hostname = \"mx.example\"\n",
@@ -140,7 +170,11 @@ pub const TARGETS: &[Target] = &[
     Target { name: "command", run: fuzz_command, words: COMMANDS },
     Target { name: "path", run: fuzz_path, words: PATHS },
     Target { name: "params", run: fuzz_params, words: PARAMS },
-    Target { name: "decoder", run: fuzz_decoder, words: &["\r\n", "\r\n.", "\n", "\r", ".", "a", "text"] },
+    Target {
+        name: "decoder",
+        run: fuzz_decoder,
+        words: &["\r\n", "\r\n.", "\n", "\r", ".", "\0", "a", "text"],
+    },
     Target { name: "session", run: fuzz_session, words: COMMANDS },
     Target { name: "walk", run: fuzz_walk, words: &["\0", "\u{8}", "\u{20}", "\u{27}", "\u{37}", "\u{40}"] },
     Target { name: "proxy", run: fuzz_proxy, words: PROXY },
@@ -154,12 +188,12 @@ pub const TARGETS: &[Target] = &[
 pub fn fuzz_command(data: &[u8]) {
     let line = data.split(|&octet| octet == b'\n').next().unwrap_or_default();
     let line = line.strip_suffix(b"\r").unwrap_or(line);
-    let Ok(command) = command::parse(line) else { return };
+    let Ok(command) = command::parse(line, Extensions::DEFAULT.with(Extension::Dsn)) else { return };
     let verb = command.verb().as_bytes();
     assert!(line[..verb.len()].eq_ignore_ascii_case(verb));
     // RFC 5321 §4.1.1: white space before the line end is let through.
-    let printable = |octet: &u8| matches!(octet, b' '..=b'~');
-    assert!(line.trim_ascii_end().iter().all(printable), "only printable octets are taken");
+    let text = str::from_utf8(line.trim_ascii_end()).expect("only UTF-8 is taken");
+    assert!(!text.contains(|c: char| c.is_ascii_control()), "no control octet is taken");
     match command {
         Command::Ehlo(name) | Command::Helo(name) => {
             assert!((1..=limits::DOMAIN_LEN_MAX).contains(&name.0.len()));
@@ -169,6 +203,7 @@ pub fn fuzz_command(data: &[u8]) {
             if let ReversePath::Mailbox(mailbox) = mail.reverse_path {
                 judge_mailbox(&mailbox);
             }
+            assert!(line.is_ascii() || mail.params.smtputf8);
         }
         Command::Rcpt(rcpt) => {
             if let ForwardPath::Mailbox(mailbox) = rcpt.forward_path {
@@ -200,23 +235,42 @@ fn judge_mailbox(mailbox: &Mailbox<'_>) {
     assert!((1..=limits::DOMAIN_LEN_MAX).contains(&mailbox.domain.as_bytes().len()));
     let mut stored = Vec::new();
     mailbox.write(&mut stored);
-    assert!(stored.iter().all(|octet| matches!(octet, b' '..=b'~')));
+    let text = str::from_utf8(&stored).expect("UTF-8");
+    assert!(!text.contains(|c: char| c.is_control()));
     assert_eq!(Mailbox::parse(&stored).as_ref(), Ok(mailbox));
 }
 
-/// Parameters: what is taken once is taken in any order of letters' case.
+/// Parameters: what is taken is taken whatever the case of its letters, and unknown where it is not offered.
 pub fn fuzz_params(data: &[u8]) {
-    let upper = data.to_ascii_uppercase();
-    assert_eq!(MailParams::parse(data), MailParams::parse(&upper));
+    let (offered, upper) = (Extensions::DEFAULT.with(Extension::Dsn), data.to_ascii_uppercase());
+    if let Ok(params) = MailParams::parse(data, offered) {
+        let again = MailParams::parse(&upper, offered).expect("the same in capitals");
+        assert_eq!((params.size, params.body, params.smtputf8), (again.size, again.body, again.smtputf8));
+        assert_eq!(params.ret, again.ret);
+        let without = MailParams::parse(data, Extensions::DEFAULT);
+        assert_eq!(without.is_ok(), params.ret.is_none() && params.envid.is_none());
+    }
+    if let Ok(params) = RcptParams::parse(data, offered) {
+        let again = RcptParams::parse(&upper, offered).expect("the same in capitals");
+        assert_eq!(params.notify, again.notify);
+        let without = RcptParams::parse(data, Extensions::DEFAULT);
+        assert_eq!(without.is_ok(), params == RcptParams::default());
+    }
 }
 
 /// Content: whole, by octets and in random pieces as the oracle says. The first octet seeds the pieces.
 pub fn fuzz_decoder(data: &[u8]) {
     let Some((&seed, input)) = data.split_first() else { return };
+    let mut random = Random::new(u64::from(seed));
+    let expected = oracle::decode_chunks(input);
+    assert_eq!(oracle::chunks_in_pieces([input]), expected);
+    assert_eq!(oracle::chunks_in_pieces(input.chunks(1)), expected);
+    assert_eq!(oracle::chunks_in_pieces(oracle::random_pieces(input, &mut random)), expected);
+    oracle::assert_safe(&expected);
+
     let expected = oracle::decode(input);
     assert_eq!(oracle::decode_pieces([input]), expected);
     assert_eq!(oracle::decode_pieces(input.chunks(1)), expected);
-    let mut random = Random::new(u64::from(seed));
     assert_eq!(oracle::decode_pieces(oracle::random_pieces(input, &mut random)), expected);
     if let Some(expected) = expected {
         oracle::assert_safe(&expected);
@@ -228,7 +282,8 @@ pub fn fuzz_decoder(data: &[u8]) {
 /// Whatever comes in whatever pieces, replies and stored messages are the same, and at the end nothing is held.
 pub fn fuzz_session(data: &[u8]) {
     let [phase, journal, seed, input @ ..] = data else { return };
-    let phase = PHASES[usize::from(*phase) % PHASES.len()];
+    let phases = [PHASES, WITHIN_CHUNKS].concat();
+    let phase = phases[usize::from(*phase) % phases.len()];
     let whole = converse(phase, *journal, &[input]);
     let pieces = oracle::random_pieces(input, &mut Random::new(u64::from(*seed)));
     assert_eq!(converse(phase, *journal, &pieces), whole, "{phase:?} in pieces");

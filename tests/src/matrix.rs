@@ -14,6 +14,16 @@ pub enum Class {
     /// RCPT of a domain that is not served.
     Elsewhere,
     Data,
+    /// MAIL with SMTPUTF8.
+    Utf8Mail,
+    /// RCPT of a mailbox that needs it.
+    Utf8Rcpt,
+    /// BDAT of no octets, and not the last.
+    Chunk,
+    /// BDAT of no octets, and the last.
+    LastChunk,
+    /// What follows it cannot be told from commands.
+    Unreadable,
     Rset,
     Noop,
     Help,
@@ -63,7 +73,11 @@ pub const LINES: &[(&str, Class)] = &[
     ("MAIL FROM:<a>", Class::Wrong(501)),
     ("MAIL FROM:<a@example.org", Class::Wrong(501)),
     ("MAIL TO:<a@example.org>", Class::Wrong(501)),
-    ("MAIL FROM:<\u{e9}@example.org>", Class::Wrong(553)),
+    ("MAIL FROM:<\u{e9}@example.org>", Class::Wrong(550)),
+    ("MAIL FROM:<\u{e9}@example.org> SMTPUTF8", Class::Utf8Mail),
+    ("MAIL FROM:<a@example.org> smtputf8 BODY=8BITMIME", Class::Utf8Mail),
+    ("MAIL FROM:<a@example.org> SMTPUTF8=", Class::Wrong(501)),
+    ("MAIL FROM:<a@example.org> RET=FULL", Class::Wrong(555)),
     ("RCPT TO:<b@example.com>", Class::Rcpt),
     ("rcpt to:<Postmaster>", Class::Rcpt),
     ("RCPT TO:<postmaster@EXAMPLE.com>", Class::Rcpt),
@@ -80,7 +94,8 @@ pub const LINES: &[(&str, Class)] = &[
     ("RCPT TO:b@example.com", Class::Wrong(501)),
     ("RCPT FROM:<b@example.com>", Class::Wrong(501)),
     ("RCPT", Class::Wrong(501)),
-    ("RCPT TO:<\u{e9}@example.com>", Class::Wrong(553)),
+    ("RCPT TO:<\u{e9}@example.com>", Class::Utf8Rcpt),
+    ("RCPT TO:<b@example.com> NOTIFY=NEVER", Class::Wrong(555)),
     ("DATA", Class::Data),
     ("data ", Class::Data),
     ("DATA x", Class::Wrong(501)),
@@ -91,6 +106,8 @@ pub const LINES: &[(&str, Class)] = &[
     ("HELP", Class::Help),
     ("HELP x", Class::Help),
     ("VRFY b", Class::Vrfy),
+    ("VRFY \u{e9} SMTPUTF8", Class::Vrfy),
+    ("VRFY \u{e9}", Class::Wrong(553)),
     ("VRFY", Class::Wrong(501)),
     ("EXPN", Class::Wrong(501)),
     ("EXPN b", Class::Wrong(502)),
@@ -100,7 +117,11 @@ pub const LINES: &[(&str, Class)] = &[
     ("STARTTLS x", Class::Wrong(501)),
     ("AUTH", Class::Wrong(502)),
     ("AUTH PLAIN AGEAYg==", Class::Wrong(502)),
-    ("BDAT 3 LAST", Class::Wrong(502)),
+    ("BDAT 0", Class::Chunk),
+    ("bdat 0 last", Class::LastChunk),
+    ("BDAT", Class::Unreadable),
+    ("BDAT 3 FIRST", Class::Unreadable),
+    ("BDAT 5000000000", Class::Unreadable),
     ("XYZZY", Class::Wrong(500)),
     ("SEND FROM:<a@example.org>", Class::Wrong(500)),
     ("ETRN example.com", Class::Wrong(500)),
@@ -130,6 +151,8 @@ pub enum State {
     Refused,
     /// Behind MAIL and a RCPT that was taken.
     Rcpt,
+    /// Between two chunks of BDAT.
+    Chunks,
     /// At the start of a line of content.
     Content,
     /// Within one.
@@ -147,6 +170,8 @@ pub struct Model {
     stopping: bool,
     /// The last MAIL was refused for an error of the server.
     mail_failed: bool,
+    /// The transaction has it.
+    smtputf8: bool,
     /// Since the last accepted message.
     faults_count: u32,
     refused_recipients_count: u32,
@@ -165,16 +190,19 @@ impl Model {
             Phase::Mail => State::Mail,
             Phase::Recipients | Phase::Stopping => State::Rcpt,
             Phase::Refused => State::Refused,
+            Phase::Chunks => State::Chunks,
             Phase::Content => State::Content,
             Phase::Line => State::Line,
             Phase::Discarding => State::Discarding,
             Phase::Closed => State::Closed,
+            Phase::Chunk | Phase::Skipping => unreachable!("no lines are read there"),
         };
         Self {
             state,
             no_storage: phase == Phase::NoStorage,
             stopping: phase == Phase::Stopping,
             mail_failed: false,
+            smtputf8: false,
             faults_count: 0,
             refused_recipients_count: u32::from(phase == Phase::Refused),
         }
@@ -184,11 +212,7 @@ impl Model {
     pub fn line(&mut self, line: &str, class: Class) -> Vec<u16> {
         match self.state {
             State::Closed => Vec::new(),
-            State::Content if line == "." => {
-                (self.faults_count, self.refused_recipients_count) = (0, 0);
-                self.state = if self.stopping { State::Closed } else { State::Idle };
-                if self.stopping { vec![250, 421] } else { vec![250] }
-            }
+            State::Content if line == "." => self.accept(),
             State::Content | State::Line => {
                 self.state = State::Content;
                 Vec::new()
@@ -201,8 +225,19 @@ impl Model {
         }
     }
 
+    /// The message is whole.
+    fn accept(&mut self) -> Vec<u16> {
+        (self.faults_count, self.refused_recipients_count) = (0, 0);
+        self.state = if self.stopping { State::Closed } else { State::Idle };
+        if self.stopping { vec![250, 421] } else { vec![250] }
+    }
+
     fn command(&mut self, class: Class) -> Vec<u16> {
-        use State::{Closed, Content, Idle, Mail, Rcpt, Refused, Start};
+        use State::{Chunks, Closed, Content, Idle, Mail, Rcpt, Refused, Start};
+        if class == Class::LastChunk && matches!(self.state, Rcpt | Chunks) {
+            return self.accept();
+        }
+        let is_mail = matches!(class, Class::Mail | Class::Utf8Mail);
         let in_transaction = matches!(self.state, Mail | Refused | Rcpt);
         let (code, next) = match (class, self.state) {
             (Class::Wrong(code), state) => (code, state),
@@ -214,34 +249,48 @@ impl Model {
             (Class::Rset, _) => (250, Idle),
             (Class::Quit, _) => (221, Closed),
             (Class::LargeMail, Idle) => (552, Idle),
-            (Class::Mail, Idle) if self.stopping => (421, Closed),
-            (Class::Mail, Idle) if self.no_storage => (452, Idle),
-            (Class::Mail, Idle) => (250, Mail),
+            (_, Idle) if is_mail && self.stopping => (421, Closed),
+            (_, Idle) if is_mail && self.no_storage => (452, Idle),
+            (_, Idle) if is_mail => (250, Mail),
             (Class::Rcpt, _) if in_transaction => (250, Rcpt),
+            (Class::Utf8Rcpt, _) if in_transaction && self.smtputf8 => (250, Rcpt),
+            (Class::Utf8Rcpt, Rcpt) => (553, Rcpt),
+            (Class::Utf8Rcpt, _) if in_transaction => (553, Refused),
+            (Class::Unreadable, _) => (421, Closed),
+            (Class::Chunk, Rcpt | Chunks) => (250, Chunks),
             (Class::Elsewhere, Rcpt) => (550, Rcpt),
             (Class::Elsewhere, _) if in_transaction => (550, Refused),
             (Class::Data, Rcpt) => (354, Content),
-            (Class::Data, Refused) => (554, Refused),
-            (Class::Mail | Class::LargeMail | Class::Rcpt | Class::Elsewhere | Class::Data, state) => {
-                (503, state)
-            }
+            (Class::Data | Class::Chunk | Class::LastChunk, Refused) => (554, Refused),
+            // Everything that makes a transaction, at the wrong time.
+            (_, state) => (503, state),
         };
         let free = self.mail_failed && self.state == Idle && code == 503;
         self.state = next;
-        if class == Class::Mail && code != 503 {
+        if is_mail && code != 503 {
             self.mail_failed = code == 452;
+            self.smtputf8 = class == Class::Utf8Mail;
         }
-        if code < 500 || code == 554 || free { vec![code] } else { self.refuse(code) }
+        match code {
+            _ if code < 500 || code == 554 || free => vec![code],
+            550 if class == Class::Elsewhere => self.refuse_recipient(),
+            _ => self.refuse(code),
+        }
     }
 
     /// A fault, and what follows when it was the last that the session had.
     fn refuse(&mut self, code: u16) -> Vec<u16> {
-        let (count, max) = match code {
-            550 => (&mut self.refused_recipients_count, REFUSED_RECIPIENTS_COUNT_MAX),
-            _ => (&mut self.faults_count, FAULTS_COUNT_MAX),
-        };
-        *count += 1;
-        if *count < max {
+        self.faults_count += 1;
+        self.patience(code, self.faults_count < FAULTS_COUNT_MAX)
+    }
+
+    fn refuse_recipient(&mut self) -> Vec<u16> {
+        self.refused_recipients_count += 1;
+        self.patience(550, self.refused_recipients_count < REFUSED_RECIPIENTS_COUNT_MAX)
+    }
+
+    fn patience(&mut self, code: u16, goes_on: bool) -> Vec<u16> {
+        if goes_on {
             return vec![code];
         }
         self.state = State::Closed;

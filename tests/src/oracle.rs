@@ -1,7 +1,8 @@
 //! What decoded content must be, said slowly: a second opinion on `protocol::data` that shares no line with it.
 //!
 //! It works on the whole input and in steps that a reader can check against RFC 5321 §4.1.1.4, §4.5.2 and §2.3.8:
-//! find the end, cut into lines, take the dots off, join with CRLF.
+//! find the end, cut into lines, take the dots off, join with CRLF. For the chunks of BDAT (RFC 3030) only the middle
+//! one and the last.
 
 use ringmx::protocol::data::{Decoder, End};
 
@@ -28,27 +29,45 @@ pub fn decode(input: &[u8]) -> Option<Decoding> {
     // The CRLF of the DATA command stands before the content.
     let wire = [b"\r\n", input].concat();
     let end = wire.windows(5).position(|window| window == b"\r\n.\r\n")?;
-    let lines = lines(&wire[2..(end + 2).max(2)]);
+    let mut decoding = of_lines(lines(&wire[2..(end + 2).max(2)]), true);
+    decoding.consumed = end + 3;
+    Some(decoding)
+}
+
+/// All of the input as the content of chunks.
+pub fn decode_chunks(input: &[u8]) -> Decoding {
+    // A last line without an end gets one; a CR alone is an end.
+    let ends = matches!(input.last(), None | Some(b'\n' | b'\r'));
+    let mut decoding = of_lines(lines(&[input, if ends { b"" } else { b"\r\n" }].concat()), false);
+    decoding.consumed = input.len();
+    decoding
+}
+
+fn of_lines(lines: Vec<(Vec<u8>, LineEnd)>, dots_are_stuffed: bool) -> Decoding {
     let mut decoding = Decoding {
         content: Vec::new(),
-        consumed: end + 3,
-        end: End { lookalike: false, bare_newlines: false },
+        consumed: 0,
+        end: End { lookalike: false, nul_lookalike: false, bare_newlines: false },
     };
     let mut begun_by = LineEnd::Crlf;
     for (text, ended_by) in lines {
-        let stuffed = begun_by == LineEnd::Crlf && text.starts_with(b".");
+        let stuffed = dots_are_stuffed && begun_by == LineEnd::Crlf && text.starts_with(b".");
         let stored = if stuffed { &text[1..] } else { &text };
         decoding.content.extend_from_slice(stored);
         decoding.content.extend_from_slice(b"\r\n");
         let has_bare_end = begun_by == LineEnd::Bare || ended_by == LineEnd::Bare;
+        let without_nuls =
+            |text: &[u8]| text.iter().copied().filter(|&octet| octet != 0).collect::<Vec<u8>>();
+        let is_dot_without_nuls = |text: &[u8]| text != b"." && without_nuls(text) == b".";
         decoding.end.bare_newlines |= ended_by == LineEnd::Bare;
         decoding.end.lookalike |= has_bare_end && (text == b"." || stored == b".");
+        decoding.end.nul_lookalike |= is_dot_without_nuls(&text) || is_dot_without_nuls(stored);
         begun_by = ended_by;
     }
-    Some(decoding)
+    decoding
 }
 
-/// Texts and line ends. The input ends with CRLF or is empty.
+/// Texts and line ends. The input ends with a line end or is empty.
 fn lines(wire: &[u8]) -> Vec<(Vec<u8>, LineEnd)> {
     let (mut lines, mut text, mut at) = (Vec::new(), Vec::new(), 0);
     while at < wire.len() {
@@ -87,6 +106,18 @@ pub fn decode_pieces<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Option<D
     None
 }
 
+/// The same for the content of chunks.
+pub fn chunks_in_pieces<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Decoding {
+    let (mut decoder, mut content, mut consumed) = (Decoder::of_chunks(), Vec::new(), 0);
+    for piece in pieces {
+        let decoded = decoder.decode(piece, &mut content);
+        assert_eq!((decoded.consumed, decoded.end), (piece.len(), None), "chunks have no end of their own");
+        consumed += piece.len();
+    }
+    let end = decoder.finish(&mut content);
+    Decoding { content, consumed, end }
+}
+
 /// Pieces of random lengths, often very short.
 pub fn random_pieces<'a>(input: &'a [u8], random: &mut Random) -> Vec<&'a [u8]> {
     let (mut pieces, mut rest) = (Vec::new(), input);
@@ -98,8 +129,8 @@ pub fn random_pieces<'a>(input: &'a [u8], random: &mut Random) -> Vec<&'a [u8]> 
     pieces
 }
 
-/// What must hold of any content that is stored: whoever sends it on with dots stuffed and takes any line end for a
-/// line end meets end-of-data where it is, and not before.
+/// What must hold of any content that is stored: sent on with dots stuffed, it ends where it ends, whatever the next
+/// hop takes for a line end, and whether or not it drops NULs, unless the decoder told of one.
 pub fn assert_safe(decoding: &Decoding) {
     let Decoding { content, end, .. } = decoding;
     assert!(content.is_empty() || content.ends_with(b"\r\n"), "the last line is whole");
@@ -110,4 +141,34 @@ pub fn assert_safe(decoding: &Decoding) {
         before = octet;
     }
     assert!(end.bare_newlines || !end.lookalike, "a look-alike has a bare line end");
+    let wire = send_on(content);
+    assert_eq!(lax_end(&wire), wire.len(), "what a lax server takes for the end");
+    if !end.nul_lookalike {
+        let without_nuls: Vec<u8> = wire.into_iter().filter(|&octet| octet != 0).collect();
+        assert_eq!(lax_end(&without_nuls), without_nuls.len(), "the same for one that drops NULs");
+    }
+}
+
+/// Stored content as a client sends it behind DATA, the end included.
+pub fn send_on(content: &[u8]) -> Vec<u8> {
+    let mut wire = Vec::new();
+    for line in content.split_inclusive(|&octet| octet == b'\n') {
+        wire.extend_from_slice(if line.starts_with(b".") { b"." } else { b"" });
+        wire.extend_from_slice(line);
+    }
+    wire.extend_from_slice(b".\r\n");
+    wire
+}
+
+/// Octets up to the first thing that any server at all could take for end-of-data, and with it: a dot between two line
+/// ends of whatever kind.
+fn lax_end(wire: &[u8]) -> usize {
+    let is_line_end = |octet: &u8| matches!(octet, b'\r' | b'\n');
+    for at in 0..wire.len() {
+        let begins_line = at == 0 || is_line_end(&wire[at - 1]);
+        if begins_line && wire[at] == b'.' && wire.get(at + 1).is_some_and(is_line_end) {
+            return if wire[at + 1..].starts_with(b"\r\n") { at + 3 } else { at + 2 };
+        }
+    }
+    panic!("no end at all")
 }

@@ -13,10 +13,15 @@ use ringmx::event::{EventQueue, Kind};
 use ringmx::id::SessionIds;
 use ringmx::limits;
 use ringmx::policy::clients::{Amount, Clients};
+use ringmx::policy::network::NetworkSet;
+use ringmx::policy::newline::BareNewline;
 use ringmx::policy::recipient::Recipients;
 use ringmx::protocol::envelope::Envelope;
-use ringmx::protocol::params::Body;
-use ringmx::session::{Context, Error, Guard, Next, Piece, Pool, Replies, Service, Session, Spilled};
+use ringmx::protocol::extension::Extensions;
+use ringmx::protocol::params::{Body, Notify, Ret};
+use ringmx::session::{
+    Context, Error, Guard, Next, Piece, Pool, Replies, Service, Session, Settings, Spilled,
+};
 use ringmx::stats::WorkerStats;
 use ringmx::time::Now;
 
@@ -31,6 +36,10 @@ const EVENTS_COUNT_MAX: usize = 256;
 #[derive(Clone, Debug)]
 pub struct Options {
     pub max_message_size: u64,
+    pub banner: Option<Box<str>>,
+    pub extensions: Extensions,
+    pub bare_newline: BareNewline,
+    pub bare_newline_exclude: NetworkSet,
     pub domains: Vec<String>,
     pub client: SocketAddr,
     pub command_timeout: Duration,
@@ -53,6 +62,10 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             max_message_size: 50 << 20,
+            banner: None,
+            extensions: Extensions::DEFAULT,
+            bare_newline: BareNewline::default(),
+            bare_newline_exclude: NetworkSet::default(),
             domains: vec![
                 "example.com".to_owned(),
                 "[192.0.2.25]".to_owned(),
@@ -87,7 +100,12 @@ pub struct Stored {
     pub id: String,
     pub reverse_path: Vec<u8>,
     pub recipients: Vec<Vec<u8>>,
+    /// NOTIFY and ORCPT, in the order of the recipients.
+    pub notices: Vec<(Option<Notify>, Option<Vec<u8>>)>,
     pub body: Option<Body>,
+    pub smtputf8: bool,
+    pub ret: Option<Ret>,
+    pub envid: Option<Vec<u8>>,
     pub helo: Vec<u8>,
     /// Our trace field: the lines up to the first that is not folded.
     pub trace: Vec<u8>,
@@ -123,15 +141,19 @@ impl Pair {
     pub fn new(options: &Options) -> Self {
         let unix = Duration::from_secs(UNIX_SECS);
         let now = Now { monotonic: Duration::from_secs(1000), unix };
-        let mut service = Service::new(
-            HOSTNAME,
-            options.max_message_size,
-            Arc::new(Recipients::new(&options.domains).expect("domains")),
-            Replies::new(options.texts.clone(), options.help_url.clone()),
-            options.command_timeout,
-            options.data_timeout,
-        );
-        service.guard = options.guard.clone();
+        let service = Service::new(Settings {
+            hostname: HOSTNAME.into(),
+            banner: options.banner.clone(),
+            message_len_max: options.max_message_size,
+            extensions: options.extensions,
+            bare_newline: options.bare_newline,
+            bare_newline_exclude: options.bare_newline_exclude.clone(),
+            recipients: Arc::new(Recipients::new(&options.domains).expect("domains")),
+            replies: Arc::new(Replies::new(options.texts.clone(), options.help_url.clone())),
+            guard: options.guard.clone(),
+            command_timeout: options.command_timeout,
+            data_timeout: options.data_timeout,
+        });
         let (stats, events) = (Arc::new(WorkerStats::default()), EventQueue::new(EVENTS_COUNT_MAX));
         let mut pool = Pool::new(stats, events, options.memory_max, options.inline_size);
         let (clients, limits) = (Clients::new(64, RandomState::new()), &options.guard.client_limits);
@@ -357,7 +379,14 @@ impl Pair {
                 id: message.id.to_string(),
                 reverse_path: envelope.reverse_path().to_vec(),
                 recipients: envelope.recipients().map(<[u8]>::to_vec).collect(),
+                notices: envelope
+                    .recipients_with_params()
+                    .map(|recipient| (recipient.params.notify, recipient.params.orcpt.map(<[u8]>::to_vec)))
+                    .collect(),
                 body: envelope.body(),
+                smtputf8: envelope.smtputf8(),
+                ret: envelope.ret(),
+                envid: envelope.envid().map(<[u8]>::to_vec),
                 helo: envelope.helo().unwrap_or_default().to_vec(),
                 trace: trace.to_vec(),
                 content: content.to_vec(),

@@ -22,6 +22,12 @@ pub enum Phase {
     Content,
     /// Within a line of content.
     Line,
+    /// Within a chunk of BDAT.
+    Chunk,
+    /// Between two chunks.
+    Chunks,
+    /// Within a chunk of BDAT that is refused.
+    Skipping,
     /// Within a command line that is too long.
     Discarding,
     /// Behind end-of-data, the commit pending.
@@ -43,6 +49,7 @@ pub const PHASES: &[Phase] = &[
     Phase::Refused,
     Phase::Content,
     Phase::Line,
+    Phase::Chunks,
     Phase::Discarding,
     Phase::Committing,
     Phase::Used,
@@ -51,6 +58,9 @@ pub const PHASES: &[Phase] = &[
     Phase::Closed,
     Phase::Helo,
 ];
+
+/// Those in which it is counted, not read, what the client sends.
+pub const WITHIN_CHUNKS: &[Phase] = &[Phase::Chunk, Phase::Skipping];
 
 const EHLO: &str = "EHLO client.example\r\n";
 const MAIL: &str = "MAIL FROM:<a@example.org>\r\n";
@@ -71,6 +81,9 @@ impl Phase {
             Self::Refused => [EHLO, MAIL, "RCPT TO:<b@example.org>\r\n"].concat(),
             Self::Content => [EHLO, MAIL, RCPT, "DATA\r\n"].concat(),
             Self::Line => [EHLO, MAIL, RCPT, "DATA\r\nSubject: x\r\n\r\nbegun"].concat(),
+            Self::Chunk => [EHLO, MAIL, RCPT, "BDAT 4019 LAST\r\nSubject: x\r\n\r\nbegun"].concat(),
+            Self::Chunks => [EHLO, MAIL, RCPT, "BDAT 12\r\nSubject: x\r\n"].concat(),
+            Self::Skipping => [EHLO, "BDAT 4012\r\nSubject: x\r\n"].concat(),
             Self::Discarding => [EHLO, &long].concat(),
             Self::Committing => [EHLO, MESSAGE].concat(),
             Self::Used => [EHLO, MESSAGE, MESSAGE, EHLO].concat(),
@@ -89,5 +102,10 @@ impl Phase {
         pair.stored.clear();
         assert_eq!(pair.is_closed(), self == Self::Closed, "{self:?}");
         pair
+    }
+
+    /// Octets of the chunk that are still to come.
+    pub fn left_len(self) -> usize {
+        if matches!(self, Self::Chunk | Self::Skipping) { 4000 } else { 0 }
     }
 }

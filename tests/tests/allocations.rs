@@ -6,7 +6,7 @@ use std::time::Duration;
 use ringmx::event::EventQueue;
 use ringmx::id::SessionIds;
 use ringmx::policy::recipient::Recipients;
-use ringmx::session::{Context, Next, Pool, Replies, Service, Session};
+use ringmx::session::{Context, Next, Pool, Service, Session, Settings};
 use ringmx::stats::WorkerStats;
 use ringmx::time::Now;
 use tests::allocations::{Counting, counted};
@@ -28,14 +28,13 @@ impl Driver {
     fn new() -> Self {
         let now = Now { monotonic: Duration::from_secs(1), unix: Duration::from_secs(1_795_317_300) };
         let recipients = Arc::new(Recipients::new(["example.com"]).expect("a domain"));
-        let (minute, replies) = (Duration::from_secs(60), Replies::default());
         Self {
             session: Session::new(
                 SessionIds::new(0).next(now),
                 "192.0.2.7:40123".parse().expect("an address"),
                 now.monotonic,
             ),
-            service: Service::new("mx.example", 1 << 20, recipients, replies, minute, minute),
+            service: Service::new(Settings::new("mx.example", recipients)),
             pool: Pool::new(Arc::new(WorkerStats::default()), EventQueue::new(64), 64 << 20, 256 << 10),
             now,
             out: Vec::with_capacity(1 << 16),

@@ -461,3 +461,28 @@ fn mail_of_every_durability_comes_out_and_the_metrics_say_what_was_promised() {
         assert_eq!(home.undelivered(), [""; 0], "{promised}");
     }
 }
+
+#[test]
+fn chunks_and_addresses_in_utf8_reach_the_maildir() {
+    let home = Home::new(&Options::default());
+    let server = home.serve();
+    let mut client = Client::ready(server.address).expect("a session");
+    client.say("MAIL FROM:<jos\u{e9}@b\u{fc}cher.example> SMTPUTF8", 250).expect("a 250");
+    client.say(&format!("RCPT TO:<{TO}>"), 250).expect("a 250");
+    // Long enough to come in many pieces, and cut within a line end.
+    let content = [&b"Subject: x\r\n\r\n.\r\n"[..], &b"a line\r\n".repeat(100_000)].concat();
+    let (head, tail) = content.split_at(content.len() - 1);
+    client.write(&[format!("BDAT {}\r\n", head.len()).as_bytes(), head].concat()).expect("written");
+    let taken = client.expect(250).expect("a 250");
+    assert_eq!(taken.text, format!("2.0.0 {} octets received", head.len()));
+    client.write(&[b"BDAT 1 LAST\r\n", tail, b"QUIT\r\n"].concat()).expect("written");
+    let id = client.queued().expect("a 250");
+    client.expect(221).expect("a goodbye");
+    let delivered = one(&home);
+    assert!(delivered.name.contains(&format!("R{id}.")));
+    assert_eq!(text(&delivered.return_path), "<jos\u{e9}@b\u{fc}cher.example>");
+    assert!(text(&delivered.trace).contains(" with UTF8SMTP id "), "{}", text(&delivered.trace));
+    assert!(delivered.content == with_lf(&content));
+    home.verify();
+    server.stop();
+}

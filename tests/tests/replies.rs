@@ -56,7 +56,7 @@ fn says(line: &str, entry: &Entry) -> bool {
 fn is_extension(line: &str) -> bool {
     line.get(4..).and_then(|text| text.split(' ').next()).is_some_and(|keyword| {
         line.starts_with("250")
-            && keyword.len() > 3
+            && keyword.len() > 2
             && keyword.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit())
     })
 }

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use tests::matrix::LINES;
 use tests::pair::{Commits, Options, Pair, Stored};
-use tests::phases::PHASES;
+use tests::phases::{PHASES, Phase, WITHIN_CHUNKS};
 
 #[test]
 fn time_runs_out_behind_every_pair_of_commands_in_every_phase() {
-    for phase in PHASES {
+    for phase in PHASES.iter().chain(WITHIN_CHUNKS) {
         for (first, _) in LINES {
             for (second, _) in LINES.iter().step_by(3) {
                 let mut pair = phase.pair(&Options::default());
@@ -27,20 +27,21 @@ fn time_runs_out_behind_every_pair_of_commands_in_every_phase() {
 
 #[test]
 fn a_session_ends_cleanly_in_every_phase() {
-    for phase in PHASES {
-        type End = fn(&mut Pair);
+    for phase in PHASES.iter().chain(WITHIN_CHUNKS) {
+        type End = fn(&mut Pair, Phase);
         let ends: [End; 4] = [
-            Pair::vanish,
-            Pair::end_input,
-            |pair| pair.wait(Duration::from_secs(3600)),
-            |pair| {
+            |pair, _| pair.vanish(),
+            |pair, _| pair.end_input(),
+            |pair, _| pair.wait(Duration::from_secs(3600)),
+            |pair, phase| {
                 pair.stop();
+                pair.send(&vec![b'x'; phase.left_len()]);
                 pair.send(b"\r\n.\r\nQUIT\r\n");
             },
         ];
         for end in ends {
             let mut pair = phase.pair(&Options::default());
-            end(&mut pair);
+            end(&mut pair, *phase);
             if pair.is_committing() {
                 pair.complete(Ok(()));
                 pair.wait(Duration::from_secs(3600));
@@ -54,8 +55,9 @@ fn a_session_ends_cleanly_in_every_phase() {
 
 /// Much of what a session can meet, in few octets.
 const CONVERSATION: &[u8] = b"EHLO c\r\nMAIL FROM:<a@b> SIZE=9\r\nRCPT TO:<b@example.com>\r\nRCPT TO:<x@y>\r\nDATA\r\n\
-    S: x\r\n\r\n..y\r\nz\nw\r.\xff\r\n.\r\nNO\rOP\r\nbare\nMAIL FROM:<>\r\nRCPT TO:<postmaster>\r\nDATA\r\n.\r\nMAIL FROM:<>\r\n\
-    RCPT TO:<b@example.com>\r\nDATA\r\nx\n.\r\ny\r\n.\r\nRSET\r\nQUIT\r\nNOOP\r\n";
+    S: x\r\n\r\n..y\r\nz\nw\r.\xff\r\n.\r\nNO\rOP\r\nBDAT 5\r\nQUIT\nMAIL FROM:<>\r\nRCPT TO:<postmaster>\r\nDATA\r\n.\r\n\
+    MAIL FROM:<>\r\nRCPT TO:<b@example.com>\r\nDATA\r\nx\n.\r\ny\r\n.\r\nMAIL FROM:<> SMTPUTF8\r\nRCPT TO:<\xc3\xa9@example.com>\
+    \r\nBDAT 7\r\na\r\n.\r\nbBDAT 6 LAST\r\n\r\nc\nd\rRSET\r\nQUIT\r\nNOOP\r\n";
 
 fn converse(pieces: &[&[u8]], commits: Commits) -> (Vec<u8>, Vec<Stored>) {
     let mut pair = Pair::greeted(&Options::default());
@@ -73,7 +75,7 @@ fn converse(pieces: &[&[u8]], commits: Commits) -> (Vec<u8>, Vec<Stored>) {
 fn every_split_of_a_conversation_gives_the_same() {
     let whole = converse(&[CONVERSATION], Commits::Succeed);
     let text = String::from_utf8_lossy(&whole.0);
-    assert!(whole.1.len() == 2 && text.contains("554 5.6.0") && text.ends_with("goodbye\r\n"), "{text}");
+    assert!(whole.1.len() == 3 && text.contains("554 5.6.0") && text.ends_with("goodbye\r\n"), "{text}");
     assert_eq!(converse(&CONVERSATION.chunks(1).collect::<Vec<_>>(), Commits::Wait), whole);
     for first in 0..=CONVERSATION.len() {
         let (head, rest) = CONVERSATION.split_at(first);

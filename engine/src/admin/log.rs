@@ -74,6 +74,9 @@ fn write(event: &Event) {
             let (octets, recipients) = (content_len, recipients_count);
             info!(session, id = %message, client = %Client(client), octets, recipients, wait_us, "message accepted");
         }
+        Kind::BareNewlines { message, client, lookalike } => {
+            info!(session, id = %message, client = %Client(client), lookalike, "bare newlines in the content");
+        }
         Kind::Failed { client, error, code } => {
             warn!(session, client = %Client(client), error, code, "message not taken: our error");
         }

@@ -9,6 +9,7 @@
 
 mod analysis;
 mod finding;
+pub mod idn;
 mod include;
 mod reader;
 mod sections;
@@ -25,6 +26,9 @@ pub use finding::{ConfigError, Finding, Place, Severity};
 pub use template::PathTemplate;
 pub use value::format_size;
 
+use crate::policy::network::NetworkSet;
+use crate::policy::newline::BareNewline;
+use crate::protocol::extension::Extensions;
 use crate::session::Guard;
 
 /// What `ringmx serve` runs without `--config`; also an example to start from.
@@ -57,6 +61,15 @@ pub struct Listener {
     pub name: String,
     /// At least one. Port 0 lets the system choose.
     pub bind: Vec<SocketAddr>,
+    /// The name in the greeting, the reply to EHLO and the trace field. Default: that of the whole configuration.
+    pub hostname: String,
+    /// Printable ASCII behind the name in the greeting; None for the built-in one.
+    pub banner: Option<String>,
+    /// What the reply to EHLO lists.
+    pub extensions: Extensions,
+    pub bare_newline: BareNewline,
+    /// Clients to which `bare_newline` does not apply.
+    pub bare_newline_exclude: NetworkSet,
     /// Octets of content. RFC 1870.
     pub max_message_size: u64,
     /// The wait for the next command. RFC 5321 §4.5.3.2.7.
@@ -96,7 +109,7 @@ pub enum Durability {
 /// Whom mail is accepted for.
 #[derive(Clone, Debug)]
 pub struct Recipients {
-    /// In lower case; at least one.
+    /// In lower case, internationalized ones with A-labels; at least one.
     pub domains: BTreeSet<String>,
     /// The domain of a `<Postmaster>` without one (RFC 5321 §4.1.1.3): the host name where it is one of `domains`,
     /// otherwise the first of them as configured.
@@ -197,10 +210,17 @@ impl Config {
         check_file(path).into_result()
     }
 
-    /// The route of a recipient's domain, in any case of letters, and its position. None only for a domain that
-    /// `recipients` did not hold when the mail's route was checked: the mail may be older than this configuration.
+    /// The domains of `recipients` in every form in which a client may write them.
+    pub fn recipient_domains(&self) -> impl Iterator<Item = String> {
+        self.recipients.domains.iter().flat_map(|domain| idn::spellings(domain))
+    }
+
+    /// The route of a recipient's domain, in any case of letters and form of labels, and its position. None only for a
+    /// domain that `recipients` did not hold when the mail's route was checked: the mail may be older than this
+    /// configuration.
     pub fn route_for(&self, domain: &str) -> Option<(usize, &Route)> {
-        self.routes.iter().enumerate().find(|(_, route)| route.matches(domain))
+        let domain = idn::to_ascii(domain);
+        self.routes.iter().enumerate().find(|(_, route)| route.matches(&domain))
     }
 }
 

@@ -301,7 +301,8 @@ impl<'a> Section<'a> {
 
 /// The one of `known` that `word` was most likely meant to be.
 pub(super) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
-    let similarity = |candidate: &str| strsim::jaro_winkler(&word.to_ascii_lowercase(), candidate);
+    let similarity =
+        |candidate: &str| strsim::jaro_winkler(&word.to_ascii_lowercase(), &candidate.to_ascii_lowercase());
     known
         .iter()
         .map(|&candidate| (similarity(candidate), candidate))

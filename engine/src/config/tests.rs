@@ -2,6 +2,7 @@ use std::fs;
 
 use super::*;
 use crate::policy::clients::Rate;
+use crate::protocol::extension::Extension;
 use crate::session::EarlyTalker;
 
 const VALID: &str = r#"
@@ -129,7 +130,7 @@ command_timeout = 300
 [spool]
 durability = "snyc"
 [recipients]
-domains = ["*", "exa mple.com", "bücher.example"]
+domains = ["*", "exa mple.com", "xn--ü.example"]
 [[route]]
 domains = ["*"]
 deliver = "mialdir"
@@ -175,15 +176,15 @@ test.toml:9:14: error: `durability` cannot be "snyc"
       |              ^^^^^^
   help: did you mean "sync"?
 test.toml:11:12: error: `*` would accept mail for domains that are not yours
-   11 | domains = ["*", "exa mple.com", "bücher.example"]
+   11 | domains = ["*", "exa mple.com", "xn--ü.example"]
       |            ^^^
   help: name each domain; a long list can go into domains_file
 test.toml:11:17: error: `domains` takes a domain, and `exa mple.com` is none: only letters, digits, `-`, `_` and dots make up a domain
-   11 | domains = ["*", "exa mple.com", "bücher.example"]
+   11 | domains = ["*", "exa mple.com", "xn--ü.example"]
       |                 ^^^^^^^^^^^^^^
-test.toml:11:33: error: `domains` takes a domain, and `bücher.example` is none: it is not ASCII: write it in its xn-- form
-   11 | domains = ["*", "exa mple.com", "bücher.example"]
-      |                                 ^^^^^^^^^^^^^^^^
+test.toml:11:33: error: `domains` takes a domain, and `xn--ü.example` is none: it is no internationalized domain name
+   11 | domains = ["*", "exa mple.com", "xn--ü.example"]
+      |                                 ^^^^^^^^^^^^^^^
 test.toml:14:11: error: `deliver` cannot be "mialdir"
    14 | deliver = "mialdir"
       |           ^^^^^^^^^
@@ -437,4 +438,50 @@ fn limits_that_are_none() {
         let shown = shown_with("name = \"mx\"", line);
         assert!(shown.contains(why), "{line}: {shown}");
     }
+}
+
+#[test]
+fn a_listener_says_what_it_offers() {
+    let listener = "bind = [\"127.0.0.1:2525\"]\n";
+    let config = |more: &str| {
+        Config::parse(&VALID.replace(listener, &format!("{listener}{more}")), "test.toml").unwrap()
+    };
+    let plain = &config("").listeners[0];
+    assert_eq!((plain.hostname.as_str(), &plain.banner), ("mx.example.com", &None));
+    assert_eq!((plain.extensions, plain.bare_newline), (Extensions::DEFAULT, BareNewline::Normalize));
+    let own = config(
+        "hostname = \"MX2.example.com\"\nbanner = \"ESMTP\"\ndisable_extensions = [\"chunking\", \"LIMITS\"]\n\
+         bare_newline = \"reject\"\nbare_newline_exclude = [\"192.0.2.0/24\"]\n",
+    );
+    let own = &own.listeners[0];
+    assert_eq!((own.hostname.as_str(), own.banner.as_deref()), ("mx2.example.com", Some("ESMTP")));
+    assert_eq!(own.extensions, Extensions::DEFAULT.without(Extension::Chunking).without(Extension::Limits));
+    assert_eq!(own.bare_newline, BareNewline::Reject);
+    assert!(own.bare_newline_exclude.contains("192.0.2.9".parse().unwrap()));
+    for (wrong, why) in [
+        ("disable_extensions = [\"CHUNKNG\"]", "did you mean \"CHUNKING\"?"),
+        ("disable_extensions = [\"DSN\"]", "write one of \"PIPELINING\", \"SIZE\", "),
+        (
+            "disable_extensions = [\"ENHANCEDSTATUSCODES\"]",
+            "cannot be disabled: every reply carries its code",
+        ),
+        ("disable_extensions = [\"8BITMIME\"]", "SMTPUTF8 needs 8BITMIME, which is disabled"),
+        ("bare_newline = \"rejected\"", "did you mean \"reject\"?"),
+        ("bare_newline_exclude = [\"192.0.2.1/24\"]", "is no network"),
+        ("banner = \"a\\nb\"", "`banner` takes one line of 1 to 200 ASCII characters"),
+        ("banner = \" \"", "`banner` takes one line of 1 to 200 ASCII characters"),
+    ] {
+        let found = shown_with(listener, &format!("{listener}{wrong}\n"));
+        assert!(found.contains(&format!("    6 | {wrong}\n")) && found.contains(why), "{found}");
+    }
+}
+
+#[test]
+fn domains_are_found_in_every_form() {
+    let text = VALID.replace("\"example.com\"", "\"B\u{dc}CHER.example\"");
+    let config = Config::parse(&text, "test.toml").unwrap();
+    assert_eq!(config.recipients.domains, BTreeSet::from(["xn--bcher-kva.example".to_owned()]));
+    let spellings: Vec<_> = config.recipient_domains().collect();
+    assert_eq!(spellings, ["xn--bcher-kva.example", "b\u{fc}cher.example"]);
+    assert!(config.route_for("b\u{fc}cher.example").is_some());
 }

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use super::idn::to_ascii;
 use crate::limits::{DOMAIN_LEN_MAX, LABEL_LEN_MAX};
 use crate::policy::clients::Rate;
 
@@ -88,11 +89,12 @@ fn split_number(text: &str) -> (&str, &str) {
     text.split_at(text.bytes().take_while(u8::is_ascii_digit).count())
 }
 
-/// A domain in lower case, without a trailing dot. Underscores are taken: domains with them receive mail.
+/// A domain in lower case and with A-labels, without a trailing dot. Underscores are taken: domains with them receive
+/// mail.
 pub(super) fn parse_domain(text: &str) -> Result<String, &'static str> {
-    let domain = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+    let domain = to_ascii(text.strip_suffix('.').unwrap_or(text)).into_owned();
     if !domain.is_ascii() {
-        return Err("it is not ASCII: write it in its xn-- form");
+        return Err("it is no internationalized domain name");
     }
     if domain.is_empty() || domain.len() > DOMAIN_LEN_MAX {
         return Err("it has to be 1 to 255 octets long");
@@ -214,8 +216,9 @@ mod tests {
         assert_eq!(parse_domain("Example.COM."), Ok("example.com".to_owned()));
         assert_eq!(parse_domain("localhost"), Ok("localhost".to_owned()));
         assert_eq!(parse_domain("_a.xn--bcher-kva.example"), Ok("_a.xn--bcher-kva.example".to_owned()));
+        assert_eq!(parse_domain("B\u{dc}CHER.example."), Ok("xn--bcher-kva.example".to_owned()));
         for text in
-            ["", ".", "a..b", "-a.b", "a-.b", "bücher.example", "*.a", "192.0.2.1", "a b", "a@b", "::1"]
+            ["", ".", "a..b", "-a.b", "a-.b", "xn--ü.example", "*.a", "192.0.2.1", "a b", "a@b", "::1"]
         {
             assert!(parse_domain(text).is_err(), "{text}");
         }

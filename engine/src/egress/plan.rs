@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use super::maildir;
-use crate::config::{Config, Deliver};
+use crate::config::{Config, Deliver, idn};
 use crate::protocol::envelope::{Envelope, EnvelopeError};
 
 /// The whole way of one message, the same each time it is made from the same envelope and configuration.
@@ -58,9 +58,10 @@ impl Plan {
         let mut by_directory: HashMap<PathBuf, usize> = HashMap::new();
         for recipient in envelope.recipients() {
             let (local_part, domain) = split(recipient, config);
-            let route = str::from_utf8(domain).ok().and_then(|domain| config.route_for(domain));
+            let domain = &*idn::to_ascii(&String::from_utf8_lossy(domain)).into_owned();
+            let route = config.route_for(domain);
             let Some((route_index, route)) = route else {
-                plan.kept = Some(Kept::NoRoute(domain.escape_ascii().to_string()));
+                plan.kept = Some(Kept::NoRoute(domain.escape_debug().to_string()));
                 continue;
             };
             match &route.deliver {
@@ -68,7 +69,7 @@ impl Plan {
                 Deliver::Hold => drop(plan.kept.get_or_insert(Kept::ByRoute(route_index))),
                 Deliver::Maildir { path } => {
                     // One mailbox, however its local-part was written.
-                    let directory = path.expand(&local_part.to_ascii_lowercase(), domain);
+                    let directory = path.expand(&local_part.to_ascii_lowercase(), domain.as_bytes());
                     let at = *by_directory.entry(directory).or_insert_with_key(|directory| {
                         let directory = directory.clone();
                         places.push(Place { route_index, directory, recipients: Vec::new() });
@@ -109,9 +110,9 @@ mod tests {
         [[listener]]
         bind = ["127.0.0.1:0"]
         [recipients]
-        domains = ["a.example", "b.example", "hold.example", "drop.example"]
+        domains = ["a.example", "b\u00fccher.example", "b.example", "hold.example", "drop.example"]
         [[route]]
-        domains = ["a.example"]
+        domains = ["a.example", "b\u00fccher.example"]
         deliver = "maildir"
         path = "/mail/{domain}/{local_part}"
         [[route]]
@@ -162,6 +163,14 @@ mod tests {
     }
 
     #[test]
+    fn a_domain_is_one_in_all_its_forms() {
+        let plan = plan(&["x@xn--bcher-kva.example", "X@b\u{fc}cher.example", "\u{e9}@a.example"], None);
+        let found: Vec<_> = plan.copies.iter().map(|copy| copy.directory.as_path()).collect();
+        assert_eq!(found, [Path::new("/mail/xn--bcher-kva.example/x"), Path::new("/mail/a.example/%C3%A9")]);
+        assert!(plan.kept.is_none());
+    }
+
+    #[test]
     fn a_postmaster_without_a_domain_is_ours() {
         assert_eq!(plan(&["postmaster"], None).copies[0].directory, Path::new("/mail/a.example/postmaster"));
     }
@@ -181,8 +190,8 @@ mod tests {
         let gone = plan(&["x@hold.example", "x@gone.example"], None);
         assert_eq!((gone.kept, gone.copies.len()), (Some(Kept::NoRoute("gone.example".into())), 0));
         let config = Config::parse(CONFIG, "/etc/test.toml").unwrap();
-        let damaged = Plan::new(b"\x82\0\0", &config, None);
-        assert_eq!(damaged.kept, Some(Kept::Unreadable(EnvelopeError::UnknownTag(130))));
+        let damaged = Plan::new(b"\x85\0\0", &config, None);
+        assert_eq!(damaged.kept, Some(Kept::Unreadable(EnvelopeError::UnknownTag(133))));
     }
 
     #[test]

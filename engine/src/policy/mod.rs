@@ -2,4 +2,5 @@
 
 pub mod clients;
 pub mod network;
+pub mod newline;
 pub mod recipient;

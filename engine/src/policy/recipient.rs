@@ -24,7 +24,8 @@ pub struct Recipients {
 pub struct NotADomain(pub String);
 
 impl Recipients {
-    /// Domain names in any case, and address literals.
+    /// Domain names in any case, and address literals. A name with U-labels is one as it is written: whoever wants it
+    /// found in its other forms lists them too.
     pub fn new<T: AsRef<str>>(domains: impl IntoIterator<Item = T>) -> Result<Self, NotADomain> {
         let mut recipients = Self::default();
         for text in domains {
@@ -39,7 +40,8 @@ impl Recipients {
     }
 
     /// Whether mail for this recipient is accepted: its domain is listed, or it is `<Postmaster>`, which every server
-    /// must accept (RFC 5321 §4.5.1). Domains are compared without regard to case (§2.4).
+    /// must accept (RFC 5321 §4.5.1). Domains are compared without regard to case (§2.4); U-labels have none (RFC 5890
+    /// §2.3.2.1: they are in lower case), but what else is in their label.
     pub fn accepts(&self, path: &ForwardPath<'_>) -> bool {
         let mailbox = match path {
             ForwardPath::Postmaster => return true,
@@ -93,6 +95,15 @@ mod tests {
     }
 
     #[test]
+    fn u_labels_are_compared_as_they_are() {
+        let recipients = Recipients::new(["b\u{fc}cher.example"]).expect("a domain");
+        assert!(accepts(&recipients, "<a@B\u{fc}CHER.example>"));
+        for path in ["<a@xn--bcher-kva.example>", "<a@B\u{dc}CHER.example>", "<a@bucher.example>"] {
+            assert!(!accepts(&recipients, path), "{path}");
+        }
+    }
+
+    #[test]
     fn postmaster_is_always_accepted() {
         let none = Recipients::default();
         assert!(accepts(&none, "<Postmaster>"));
@@ -111,7 +122,7 @@ mod tests {
 
     #[test]
     fn what_is_no_domain_is_named() {
-        for text in ["", "*", "example.com.", "a@example.com", "[1.2.3]", "b\u{fc}cher.example", "a b"] {
+        for text in ["", "*", "example.com.", "a@example.com", "[1.2.3]", "b\u{a0}cher.example", "a b"] {
             assert_eq!(Recipients::new([text]).err(), Some(NotADomain(text.to_owned())));
         }
     }

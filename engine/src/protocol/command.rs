@@ -1,7 +1,8 @@
 //! Commands: a line becomes a [`Command`] or a [`Malformed`]. Whether the session may have it now is the session's
 //! matter.
 
-use super::params::{MailParams, refuse_rcpt_params};
+use super::extension::{Extension, Extensions};
+use super::params::{MailParams, RcptParams};
 use super::path::{Domain, ForwardPath, PathFault, ReversePath};
 use crate::limits::{DOMAIN_LEN_MAX, LABEL_LEN_MAX};
 
@@ -13,7 +14,7 @@ pub enum Command<'a> {
     Mail(Mail<'a>),
     Rcpt(Rcpt<'a>),
     Data,
-    Bdat,
+    Bdat(Chunk),
     Rset,
     Noop,
     Vrfy,
@@ -35,12 +36,23 @@ pub struct HeloName<'a>(pub &'a [u8]);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mail<'a> {
     pub reverse_path: ReversePath<'a>,
-    pub params: MailParams,
+    pub params: MailParams<'a>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rcpt<'a> {
     pub forward_path: ForwardPath<'a>,
+    pub params: RcptParams<'a>,
+    /// An octet above 127 is in it: MAIL must have had SMTPUTF8.
+    pub needs_smtputf8: bool,
+}
+
+/// What BDAT announces (RFC 3030 §2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chunk {
+    /// Octets that follow the command; `u64::MAX` when it says more than that.
+    pub len: u64,
+    pub last: bool,
 }
 
 /// Why a line is no command.
@@ -50,10 +62,12 @@ pub enum Malformed {
     UnknownVerb,
     /// The argument is not of the verb's form, such as MAIL without `FROM:`.
     Syntax,
-    /// An octet above 127 (RFC 5321 §2.4) in anything but the argument of MAIL or RCPT.
+    /// An octet above 127 (RFC 5321 §2.4) in anything but the argument of MAIL, RCPT, VRFY or EXPN.
     NonAscii,
-    /// An octet above 127 in the argument of MAIL or RCPT: an address that needs SMTPUTF8 (RFC 6531 §3.5).
-    NonAsciiPath,
+    /// An octet above 127 in the argument of one of these, without SMTPUTF8 (RFC 6531 §3.5).
+    NonAsciiPath(Side),
+    /// Octets above 127 that are not UTF-8 (RFC 6531 §3.3).
+    NotUtf8,
     /// EHLO's or HELO's argument is neither a domain nor an address literal.
     HeloName,
     ReversePath,
@@ -73,6 +87,8 @@ pub enum Malformed {
     ArgumentUnexpected,
     /// An octet below 32, or 127: a bare CR, a tab, or not SMTP at all.
     ControlOctet,
+    /// BDAT whose argument does not say how many octets follow: the next command cannot be found.
+    Chunk,
 }
 
 /// Whose path it is: MAIL's or RCPT's.
@@ -91,7 +107,7 @@ impl Command<'_> {
             Self::Mail(_) => "MAIL",
             Self::Rcpt(_) => "RCPT",
             Self::Data => "DATA",
-            Self::Bdat => "BDAT",
+            Self::Bdat(_) => "BDAT",
             Self::Rset => "RSET",
             Self::Noop => "NOOP",
             Self::Vrfy => "VRFY",
@@ -111,15 +127,15 @@ impl Command<'_> {
             Self::Ehlo(_) | Self::Helo(_) | Self::Data | Self::Vrfy | Self::Expn | Self::Noop => true,
             Self::StartTls | Self::Auth | Self::Xclient(_) => true,
             // RFC 3030 §4.2: the octets of a chunk are sent right behind BDAT.
-            Self::Mail(_) | Self::Rcpt(_) | Self::Rset | Self::Bdat | Self::Help | Self::Quit => false,
+            Self::Mail(_) | Self::Rcpt(_) | Self::Rset | Self::Bdat(_) | Self::Help | Self::Quit => false,
         }
     }
 }
 
-/// Parses a line without its CRLF.
+/// Parses a line without its CRLF. Parameters of extensions that are not among `offered` are unknown.
 ///
 /// RFC 5321 §2.4: verbs in any case. §4.1.1: white space before the line end is let through.
-pub fn parse(line: &[u8]) -> Result<Command<'_>, Malformed> {
+pub fn parse(line: &[u8], offered: Extensions) -> Result<Command<'_>, Malformed> {
     let line = trim_end(line);
     // RFC 5321 §4.1.2: all that a command may hold is of %d32-126. A fold without `any`, so that it becomes vector
     // code.
@@ -135,17 +151,27 @@ pub fn parse(line: &[u8]) -> Result<Command<'_>, Malformed> {
     let capitals = capitals.get_mut(..verb.len()).ok_or(Malformed::UnknownVerb)?;
     capitals.copy_from_slice(verb);
     capitals.make_ascii_uppercase();
-    if !line.is_ascii() {
-        let has_path = matches!(&*capitals, b"MAIL" | b"RCPT");
-        return Err(if has_path { Malformed::NonAsciiPath } else { Malformed::NonAscii });
+    let is_ascii = line.is_ascii();
+    if !is_ascii {
+        let side = match &*capitals {
+            b"MAIL" => Side::Sender,
+            b"RCPT" | b"VRFY" | b"EXPN" => Side::Recipient,
+            _ => return Err(Malformed::NonAscii),
+        };
+        if !offered.has(Extension::SmtpUtf8) {
+            return Err(Malformed::NonAsciiPath(side));
+        }
+        if str::from_utf8(line).is_err() {
+            return Err(Malformed::NotUtf8);
+        }
     }
     match &*capitals {
         // ehlo = "EHLO" SP ( Domain / address-literal ) CRLF
         b"EHLO" => helo_name(argument).map(Command::Ehlo),
         // helo = "HELO" SP Domain CRLF; address literals are let through, since honest clients send them.
         b"HELO" => helo_name(argument).map(Command::Helo),
-        b"MAIL" => mail(argument).map(Command::Mail),
-        b"RCPT" => rcpt(argument).map(Command::Rcpt),
+        b"MAIL" => mail(argument, is_ascii, offered).map(Command::Mail),
+        b"RCPT" => rcpt(argument, is_ascii, offered).map(Command::Rcpt),
         // data = "DATA" CRLF; rset = "RSET" CRLF; quit = "QUIT" CRLF; RFC 3207 §4: STARTTLS has no parameters.
         b"DATA" => without_argument(argument, Command::Data),
         b"RSET" => without_argument(argument, Command::Rset),
@@ -154,10 +180,9 @@ pub fn parse(line: &[u8]) -> Result<Command<'_>, Malformed> {
         // noop = "NOOP" [ SP String ] CRLF; help = "HELP" [ SP String ] CRLF
         b"NOOP" => Ok(Command::Noop),
         b"HELP" => Ok(Command::Help),
-        // vrfy = "VRFY" SP String CRLF; expn = "EXPN" SP String CRLF. Neither looks at it, so it may be any text.
-        b"VRFY" => with_argument(argument, Command::Vrfy),
-        b"EXPN" => with_argument(argument, Command::Expn),
-        b"BDAT" => Ok(Command::Bdat),
+        b"VRFY" => name_argument(argument, is_ascii, Command::Vrfy),
+        b"EXPN" => name_argument(argument, is_ascii, Command::Expn),
+        b"BDAT" => chunk(argument).map(Command::Bdat),
         b"AUTH" => Ok(Command::Auth),
         b"XCLIENT" => Ok(Command::Xclient(argument)),
         _ => Err(Malformed::UnknownVerb),
@@ -165,19 +190,41 @@ pub fn parse(line: &[u8]) -> Result<Command<'_>, Malformed> {
 }
 
 /// `mail = "MAIL FROM:" Reverse-path [SP Mail-parameters] CRLF`
-fn mail(argument: &[u8]) -> Result<Mail<'_>, Malformed> {
+fn mail(argument: &[u8], is_ascii: bool, offered: Extensions) -> Result<Mail<'_>, Malformed> {
     let path = path_argument(argument, b"FROM:")?;
     let (reverse_path, rest) = ReversePath::parse(path).map_err(|fault| path_fault(fault, Side::Sender))?;
-    Ok(Mail { reverse_path, params: MailParams::parse(behind_path(rest, Side::Sender)?)? })
+    let params = MailParams::parse(behind_path(rest, Side::Sender)?, offered)?;
+    if is_ascii || params.smtputf8 {
+        Ok(Mail { reverse_path, params })
+    } else {
+        Err(Malformed::NonAsciiPath(Side::Sender))
+    }
 }
 
 /// `rcpt = "RCPT TO:" ( "<Postmaster@" Domain ">" / "<Postmaster>" / Forward-path ) [SP Rcpt-parameters] CRLF`
-fn rcpt(argument: &[u8]) -> Result<Rcpt<'_>, Malformed> {
+fn rcpt(argument: &[u8], is_ascii: bool, offered: Extensions) -> Result<Rcpt<'_>, Malformed> {
     let path = path_argument(argument, b"TO:")?;
     let (forward_path, rest) =
         ForwardPath::parse(path).map_err(|fault| path_fault(fault, Side::Recipient))?;
-    refuse_rcpt_params(behind_path(rest, Side::Recipient)?)?;
-    Ok(Rcpt { forward_path })
+    let params = RcptParams::parse(behind_path(rest, Side::Recipient)?, offered)?;
+    Ok(Rcpt { forward_path, params, needs_smtputf8: !is_ascii })
+}
+
+/// RFC 3030 §2: `bdat-cmd = "BDAT" SP chunk-size [ SP end-marker ] CR LF`, `chunk-size = 1*DIGIT`,
+/// `end-marker = "LAST"`
+fn chunk(argument: &[u8]) -> Result<Chunk, Malformed> {
+    let digits = argument.iter().take_while(|octet| octet.is_ascii_digit()).count();
+    let (digits, behind) = argument.split_at(digits);
+    let last = match trim_start(behind) {
+        [] => false,
+        marker if behind.starts_with(b" ") && marker.eq_ignore_ascii_case(b"LAST") => true,
+        _ => return Err(Malformed::Chunk),
+    };
+    if digits.is_empty() {
+        return Err(Malformed::Chunk);
+    }
+    let digit = |len: u64, digit: &u8| len.saturating_mul(10).saturating_add(u64::from(digit - b'0'));
+    Ok(Chunk { len: digits.iter().fold(0, digit), last })
 }
 
 /// What follows `FROM:` or `TO:`. RFC 5321 §3.3: spaces are not permitted there; many clients send one, so they are let
@@ -242,8 +289,25 @@ fn without_argument<'a>(argument: &[u8], command: Command<'a>) -> Result<Command
     if argument.is_empty() { Ok(command) } else { Err(Malformed::ArgumentUnexpected) }
 }
 
-fn with_argument<'a>(argument: &[u8], command: Command<'a>) -> Result<Command<'a>, Malformed> {
-    if argument.is_empty() { Err(Malformed::ArgumentMissing) } else { Ok(command) }
+/// `vrfy = "VRFY" SP String CRLF`, `expn = "EXPN" SP String CRLF`. Neither is looked at, so it may be any text; RFC
+/// 6531 §3.7.4.2: with octets above 127 only if SMTPUTF8 is behind it.
+fn name_argument<'a>(
+    argument: &[u8],
+    is_ascii: bool,
+    command: Command<'a>,
+) -> Result<Command<'a>, Malformed> {
+    const PARAM: &[u8] = b" SMTPUTF8";
+    let has_param = || {
+        let behind = argument.split_at_checked(argument.len().wrapping_sub(PARAM.len()));
+        behind.is_some_and(|(_, behind)| behind.eq_ignore_ascii_case(PARAM))
+    };
+    if argument.is_empty() {
+        Err(Malformed::ArgumentMissing)
+    } else if is_ascii || has_param() {
+        Ok(command)
+    } else {
+        Err(Malformed::NonAsciiPath(Side::Recipient))
+    }
 }
 
 fn trim_start(text: &[u8]) -> &[u8] {
@@ -264,6 +328,14 @@ mod tests {
     use super::super::path::{LocalPart, Mailbox};
     use super::*;
 
+    fn parse(line: &[u8]) -> Result<Command<'_>, Malformed> {
+        super::parse(line, Extensions::DEFAULT)
+    }
+
+    fn rcpt(forward_path: ForwardPath<'_>) -> Result<Command<'_>, Malformed> {
+        Ok(Command::Rcpt(Rcpt { forward_path, params: RcptParams::default(), needs_smtputf8: false }))
+    }
+
     fn mailbox() -> Mailbox<'static> {
         Mailbox { local_part: LocalPart::DotString(b"a"), domain: Domain::Name(b"b.example") }
     }
@@ -282,7 +354,12 @@ mod tests {
             ("QUIT", Command::Quit),
             ("starttls", Command::StartTls),
             ("AUTH PLAIN AGEAYg==", Command::Auth),
-            ("BDAT 5 LAST", Command::Bdat),
+            ("BDAT 5 LAST", Command::Bdat(Chunk { len: 5, last: true })),
+            ("bdat  0", Command::Bdat(Chunk { len: 0, last: false })),
+            ("BDAT 0007  last", Command::Bdat(Chunk { len: 7, last: true })),
+            ("BDAT 18446744073709551616", Command::Bdat(Chunk { len: u64::MAX, last: false })),
+            ("VRFY \u{e9} smtputf8", Command::Vrfy),
+            ("EXPN \u{e9} SMTPUTF8", Command::Expn),
         ] {
             assert_eq!(parse(line.as_bytes()), Ok(command), "{line}");
             assert!(line.to_ascii_uppercase().starts_with(command.verb()));
@@ -296,16 +373,16 @@ mod tests {
         assert_eq!(parse(b"MAIL FROM:<a@b.example>"), plain);
         assert_eq!(parse(b"mail  From: <a@b.example> "), plain);
         assert_eq!(parse(b"MAIL FROM:<@c,@d:a@b.example>"), plain);
-        let params = MailParams { size: Some(5), body: Some(Body::EightBitMime) };
+        let params = MailParams { size: Some(5), body: Some(Body::EightBitMime), ..MailParams::default() };
         assert_eq!(
             parse(b"MAIL FROM:<> SIZE=5 BODY=8BITMIME"),
             Ok(Command::Mail(Mail { reverse_path: ReversePath::Null, params }))
         );
         let forward_path = ForwardPath::Mailbox(mailbox());
-        assert_eq!(parse(b"RCPT TO:<a@b.example>"), Ok(Command::Rcpt(Rcpt { forward_path })));
-        assert_eq!(parse(b"rcpt to:  <a@b.example>"), Ok(Command::Rcpt(Rcpt { forward_path })));
+        assert_eq!(parse(b"RCPT TO:<a@b.example>"), rcpt(forward_path));
+        assert_eq!(parse(b"rcpt to:  <a@b.example>"), rcpt(forward_path));
         let forward_path = ForwardPath::Postmaster;
-        assert_eq!(parse(b"RCPT TO:<PostMaster>"), Ok(Command::Rcpt(Rcpt { forward_path })));
+        assert_eq!(parse(b"RCPT TO:<PostMaster>"), rcpt(forward_path));
     }
 
     #[test]
@@ -333,7 +410,8 @@ mod tests {
             ("MAIL FROM:<a@b> SIZE=x", Malformed::BadParam),
             ("MAIL FROM:<a@b> SIZE=1 SIZE=1", Malformed::DuplicateParam),
             ("MAIL FROM:<a@b> BODY=BINARYMIME", Malformed::UnsupportedBody),
-            ("MAIL FROM:<a@b> SMTPUTF8", Malformed::UnknownParam),
+            ("MAIL FROM:<a@b> SMTPUTF8=1", Malformed::BadParam),
+            ("MAIL FROM:<a@b> RET=FULL", Malformed::UnknownParam),
             ("RCPT", Malformed::ArgumentMissing),
             ("RCPT TO", Malformed::Syntax),
             ("RCPT TO:<>", Malformed::ForwardPath),
@@ -350,8 +428,16 @@ mod tests {
             ("RSET .", Malformed::ArgumentUnexpected),
             ("NOOP \u{e9}", Malformed::NonAscii),
             ("\u{e9}", Malformed::NonAscii),
-            ("RCPT TO:<\u{e9}@b>", Malformed::NonAsciiPath),
-            ("mail FROM:<a@\u{e9}>", Malformed::NonAsciiPath),
+            ("mail FROM:<a@\u{e9}>", Malformed::NonAsciiPath(Side::Sender)),
+            ("VRFY \u{e9}", Malformed::NonAsciiPath(Side::Recipient)),
+            ("VRFY \u{e9} SMTPUTF9", Malformed::NonAsciiPath(Side::Recipient)),
+            ("BDAT", Malformed::Chunk),
+            ("BDAT LAST", Malformed::Chunk),
+            ("BDAT -1", Malformed::Chunk),
+            ("BDAT 1k", Malformed::Chunk),
+            ("BDAT 1LAST", Malformed::Chunk),
+            ("BDAT 1 FIRST", Malformed::Chunk),
+            ("BDAT 1 LAST 2", Malformed::Chunk),
             ("NO\rOP", Malformed::ControlOctet),
             ("NOOP\r", Malformed::ControlOctet),
             ("NOOP\tx", Malformed::ControlOctet),
@@ -361,6 +447,22 @@ mod tests {
         ] {
             assert_eq!(parse(line.as_bytes()), Err(malformed), "{line:?}");
         }
+    }
+
+    #[test]
+    fn octets_above_127_need_smtputf8() {
+        let line = "MAIL FROM:<\u{e9}@b\u{fc}cher.example> SMTPUTF8";
+        let parsed = parse(line.as_bytes());
+        assert!(matches!(parsed, Ok(Command::Mail(mail)) if mail.params.smtputf8), "{parsed:?}");
+        let without = Extensions::DEFAULT.without(Extension::SmtpUtf8);
+        assert_eq!(super::parse(line.as_bytes(), without), Err(Malformed::NonAsciiPath(Side::Sender)));
+        let line = "RCPT TO:<\u{e9}@b>".as_bytes();
+        assert!(matches!(parse(line), Ok(Command::Rcpt(rcpt)) if rcpt.needs_smtputf8));
+        assert_eq!(super::parse(line, without), Err(Malformed::NonAsciiPath(Side::Recipient)));
+        assert_eq!(parse(b"MAIL FROM:<\xe9@b> SMTPUTF8"), Err(Malformed::NotUtf8));
+        assert_eq!(parse(b"RCPT TO:<\xc3\xa9@b> \xff"), Err(Malformed::NotUtf8));
+        // RFC 6531 §3.3: no more than UTF-8 in paths, and no control characters of its own.
+        assert_eq!(parse("RCPT TO:<a\u{85}@b>".as_bytes()), Err(Malformed::ForwardPath));
     }
 
     #[test]

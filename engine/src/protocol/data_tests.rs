@@ -16,7 +16,7 @@ struct Outcome {
 /// end.
 fn oracle(wire: &[u8]) -> Option<Outcome> {
     let mut content = Vec::new();
-    let mut end = End { lookalike: false, bare_newlines: false };
+    let mut end = CLEAN;
     let (mut at, mut begun_by_crlf) = (0, true);
     loop {
         let len = wire[at..].iter().position(|&octet| octet == CR || octet == LF)?;
@@ -30,10 +30,16 @@ fn oracle(wire: &[u8]) -> Option<Outcome> {
         let stored = line.strip_prefix(b".").filter(|_| begun_by_crlf).unwrap_or(line);
         end.bare_newlines |= !ended_by_crlf;
         end.lookalike |= (line == b"." || stored == b".") && !(begun_by_crlf && ended_by_crlf);
+        end.nul_lookalike |= is_dot_among_nuls(line) || is_dot_among_nuls(stored);
         content.extend_from_slice(stored);
         content.extend_from_slice(b"\r\n");
         begun_by_crlf = ended_by_crlf;
     }
+}
+
+fn is_dot_among_nuls(line: &[u8]) -> bool {
+    let dots = line.iter().filter(|&&octet| octet == b'.').count();
+    line.len() > 1 && dots == 1 && line.iter().all(|&octet| octet == 0 || octet == b'.')
 }
 
 /// Decodes `parts` as they would arrive one after the other; what follows the end within a part stays unread.
@@ -63,9 +69,11 @@ fn check_all_ways(wire: &[u8]) -> Outcome {
     expected
 }
 
-const CLEAN: End = End { lookalike: false, bare_newlines: false };
-const BARE: End = End { lookalike: false, bare_newlines: true };
-const LOOKALIKE: End = End { lookalike: true, bare_newlines: true };
+const CLEAN: End = End { lookalike: false, nul_lookalike: false, bare_newlines: false };
+const BARE: End = End { bare_newlines: true, ..CLEAN };
+const LOOKALIKE: End = End { lookalike: true, ..BARE };
+const NUL: End = End { nul_lookalike: true, ..CLEAN };
+const BARE_NUL: End = End { nul_lookalike: true, ..BARE };
 
 /// Wire, stored content, verdict. What follows the end is a command.
 const SEEDS: &[(&[u8], &[u8], End)] = &[
@@ -79,7 +87,9 @@ const SEEDS: &[(&[u8], &[u8], End)] = &[
     (b"a\r\n..b\r\n...\r\n.\r\n", b"a\r\n.b\r\n..\r\n", CLEAN),
     (b".a\r\n. \r\n.\r\n", b"a\r\n \r\n", CLEAN),
     (b"a.\r\na.b\r\n.\r\n", b"a.\r\na.b\r\n", CLEAN),
-    (b"a\r\n.\0\r\n.\r\n", b"a\r\n\0\r\n", CLEAN),
+    (b"a\r\n.\0x\r\n.\r\n", b"a\r\n\0x\r\n", CLEAN),
+    (b"a\0b\0.\r\n\0\r\n.\r\n", b"a\0b\0.\r\n\0\r\n", CLEAN),
+    (b"\0..\r\n\0. \r\n.\r\n", b"\0..\r\n\0. \r\n", CLEAN),
     // Bare line ends become CRLF and do not begin a line for transparency.
     (b"a\nb\rc\r\n.\r\n", b"a\r\nb\r\nc\r\n", BARE),
     (b"a\r\r\nb\r\n.\r\n", b"a\r\n\r\nb\r\n", BARE),
@@ -117,6 +127,15 @@ const SEEDS: &[(&[u8], &[u8], End)] = &[
     (b"a\r\n..\nb\r\n.\r\n", b"a\r\n.\r\nb\r\n", LOOKALIKE),
     (b"a\r\n..\rb\r\n.\r\n", b"a\r\n.\r\nb\r\n", LOOKALIKE),
     (b"..\nb\r\n.\r\n", b".\r\nb\r\n", LOOKALIKE),
+    // With NULs dropped: as sent, as stored, and both.
+    (b"a\r\n.\0\r\n.\r\n", b"a\r\n\0\r\n", NUL),
+    (b"a\r\n\0.\r\n.\r\n", b"a\r\n\0.\r\n", NUL),
+    (b"\0.\0\0\r\n.\r\n", b"\0.\0\0\r\n", NUL),
+    (b"a\r\n.\0.\r\n.\r\n", b"a\r\n\0.\r\n", NUL),
+    (b"a\r\n..\0\r\n.\r\n", b"a\r\n.\0\r\n", NUL),
+    (b"a\n.\0\nb\r\n.\r\n", b"a\r\n.\0\r\nb\r\n", BARE_NUL),
+    (b"a\r\0.\r.\r\n.\r\n", b"a\r\n\0.\r\n.\r\n", End { nul_lookalike: true, ..LOOKALIKE }),
+    (b"a\r\0\n.\r\n.\r\n", b"a\r\n\0\r\n.\r\n", LOOKALIKE),
     // What is hidden behind a look-alike is content, not commands.
     (
         b"a\n.\nMAIL FROM:<x@y>\r\nRCPT TO:<z@y>\r\nDATA\r\n\r\nb\r\n.\r\nQUIT\r\n",
@@ -154,13 +173,13 @@ fn without_an_end_everything_is_taken() {
     }
 }
 
-/// Every wire of up to nine octets over the four that matter.
+/// Every wire of up to eight octets over the five that matter.
 #[test]
 fn all_short_wires_agree_with_the_oracle() {
-    let alphabet = [CR, LF, b'.', b'x'];
-    for len in 0..=9u32 {
-        for number in 0..4usize.pow(len) {
-            let octets = (0..len).map(|place| alphabet[number >> (2 * place) & 3]);
+    let alphabet = [CR, LF, b'.', 0, b'x'];
+    for len in 0..=8u32 {
+        for number in 0..5usize.pow(len) {
+            let octets = (0..len).map(|place| alphabet[number / 5usize.pow(place) % 5]);
             let wire = octets.chain(*b"\r\n.\r\n").collect::<Vec<u8>>();
             let expected = oracle(&wire).expect("the wire holds an end");
             assert_eq!(decode([&wire[..]]), expected, "{:?}", wire.escape_ascii().to_string());
@@ -184,7 +203,9 @@ fn check_stored(outcome: &Outcome) {
     }
     wire.extend_from_slice(b".\r\n");
     let again = decode([&wire[..]]);
-    assert_eq!(again, Outcome { content: content.to_vec(), consumed: wire.len(), end: Some(CLEAN) });
+    assert_eq!((&again.content[..], again.consumed), (content, wire.len()));
+    let end = again.end.expect("the end is there");
+    assert!(!end.bare_newlines && !end.lookalike);
 }
 
 /// A large message comes in few spans: clean lines are not cut.
@@ -208,6 +229,7 @@ fn pieces() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
         6 => "[a-z. ]{0,40}".prop_map(String::into_bytes),
         2 => proptest::collection::vec(any::<u8>(), 0..20),
+        1 => Just(b"\0".to_vec()),
         6 => Just(b"\r\n".to_vec()),
         2 => Just(b"\n".to_vec()),
         2 => Just(b"\r".to_vec()),

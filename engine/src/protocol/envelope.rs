@@ -12,15 +12,20 @@
 //! | 3 | body | 0: 7BIT, 1: 8BITMIME |
 //! | 4 | listener | the listener's name, UTF-8 |
 //! | 5 | received | microseconds since 1970, 8 octets, little endian |
+//! | 6 | ret | RET of MAIL (RFC 3461 §4.3). 0: FULL, 1: HDRS |
+//! | 7 | envid | ENVID of MAIL (§4.4), in xtext |
 //! | 128 | reverse-path | mailbox as the client wrote it, without brackets; empty: the null reverse-path; exactly once |
 //! | 129 | forward-path | mailbox as the client wrote it, or `postmaster`; once for each recipient, in order, at least once |
+//! | 130 | smtputf8 | empty: MAIL had SMTPUTF8 (RFC 6531), so that addresses and header section may be UTF-8 |
+//! | 131 | notify | NOTIFY of the RCPT before it (RFC 3461 §4.1): 0 NEVER, or the sum of 1 SUCCESS, 2 FAILURE, 4 DELAY |
+//! | 132 | orcpt | ORCPT of the RCPT before it (§4.2): `addr-type;xtext` |
 //!
 //! Tags below 128 are optional, may stand once, and a reader skips those that it does not know. Of the others it must
 //! know each one, since leaving it out would deliver wrongly: an unknown one is an error.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::params::Body;
+use super::params::{Body, Notify, RcptParams, Ret};
 use super::path::{ForwardPath, Mailbox};
 
 const TAG_CLIENT: u8 = 1;
@@ -28,15 +33,20 @@ const TAG_HELO: u8 = 2;
 const TAG_BODY: u8 = 3;
 const TAG_LISTENER: u8 = 4;
 const TAG_RECEIVED: u8 = 5;
+const TAG_RET: u8 = 6;
+const TAG_ENVID: u8 = 7;
 /// The first tag that a reader must know.
 const TAG_CRITICAL_MIN: u8 = 128;
 const TAG_REVERSE_PATH: u8 = 128;
 const TAG_FORWARD_PATH: u8 = 129;
+const TAG_SMTPUTF8: u8 = 130;
+const TAG_NOTIFY: u8 = 131;
+const TAG_ORCPT: u8 = 132;
 
 /// Octets of a field before its value.
 const FIELD_HEADER_LEN: usize = 3;
 
-/// Appends fields, in any order, to an envelope that begins empty.
+/// Appends fields to an envelope that begins empty; in any order, but what belongs to a recipient stands behind it.
 #[derive(Debug)]
 pub struct Writer<'a>(pub &'a mut Vec<u8>);
 
@@ -53,6 +63,28 @@ impl Writer<'_> {
     /// Once for each recipient.
     pub fn forward_path(&mut self, path: &ForwardPath<'_>) {
         self.field_with(TAG_FORWARD_PATH, |out| path.write(out));
+    }
+
+    /// The parameters of the recipient that was appended last.
+    pub fn rcpt_params(&mut self, params: &RcptParams<'_>) {
+        if let Some(notify) = params.notify {
+            self.field_with(TAG_NOTIFY, |out| out.push(notify.bits()));
+        }
+        if let Some(orcpt) = params.orcpt {
+            self.field_with(TAG_ORCPT, |out| out.extend_from_slice(orcpt));
+        }
+    }
+
+    pub fn smtputf8(&mut self) {
+        self.field_with(TAG_SMTPUTF8, |_| {});
+    }
+
+    pub fn ret(&mut self, ret: Ret) {
+        self.field_with(TAG_RET, |out| out.push(u8::from(ret == Ret::Headers)));
+    }
+
+    pub fn envid(&mut self, envid: &[u8]) {
+        self.field_with(TAG_ENVID, |out| out.extend_from_slice(envid));
     }
 
     pub fn client(&mut self, address: IpAddr, port: u16) {
@@ -112,6 +144,16 @@ pub enum EnvelopeError {
     NoReversePath,
     #[error("the envelope has no forward-path")]
     NoForwardPath,
+    #[error("the envelope has a field with tag {0} that belongs to a recipient, and none before it")]
+    NoRecipientBefore(u8),
+}
+
+/// One recipient of a stored envelope.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recipient<'a> {
+    /// `local-part@domain` or `postmaster`.
+    pub path: &'a [u8],
+    pub params: RcptParams<'a>,
 }
 
 /// Reader of a stored envelope; borrows from its octets.
@@ -126,12 +168,16 @@ pub struct Envelope<'a> {
     body: Option<Body>,
     listener: Option<&'a str>,
     received_unix_us: Option<u64>,
+    smtputf8: bool,
+    ret: Option<Ret>,
+    envid: Option<&'a [u8]>,
 }
 
 impl<'a> Envelope<'a> {
     /// Checks the whole of the envelope once; the readers below do not fail.
     pub fn parse(octets: &'a [u8]) -> Result<Self, EnvelopeError> {
-        let mut reverse_path = None;
+        let (mut reverse_path, mut smtputf8) = (None, None);
+        let mut params = None;
         let mut envelope = Self {
             fields: octets,
             reverse_path: b"",
@@ -141,6 +187,9 @@ impl<'a> Envelope<'a> {
             body: None,
             listener: None,
             received_unix_us: None,
+            smtputf8: false,
+            ret: None,
+            envid: None,
         };
         let mut rest = octets;
         while !rest.is_empty() {
@@ -156,12 +205,22 @@ impl<'a> Envelope<'a> {
                 }
                 TAG_REVERSE_PATH => set(&mut reverse_path, tag, Some(value))?,
                 TAG_FORWARD_PATH if value.is_empty() => return Err(EnvelopeError::BadValue(tag)),
-                TAG_FORWARD_PATH => envelope.recipients_count += 1,
+                TAG_FORWARD_PATH => {
+                    envelope.recipients_count += 1;
+                    params = Some(RcptParams::default());
+                }
+                TAG_SMTPUTF8 => set(&mut smtputf8, tag, value.is_empty().then_some(()))?,
+                TAG_RET => set(&mut envelope.ret, tag, ret(value))?,
+                TAG_ENVID => set(&mut envelope.envid, tag, Some(value))?,
+                TAG_NOTIFY | TAG_ORCPT => {
+                    rcpt_param(params.as_mut().ok_or(EnvelopeError::NoRecipientBefore(tag))?, tag, value)?;
+                }
                 _ if tag >= TAG_CRITICAL_MIN => return Err(EnvelopeError::UnknownTag(tag)),
                 _ => {}
             }
         }
         envelope.reverse_path = reverse_path.ok_or(EnvelopeError::NoReversePath)?;
+        envelope.smtputf8 = smtputf8.is_some();
         if envelope.recipients_count == 0 { Err(EnvelopeError::NoForwardPath) } else { Ok(envelope) }
     }
 
@@ -172,13 +231,29 @@ impl<'a> Envelope<'a> {
 
     /// `local-part@domain` or `postmaster`, in the order of the RCPTs.
     pub fn recipients(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        self.recipients_with_params().map(|recipient| recipient.path)
+    }
+
+    /// The recipients with what their RCPTs said of notices, in the same order.
+    pub fn recipients_with_params(&self) -> impl Iterator<Item = Recipient<'a>> + use<'a> {
         let mut rest = self.fields;
         std::iter::from_fn(move || {
-            let (tag, value, after) = field(rest)?;
-            rest = after;
-            Some((tag == TAG_FORWARD_PATH).then_some(value))
+            let path = loop {
+                let (tag, value, after) = field(rest)?;
+                rest = after;
+                if tag == TAG_FORWARD_PATH {
+                    break value;
+                }
+            };
+            let mut params = RcptParams::default();
+            while let Some((tag, value, after)) = field(rest).filter(|(tag, ..)| *tag != TAG_FORWARD_PATH) {
+                rest = after;
+                if matches!(tag, TAG_NOTIFY | TAG_ORCPT) {
+                    rcpt_param(&mut params, tag, value).ok()?;
+                }
+            }
+            Some(Recipient { path, params })
         })
-        .flatten()
     }
 
     pub fn recipients_count(&self) -> usize {
@@ -204,6 +279,19 @@ impl<'a> Envelope<'a> {
 
     pub fn received_unix_us(&self) -> Option<u64> {
         self.received_unix_us
+    }
+
+    /// Addresses and header section may be UTF-8.
+    pub fn smtputf8(&self) -> bool {
+        self.smtputf8
+    }
+
+    pub fn ret(&self) -> Option<Ret> {
+        self.ret
+    }
+
+    pub fn envid(&self) -> Option<&'a [u8]> {
+        self.envid
     }
 }
 
@@ -239,6 +327,22 @@ fn body(value: &[u8]) -> Option<Body> {
     }
 }
 
+fn ret(value: &[u8]) -> Option<Ret> {
+    match value {
+        [0] => Some(Ret::Full),
+        [1] => Some(Ret::Headers),
+        _ => None,
+    }
+}
+
+fn rcpt_param<'a>(params: &mut RcptParams<'a>, tag: u8, value: &'a [u8]) -> Result<(), EnvelopeError> {
+    match (tag, value) {
+        (TAG_NOTIFY, &[bits]) => set(&mut params.notify, tag, Notify::from_bits(bits)),
+        (TAG_NOTIFY, _) => Err(EnvelopeError::BadValue(tag)),
+        _ => set(&mut params.orcpt, tag, Some(value)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -247,6 +351,11 @@ mod tests {
 
     fn mailbox(text: &'static str) -> Mailbox<'static> {
         Mailbox::parse(text.as_bytes()).expect("a mailbox")
+    }
+
+    fn dsn() -> RcptParams<'static> {
+        let notify = Some(Notify::SUCCESS.and(Notify::DELAY));
+        RcptParams { notify, orcpt: Some(b"rfc822;c@d") }
     }
 
     fn sample() -> Vec<u8> {
@@ -258,7 +367,11 @@ mod tests {
         writer.body(Body::EightBitMime);
         writer.listener("mx");
         writer.received(1_763_780_000_000_000);
+        writer.smtputf8();
+        writer.ret(Ret::Headers);
+        writer.envid(b"a+20b");
         writer.forward_path(&ForwardPath::Mailbox(mailbox("c@[IPv6:::1]")));
+        writer.rcpt_params(&dsn());
         writer.forward_path(&ForwardPath::Postmaster);
         octets
     }
@@ -270,6 +383,10 @@ mod tests {
         assert_eq!(envelope.reverse_path(), b"\"a b\"@Example.COM");
         assert_eq!(envelope.recipients().collect::<Vec<_>>(), [&b"c@[IPv6:::1]"[..], b"postmaster"]);
         assert_eq!(envelope.recipients_count(), 2);
+        let params: Vec<_> = envelope.recipients_with_params().map(|recipient| recipient.params).collect();
+        assert_eq!(params, [dsn(), RcptParams::default()]);
+        assert!(envelope.smtputf8());
+        assert_eq!((envelope.ret(), envelope.envid()), (Some(Ret::Headers), Some(&b"a+20b"[..])));
         assert_eq!(envelope.client(), Some(("192.0.2.7".parse().expect("an address"), 40_000)));
         assert_eq!(envelope.helo(), Some(&b"mail.example"[..]));
         assert_eq!(envelope.body(), Some(Body::EightBitMime));
@@ -299,7 +416,13 @@ mod tests {
     fn unknown_optional_fields_are_skipped_and_others_refused() {
         let with = |field: &[u8]| [&sample()[..], field].concat();
         assert!(Envelope::parse(&with(b"\x7f\x02\0xx")).is_ok());
-        assert_eq!(Envelope::parse(&with(b"\x82\0\0")).err(), Some(EnvelopeError::UnknownTag(130)));
+        assert_eq!(Envelope::parse(&with(b"\x85\0\0")).err(), Some(EnvelopeError::UnknownTag(133)));
+        assert_eq!(Envelope::parse(&with(b"\x82\0\0")).err(), Some(EnvelopeError::Duplicate(130)));
+        assert_eq!(Envelope::parse(&with(b"\x83\x01\0\x08")).err(), Some(EnvelopeError::BadValue(131)));
+        let twice = with(b"\x84\x01\0a\x84\x01\0b");
+        assert_eq!(Envelope::parse(&twice).err(), Some(EnvelopeError::Duplicate(132)));
+        let before = b"\x83\x01\0\0\x81\x01\0a\x80\0\0";
+        assert_eq!(Envelope::parse(before).err(), Some(EnvelopeError::NoRecipientBefore(131)));
         assert_eq!(Envelope::parse(&with(b"\x80\0\0")).err(), Some(EnvelopeError::Duplicate(128)));
         assert_eq!(Envelope::parse(&with(b"\x02\0\0")).err(), Some(EnvelopeError::Duplicate(2)));
         assert_eq!(Envelope::parse(&with(b"\x81\0\0")).err(), Some(EnvelopeError::BadValue(129)));
@@ -338,7 +461,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_octets_are_read_without_panic(
-            octets in proptest::collection::vec(prop_oneof![any::<u8>(), 0u8..6, Just(128), Just(129)], 0..60),
+            octets in proptest::collection::vec(prop_oneof![any::<u8>(), 0u8..8, 128u8..133], 0..60),
         ) {
             if let Ok(envelope) = Envelope::parse(&octets) {
                 prop_assert_eq!(envelope.recipients().count(), envelope.recipients_count());

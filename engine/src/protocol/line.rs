@@ -10,8 +10,9 @@ use crate::limits::COMMAND_LINE_LEN_MAX;
 pub enum Framed<'a> {
     /// One command line, its CRLF taken off. `consumed` counts it.
     Line { line: &'a [u8], consumed: usize },
-    /// A line ended by LF without CR before it. RFC 5321 §2.3.8: a server must not take it for a line end, so what it
-    /// ended is never run; `consumed` counts it, LF included.
+    /// An LF without CR before it. RFC 5321 §2.3.8: a server must not take it for a line end, so what stands before it
+    /// is never run; nor is what stands behind it, which a client may have been made to send as part of an argument.
+    /// `consumed` counts the LF.
     BareNewline { consumed: usize },
     /// No line end within [`COMMAND_LINE_LEN_MAX`] octets: throw them away up to [`discard`]'s end, then answer once.
     TooLong,
@@ -34,12 +35,24 @@ pub fn next(input: &[u8]) -> Framed<'_> {
     }
 }
 
-/// Octets of an over-long line to throw away, and whether its end was among them: up to the LF and with it, or else all
-/// of `input`.
-pub fn discard(input: &[u8]) -> (usize, bool) {
+/// What [`discard`] threw away of an over-long line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Discarded {
+    /// The rest of the line, its CRLF included.
+    ToEnd(usize),
+    /// Octets up to a bare LF, and with it.
+    ToBareNewline(usize),
+    /// All but a CR that the next octet is needed for.
+    All(usize),
+}
+
+/// Octets of an over-long line to throw away. Where it stopped at [`All`](Discarded::All) the next input begins with
+/// what was left, so that a CR and its LF are seen together.
+pub fn discard(input: &[u8]) -> Discarded {
     match memchr(LF, input) {
-        Some(end) => (end + 1, true),
-        None => (input.len(), false),
+        Some(end) if input[..end].ends_with(&[CR]) => Discarded::ToEnd(end + 1),
+        Some(end) => Discarded::ToBareNewline(end + 1),
+        None => Discarded::All(input.len() - usize::from(input.ends_with(&[CR]))),
     }
 }
 
@@ -76,8 +89,11 @@ mod tests {
 
     #[test]
     fn discarding_stops_behind_the_line_end() {
-        assert_eq!(discard(b"xxx\r\nNOOP\r\n"), (5, true));
-        assert_eq!(discard(b"xxx\r"), (4, false));
-        assert_eq!(discard(b""), (0, false));
+        assert_eq!(discard(b"xxx\r\nNOOP\r\n"), Discarded::ToEnd(5));
+        assert_eq!(discard(b"xxx\nNOOP\r\n"), Discarded::ToBareNewline(4));
+        assert_eq!(discard(b"x\rx"), Discarded::All(3));
+        assert_eq!(discard(b"xxx\r"), Discarded::All(3));
+        assert_eq!(discard(b"\r\n"), Discarded::ToEnd(2));
+        assert_eq!(discard(b""), Discarded::All(0));
     }
 }

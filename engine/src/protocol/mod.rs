@@ -10,6 +10,7 @@
 pub mod command;
 pub mod data;
 pub mod envelope;
+pub mod extension;
 pub mod line;
 pub mod params;
 pub mod path;

@@ -1,8 +1,12 @@
 //! Paths and mailboxes: the grammar of RFC 5321 §4.1.2 and §4.1.3, borrowed from the line and valid once parsed.
+//!
+//! Local-parts and domains may hold UTF-8, as RFC 6531 §3.3 extends the grammar; whether the client may send it is not
+//! judged here. Which U-labels are registered is the DNS's matter: a label is taken unless it holds what no U-label can
+//! and what looks like something else, such as spaces or full-width dots.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::limits::{DOMAIN_LEN_MAX, LABEL_LEN_MAX, LOCAL_PART_LEN_MAX};
+use crate::limits::{DOMAIN_LEN_MAX, LABEL_LEN_MAX, LOCAL_PART_LEN_MAX, U_LABEL_CHARS_COUNT_MAX};
 
 /// Stored form of [`ForwardPath::Postmaster`]; no mailbox, since it has no domain.
 const STORED_POSTMASTER: &[u8] = b"postmaster";
@@ -192,18 +196,25 @@ fn mailbox(input: &[u8]) -> Result<(Mailbox<'_>, &[u8]), PathFault> {
 
 /// `Local-part = Dot-string / Quoted-string`
 fn local_part(input: &[u8]) -> Result<(LocalPart<'_>, &[u8]), PathFault> {
-    if input.starts_with(b"\"") {
-        let (quoted, rest) = input.split_at(quoted_string_len(input)?);
-        Ok((LocalPart::Quoted(quoted), rest))
-    } else {
-        let (dot_string, rest) = input.split_at(dot_string_len(input)?);
-        Ok((LocalPart::DotString(dot_string), rest))
+    let is_quoted = input.starts_with(b"\"");
+    let len = if is_quoted { quoted_string_len(input)? } else { dot_string_len(input)? };
+    let (text, rest) = input.split_at(len);
+    if !text.is_ascii() && !is_utf8_text(text) {
+        return Err(PathFault::Syntax);
     }
+    Ok((if is_quoted { LocalPart::Quoted(text) } else { LocalPart::DotString(text) }, rest))
+}
+
+/// UTF-8 without control characters and line ends, which ASCII has too but not above 127.
+fn is_utf8_text(text: &[u8]) -> bool {
+    let is_line_end = |c| matches!(c, '\u{2028}' | '\u{2029}');
+    str::from_utf8(text).is_ok_and(|text| !text.chars().any(|c| c.is_control() || is_line_end(c)))
 }
 
 /// `Dot-string = Atom *("." Atom)`, `Atom = 1*atext`
 fn dot_string_len(input: &[u8]) -> Result<usize, PathFault> {
-    let len = input.iter().take_while(|&&octet| is_atext(octet) || octet == b'.').count();
+    let is_in_dot_string = |octet| is_atext(octet) || octet == b'.' || !octet.is_ascii();
+    let len = input.iter().take_while(|&&octet| is_in_dot_string(octet)).count();
     if input[..len].split(|&octet| octet == b'.').all(|atom| !atom.is_empty()) {
         Ok(len)
     } else {
@@ -212,14 +223,14 @@ fn dot_string_len(input: &[u8]) -> Result<usize, PathFault> {
 }
 
 /// `Quoted-string = DQUOTE *QcontentSMTP DQUOTE`, `QcontentSMTP = qtextSMTP / quoted-pairSMTP`,
-/// `quoted-pairSMTP = %d92 %d32-126`, `qtextSMTP = %d32-33 / %d35-91 / %d93-126`
+/// `quoted-pairSMTP = %d92 %d32-126`, `qtextSMTP = %d32-33 / %d35-91 / %d93-126 / UTF8-non-ascii`
 fn quoted_string_len(input: &[u8]) -> Result<usize, PathFault> {
     let mut at = 1;
     loop {
         at += match input.get(at..).unwrap_or_default() {
             [b'"', ..] => return Ok(at + 1),
             [b'\\', b' '..=b'~', ..] => 2,
-            [b' '..=b'[' | b']'..=b'~', ..] => 1,
+            [b' '..=b'[' | b']'..=b'~' | 0x80.., ..] => 1,
             _ => return Err(PathFault::Syntax),
         };
     }
@@ -232,11 +243,12 @@ fn domain(input: &[u8]) -> Result<(Domain<'_>, &[u8]), PathFault> {
     Ok((if domain.starts_with(b"[") { Domain::Literal(domain) } else { Domain::Name(domain) }, rest))
 }
 
-/// `Domain = sub-domain *("." sub-domain)`
+/// `Domain = sub-domain *("." sub-domain)`, `sub-domain =/ U-label`
 ///
 /// An underscore counts as a letter: the grammar has none, but hosts with one in their name send mail.
 fn name_len(input: &[u8]) -> Result<usize, PathFault> {
-    let is_in_name = |octet: u8| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'.' | b'_');
+    let is_in_name =
+        |octet: u8| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'.' | b'_' | 0x80..);
     let len = input.iter().take_while(|&&octet| is_in_name(octet)).count();
     if input[..len].split(|&octet| octet == b'.').all(is_sub_domain) {
         Ok(len)
@@ -248,7 +260,22 @@ fn name_len(input: &[u8]) -> Result<usize, PathFault> {
 /// `sub-domain = Let-dig [Ldh-str]`, `Ldh-str = *( ALPHA / DIGIT / "-" ) Let-dig`; the octets are known to be of
 /// `Ldh-str`.
 fn is_sub_domain(label: &[u8]) -> bool {
-    !label.is_empty() && label.len() <= LABEL_LEN_MAX && !label.starts_with(b"-") && !label.ends_with(b"-")
+    let is_valid = if label.is_ascii() { label.len() <= LABEL_LEN_MAX } else { is_u_label(label) };
+    is_valid && !label.is_empty() && !label.starts_with(b"-") && !label.ends_with(b"-")
+}
+
+/// RFC 5890 §2.3.2.1, as far as it can be told without tables: UTF-8 of no more characters than an A-label can stand
+/// for, without white space, general punctuation but the two joiners, private use, and the wide forms of ASCII.
+fn is_u_label(label: &[u8]) -> bool {
+    let is_excluded = |c: char| {
+        c.is_control()
+            || c.is_whitespace()
+            || matches!(c, '\u{2000}'..='\u{200b}' | '\u{200e}'..='\u{206f}' | '\u{3000}'..='\u{3002}')
+            || matches!(c, '\u{e000}'..='\u{f8ff}' | '\u{fe50}'..='\u{fe6f}' | '\u{feff}'..='\u{ffff}')
+    };
+    str::from_utf8(label).is_ok_and(|label| {
+        label.chars().count() <= U_LABEL_CHARS_COUNT_MAX && !label.chars().any(is_excluded)
+    })
 }
 
 /// `address-literal = "[" ( IPv4-address-literal / IPv6-address-literal / General-address-literal ) "]"`
@@ -274,7 +301,7 @@ fn literal_address(inner: &[u8]) -> Option<IpAddr> {
 }
 
 /// RFC 5322 §3.2.3: `atext`.
-fn is_atext(octet: u8) -> bool {
+pub(super) fn is_atext(octet: u8) -> bool {
     octet.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&octet)
 }
 
@@ -290,7 +317,7 @@ mod tests {
         let mut out = Vec::new();
         path.write(&mut out);
         assert_eq!(ForwardPath::parse_stored(&out), Ok(path));
-        Ok(String::from_utf8(out).expect("ASCII"))
+        Ok(String::from_utf8(out).expect("UTF-8"))
     }
 
     #[test]
@@ -307,6 +334,9 @@ mod tests {
             "a@[127.0.0.1]",
             "a@[IPv6:::1]",
             "a@[ipv6:2001:db8::192.0.2.1]",
+            "\u{e9}.\u{65e5}@b\u{fc}cher.example",
+            "\"\u{e9} x\"@xn--bcher-kva.example",
+            "a@\u{915}\u{200d}b.\u{1f4e7}",
         ] {
             assert_eq!(written(format!("<{mailbox}>").as_bytes()).as_deref(), Ok(mailbox));
             assert!(Mailbox::parse(mailbox.as_bytes()).is_ok(), "{mailbox}");
@@ -353,9 +383,15 @@ mod tests {
             "<a@b[1.2.3.4]>",
             "<<a@b>>",
             "<a@b,c@d>",
-            "<a@\u{e9}>",
-            "<\u{e9}@b>",
-            "<\"\u{e9}\"@b>",
+            "<a@-\u{e9}>",
+            "<a@\u{e9}->",
+            "<a@\u{e9}\u{3002}example>",
+            "<a@\u{ff0e}b>",
+            "<a@b\u{a0}>",
+            "<a@b\u{202e}c>",
+            "<\u{85}@b>",
+            "<\"\u{2028}\"@b>",
+            "<\"\\\u{e9}\"@b>",
             "<(c)a@b>",
             "<a@b\0>",
         ] {
@@ -397,6 +433,7 @@ mod tests {
             |len: usize| [vec!["x".repeat(LABEL_LEN_MAX); 3].join("."), "y".repeat(len - 3 * 64)].join(".");
         let path = |local: usize, domain: usize| format!("<{}@{}>", "l".repeat(local), name(domain));
         assert!(written(path(LOCAL_PART_LEN_MAX, DOMAIN_LEN_MAX).as_bytes()).is_ok());
+        assert!(written(format!("<a@{}>", "\u{e9}".repeat(U_LABEL_CHARS_COUNT_MAX)).as_bytes()).is_ok());
         let quoted = |len: usize| format!("<\"{}\"@b>", "l".repeat(len - 2));
         assert!(written(quoted(LOCAL_PART_LEN_MAX).as_bytes()).is_ok());
         for (path, fault) in [
@@ -405,6 +442,7 @@ mod tests {
             (path(1, DOMAIN_LEN_MAX).replace("yyy>", "y.yyy>"), PathFault::DomainTooLong),
             (path(LOCAL_PART_LEN_MAX + 1, DOMAIN_LEN_MAX).replace("yyy>", "y.yyy>"), PathFault::PathTooLong),
             (format!("<a@{}>", "x".repeat(LABEL_LEN_MAX + 1)), PathFault::Syntax),
+            (format!("<a@{}>", "\u{e9}".repeat(U_LABEL_CHARS_COUNT_MAX + 1)), PathFault::Syntax),
         ] {
             assert_eq!(written(path.as_bytes()), Err(fault), "{path}");
         }
@@ -424,6 +462,13 @@ mod tests {
         assert_eq!(address(b"[192.0.2.1]"), "192.0.2.1".parse().ok());
         assert_eq!(address(b"[IPV6:2001:DB8::1]"), "2001:db8::1".parse().ok());
         assert_eq!(address(b"192.0.2.1"), None);
+    }
+
+    #[test]
+    fn octets_that_are_not_utf8_are_refused() {
+        for path in [&b"<\xe9@b>"[..], b"<\"\xe9\"@b>", b"<a@\xe9>", b"<\xed\xa0\x80@b>", b"<\xc0\xaf@b>"] {
+            assert_eq!(ForwardPath::parse(path), Err(PathFault::Syntax), "{}", path.escape_ascii());
+        }
     }
 
     proptest! {

@@ -53,6 +53,8 @@ replies! {
     RECIPIENT_OK = 250 "2.1.5" "recipient ok";
     /// The message is durable and the engine is responsible for it; the message's id follows the text.
     QUEUED = 250 "2.0.0" "queued as";
+    /// BDAT without LAST: the chunk was taken; its length precedes the text.
+    CHUNK_TAKEN = 250 "2.0.0" "octets received";
     /// VRFY: mailboxes are not told.
     NOT_VERIFIED = 252 "2.5.0" "not verified here; send RCPT and see whether it is accepted";
     /// DATA: content is awaited.
@@ -72,6 +74,12 @@ replies! {
     TOO_MANY_FAULTS = 421 "4.7.0" "too many refused commands in this session; closing, the replies before this one say why";
     /// The session's budget of refused recipients is used up.
     TOO_MANY_REFUSED_RECIPIENTS = 421 "4.7.0" "too many refused recipients in this session; closing, remove those addresses";
+    /// BDAT with more octets than are read to be thrown away.
+    ENDLESS_CHUNK = 421 "4.3.4" "chunk far beyond the limit that SIZE states; closing, send a smaller message";
+    /// A line ended with LF alone: what follows it is not read.
+    BARE_NEWLINE = 421 "4.5.2" "line ended with a bare <LF>; closing, end lines with <CRLF>";
+    /// BDAT whose argument does not tell how much follows: what follows is not read.
+    BAD_CHUNK = 421 "4.5.4" "size of the chunk not understood; closing, send BDAT octets or BDAT octets LAST";
     /// An over-long command line went on beyond all bounds.
     ENDLESS_LINE = 421 "4.7.0" "command line does not end; closing, send commands in lines";
     /// More commands came than any message needs.
@@ -106,12 +114,12 @@ replies! {
     UNKNOWN_COMMAND = 500 "5.5.1" "command not known; this is an SMTP server, send HELP for its commands";
     /// The line is longer than a command may be.
     LINE_TOO_LONG = 500 "5.5.2" "command line too long; the limit is 2048 octets with its <CRLF>";
-    /// A line ended with LF alone.
-    BARE_NEWLINE = 500 "5.5.2" "line ended with a bare <LF>; end lines with <CRLF>";
     /// An octet below 32, or 127, in a command line.
     CONTROL_OCTET = 500 "5.5.2" "control character in the command; send printable ASCII ended with <CRLF>";
     /// An octet above 127 in a command line.
     NON_ASCII = 500 "5.5.2" "octet above 127 in the command; send printable ASCII";
+    /// Octets above 127 that are not UTF-8 in an argument that may hold some.
+    NOT_UTF8 = 500 "5.5.2" "octets above 127 that are not UTF-8; send UTF-8 or printable ASCII";
     /// The argument is not of the verb's form.
     BAD_ARGUMENT = 501 "5.5.4" "argument not understood; send MAIL FROM:<address> or RCPT TO:<address>";
     /// The verb needs an argument.
@@ -140,7 +148,7 @@ replies! {
     RECIPIENT_PATH_TOO_LONG = 501 "5.1.3" "recipient too long; the limits are 256 octets before the @ and 255 behind it";
     /// RFC 5321 §4.5.3.1.3; MAIL.
     SENDER_PATH_TOO_LONG = 501 "5.1.7" "sender too long; the limits are 256 octets before the @ and 255 behind it";
-    /// EXPN, and AUTH, BDAT and STARTTLS, which were not announced.
+    /// EXPN, and what was not announced: AUTH, STARTTLS, and BDAT where CHUNKING is switched off.
     NOT_IMPLEMENTED = 502 "5.5.1" "command not offered; the reply to EHLO lists what is";
     /// MAIL before EHLO or HELO.
     EXPECTED_HELLO = 503 "5.5.1" "no EHLO yet; send EHLO first";
@@ -150,13 +158,19 @@ replies! {
     EXPECTED_RCPT_OR_RSET = 503 "5.5.1" "a transaction is open; send RCPT, or RSET to begin another";
     /// DATA before any RCPT.
     EXPECTED_RCPT = 503 "5.5.1" "no recipient yet; send RCPT first";
+    /// MAIL, RCPT or DATA between the chunks of BDAT.
+    EXPECTED_BDAT = 503 "5.5.1" "content has begun with BDAT; send BDAT, or RSET to begin another transaction";
 
     /// RCPT of a domain that is not served: never an open relay.
     RELAY_DENIED = 550 "5.7.1" "mail for the recipient's domain is not accepted here; check the address, and the domain's MX record";
+    /// The content held a bare CR or LF, which the listener does not take.
+    BARE_NEWLINE_IN_CONTENT = 550 "5.6.0" "a line ends with a bare <CR> or <LF>; end lines with <CRLF>";
+    /// MAIL with an octet above 127 and without SMTPUTF8 (RFC 6531 §3.5).
+    NON_ASCII_SENDER = 550 "5.6.7" "sender is internationalized; use an ASCII one, or SMTPUTF8 where EHLO lists it";
     /// MAIL announced, or the content turned out, to be larger than the listener takes.
     TOO_LARGE = 552 "5.3.4" "message too large; SIZE in the reply to EHLO is the limit in octets, send a smaller one";
-    /// An octet above 127 in MAIL's or RCPT's argument; SMTPUTF8 (RFC 6531) is not announced.
-    NON_ASCII_MAILBOX = 553 "5.6.7" "internationalized addresses are not accepted here; use an ASCII address";
+    /// RCPT or VRFY with an octet above 127 and without SMTPUTF8 (RFC 6531 §3.5).
+    NON_ASCII_RECIPIENT = 553 "5.6.7" "recipient is internationalized; use an ASCII one, or SMTPUTF8 where EHLO lists it";
     /// The message has passed too many servers (RFC 5321 §6.3).
     LOOP = 554 "5.4.6" "more than 100 Received fields, a mail loop; correct the forwarding that sends it here again";
     /// Something came before the reply that it had to wait for, the greeting included.
@@ -164,7 +178,7 @@ replies! {
     /// DATA when every RCPT was refused.
     NO_VALID_RECIPIENTS = 554 "5.5.1" "every recipient was refused; the replies to RCPT say why";
     /// The content held what other servers could take for its end.
-    END_OF_DATA_LOOKALIKE = 554 "5.6.0" "a line is a dot with a bare <CR> or <LF> beside it; end lines with <CRLF>";
+    END_OF_DATA_LOOKALIKE = 554 "5.6.0" "a line is a dot with a bare <CR>, a bare <LF> or a NUL beside it; end lines with <CRLF>";
     /// A parameter of MAIL or RCPT that is not announced.
     UNKNOWN_PARAMETER = 555 "5.5.4" "parameter not implemented; send only what the reply to EHLO lists";
     /// BODY with a value that is not announced.
@@ -191,16 +205,16 @@ pub fn encode_text(reply: &Reply, text: &str, help: Option<&str>, out: &mut Vec<
     out.extend_from_slice(b"\r\n");
 }
 
-/// Appends the greeting.
+/// Appends the greeting; `banner` stands in place of its text.
 ///
 /// RFC 5321 §4.2: `Greeting = "220 " (Domain / address-literal) [ SP textstring ] CRLF`
-pub fn encode_greeting(hostname: &str, out: &mut Vec<u8>) {
-    encode_hello_line(&GREETING, b' ', hostname, out);
+pub fn encode_greeting(hostname: &str, banner: Option<&str>, out: &mut Vec<u8>) {
+    encode_hello_line(&GREETING, b' ', hostname, banner.unwrap_or(GREETING.text), out);
 }
 
 /// Appends the reply to HELO.
 pub fn encode_helo(hostname: &str, out: &mut Vec<u8>) {
-    encode_hello_line(&HELLO, b' ', hostname, out);
+    encode_hello_line(&HELLO, b' ', hostname, HELLO.text, out);
 }
 
 /// Appends the reply to EHLO; each extension is its line, such as `SIZE 52428800`.
@@ -210,7 +224,7 @@ pub fn encode_helo(hostname: &str, out: &mut Vec<u8>) {
 /// *( "250-" ehlo-line CRLF ) "250" SP ehlo-line CRLF )`
 pub fn encode_ehlo(hostname: &str, extensions: &[&str], out: &mut Vec<u8>) {
     let separator = |is_last| if is_last { b' ' } else { b'-' };
-    encode_hello_line(&HELLO, separator(extensions.is_empty()), hostname, out);
+    encode_hello_line(&HELLO, separator(extensions.is_empty()), hostname, HELLO.text, out);
     for (index, extension) in extensions.iter().enumerate() {
         encode_start(&HELLO, separator(index + 1 == extensions.len()), out);
         out.extend_from_slice(extension.as_bytes());
@@ -224,11 +238,17 @@ pub fn encode_queued(message: MessageId, out: &mut Vec<u8>) {
     write!(out, "{} {message}\r\n", QUEUED.text).expect("writing to a Vec does not fail");
 }
 
-fn encode_hello_line(reply: &Reply, separator: u8, hostname: &str, out: &mut Vec<u8>) {
+/// Appends the reply to a BDAT that is not the last.
+pub fn encode_chunk_taken(len: u64, out: &mut Vec<u8>) {
+    encode_start(&CHUNK_TAKEN, b' ', out);
+    write!(out, "{len} {}\r\n", CHUNK_TAKEN.text).expect("writing to a Vec does not fail");
+}
+
+fn encode_hello_line(reply: &Reply, separator: u8, hostname: &str, text: &str, out: &mut Vec<u8>) {
     encode_start(reply, separator, out);
     out.extend_from_slice(hostname.as_bytes());
     out.push(b' ');
-    out.extend_from_slice(reply.text.as_bytes());
+    out.extend_from_slice(text.as_bytes());
     out.extend_from_slice(b"\r\n");
 }
 
@@ -302,7 +322,12 @@ mod tests {
         assert_eq!(encoded(|out| encode(&RELAY_DENIED, out)).get(..10), Some("550 5.7.1 "));
         assert_eq!(encoded(|out| encode(&OK, out)), "250 2.0.0 ok\r\n");
         assert_eq!(encoded(|out| encode(&START_CONTENT, out)).get(..8), Some("354 send"));
-        assert_eq!(encoded(|out| encode_greeting("mx.example", out)), "220 mx.example ESMTP ringmx\r\n");
+        assert_eq!(
+            encoded(|out| encode_greeting("mx.example", None, out)),
+            "220 mx.example ESMTP ringmx\r\n"
+        );
+        assert_eq!(encoded(|out| encode_greeting("mx", Some("ESMTP"), out)), "220 mx ESMTP\r\n");
+        assert_eq!(encoded(|out| encode_chunk_taken(86, out)), "250 2.0.0 86 octets received\r\n");
         assert_eq!(encoded(|out| encode_helo("mx.example", out)), "250 mx.example greets you\r\n");
         let id = MessageId { session: SessionId(1), transaction: 2 };
         assert_eq!(encoded(|out| encode_queued(id, out)), "250 2.0.0 queued as 0000000000001-2\r\n");

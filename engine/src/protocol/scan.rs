@@ -15,31 +15,45 @@ pub const LF: u8 = b'\n';
 const BLOCK_LEN: usize = 32;
 
 /// The first index `i` whose octet and its neighbour `i + 1` are odd: a CR that no LF follows, an LF that no CR
-/// precedes, or an LF that a dot follows. The last octet of `text` is judged only as a neighbour, the first only as
-/// having one.
+/// precedes, or an LF that a dot or a NUL follows. The last octet of `text` is judged only as a neighbour, the first
+/// only as having one.
 pub fn find_odd_pair(text: &[u8]) -> Option<usize> {
+    let (firsts, _) = text.as_chunks::<BLOCK_LEN>();
+    let (seconds, _) = text.get(1..)?.as_chunks::<BLOCK_LEN>();
     let mut at = 0;
-    while let (Some(firsts), Some(seconds)) = (block(text, at), block(text, at + 1)) {
-        let mut odd = false;
-        for i in 0..BLOCK_LEN {
-            odd |= is_odd(firsts[i], seconds[i]);
-        }
-        if odd {
+    for (firsts, seconds) in firsts.iter().zip(seconds) {
+        if has_odd_pair(firsts, seconds) {
             break;
         }
         at += BLOCK_LEN;
     }
-    let within = text[at..].windows(2).position(|pair| is_odd(pair[0], pair[1]))?;
-    Some(at + within)
+    let is_odd = |pair: &[u8]| is_torn(pair[0], pair[1]) || marks(pair[0], pair[1]) == 0;
+    Some(at + text[at..].windows(2).position(is_odd)?)
 }
 
-fn block(text: &[u8], at: usize) -> Option<&[u8; BLOCK_LEN]> {
-    text.get(at..)?.first_chunk()
+/// Without `&&` and `||`: a branch would keep the loop from becoming vector code. Both halves at once: they share the
+/// compare of their marks, which makes up for the look at NULs.
+fn has_odd_pair(firsts: &[u8; BLOCK_LEN], seconds: &[u8; BLOCK_LEN]) -> bool {
+    const HALF_LEN: usize = BLOCK_LEN / 2;
+    let mut odd = false;
+    for i in 0..HALF_LEN {
+        let (first, second, other_first, other_second) =
+            (firsts[i], seconds[i], firsts[i + HALF_LEN], seconds[i + HALF_LEN]);
+        odd |= is_torn(first, second)
+            | is_torn(other_first, other_second)
+            | (marks(first, second).min(marks(other_first, other_second)) == 0);
+    }
+    odd
 }
 
-/// Without `&&` and `||`: a branch would keep the caller's loop from becoming vector code.
-fn is_odd(first: u8, second: u8) -> bool {
-    ((first == CR) != (second == LF)) | ((first == LF) & (second == b'.'))
+/// A CR without its LF, or an LF without its CR.
+fn is_torn(first: u8, second: u8) -> bool {
+    (first == CR) != (second == LF)
+}
+
+/// 0 for an LF before a dot or a NUL, and for nothing else.
+fn marks(first: u8, second: u8) -> u8 {
+    (first ^ LF) | (second ^ b'.').min(second)
 }
 
 #[cfg(test)]
@@ -52,7 +66,7 @@ mod tests {
     fn naive(text: &[u8]) -> Option<usize> {
         (0..text.len().saturating_sub(1)).find(|&i| match (text[i], text[i + 1]) {
             (CR, LF) => false,
-            (CR, _) | (_, LF) | (LF, b'.') => true,
+            (CR, _) | (_, LF) | (LF, b'.' | 0) => true,
             _ => false,
         })
     }
@@ -70,6 +84,8 @@ mod tests {
         (b"\r\n\n", Some(1)),
         (b"a\r\n.", Some(2)),
         (b".a.\r\na.", None),
+        (b"a\r\n\0", Some(2)),
+        (b"\0a\0\r\n ", None),
     ];
 
     #[test]

@@ -11,7 +11,7 @@ use ringmx_ring::{AcceptMode, BindError, Exclusivity, Fd, Listening, listen};
 use crate::config::{Config, Durability, Listener};
 use crate::policy::recipient::Recipients;
 use crate::server::worker::Port;
-use crate::session::{Replies, Service};
+use crate::session::{Replies, Service, Settings};
 
 /// Where the private owners of sealed sockets come from: above every range that systems give to people, services or
 /// containers, below the numbers with a meaning of their own.
@@ -89,11 +89,19 @@ fn service(config: &Config, listener: &Listener, recipients: Arc<Recipients>) ->
     let texts: HashMap<Box<str>, Box<str>> =
         config.replies.texts.iter().map(|(code, text)| (boxed(code), boxed(text))).collect();
     let replies = Replies::new(texts, config.replies.help_url.as_ref().map(boxed));
-    let (size, hostname) = (listener.max_message_size, config.hostname.as_str());
-    let (command_timeout, data_timeout) = (listener.command_timeout, listener.data_timeout);
-    let mut service = Service::new(hostname, size, recipients, replies, command_timeout, data_timeout);
-    service.guard = listener.guard.clone();
-    service
+    Service::new(Settings {
+        hostname: boxed(&listener.hostname),
+        banner: listener.banner.as_ref().map(boxed),
+        message_len_max: listener.max_message_size,
+        extensions: listener.extensions,
+        bare_newline: listener.bare_newline,
+        bare_newline_exclude: listener.bare_newline_exclude.clone(),
+        recipients,
+        replies: Arc::new(replies),
+        guard: listener.guard.clone(),
+        command_timeout: listener.command_timeout,
+        data_timeout: listener.data_timeout,
+    })
 }
 
 /// Random for each start, so that no other program has it by accident.

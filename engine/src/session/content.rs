@@ -1,22 +1,37 @@
-//! DATA, the content behind it, and the commit that ends the transaction.
+//! DATA, the content behind it or behind BDAT, and the commit that ends the transaction.
 
 use crate::event::Kind;
-use crate::protocol::reply;
+use crate::policy::newline::BareNewline;
+use crate::protocol::data::End;
+use crate::protocol::reply::{self, Reply};
 use crate::session::fault::Budget;
 use crate::session::phase::Phase;
-use crate::session::transaction::Refused;
-use crate::session::{Context, Error, Fault, Next, Piece, Pool, Progress, Session, Transaction, trace};
+use crate::session::trace::{self, Protocol};
+use crate::session::transaction::{Done, Refused};
+use crate::session::{Context, Error, Fault, Next, Piece, Pool, Progress, Session, Transaction};
 
 impl Session {
     pub(super) fn data(&mut self, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Next {
+        if let Err(fault) = self.begin_content(cx) {
+            return self.refuse(cx, fault, out);
+        }
+        cx.reply(&reply::START_CONTENT, out)
+    }
+
+    /// From `Mail` to `Body`, with the trace field written.
+    pub(super) fn begin_content(&mut self, cx: &mut Context<'_>) -> Result<(), Fault> {
         let Phase::Mail(transaction) = &self.phase else { unreachable!("checked by `obey`") };
         if transaction.recipients_count() == 0 {
             // RFC 2920 §3.1: a pipelining client sends DATA although all its recipients were refused.
             let all_refused = transaction.refused_count > 0;
-            let fault = if all_refused { Fault::NoValidRecipients } else { Fault::RecipientFirst };
-            return self.refuse(cx, fault, out);
+            return Err(if all_refused { Fault::NoValidRecipients } else { Fault::RecipientFirst });
         }
         let Phase::Mail(mut transaction) = self.phase.take() else { unreachable!("matched above") };
+        let protocol = match (transaction.smtputf8(), self.extended) {
+            (true, _) => Protocol::Utf8Smtp,
+            (false, true) => Protocol::Esmtp,
+            (false, false) => Protocol::Smtp,
+        };
         let (id, pool) = (transaction.id, &mut *cx.pool);
         pool.trace.clear();
         trace::write_received(
@@ -24,8 +39,8 @@ impl Session {
             &trace::Received {
                 helo: &self.helo,
                 client: self.client.ip(),
-                hostname: &cx.service.hostname,
-                extended: self.extended,
+                hostname: &cx.service.settings.hostname,
+                protocol,
                 id,
                 date: pool.date.rfc5322(cx.now),
             },
@@ -33,11 +48,11 @@ impl Session {
         transaction.begin_content(&pool.trace, pool.inline_len_max, &mut pool.memory);
         (self.content_began_at, self.progress_len) = (cx.now.monotonic, 0);
         self.enter(cx, Phase::Body(transaction));
-        cx.reply(&reply::START_CONTENT, out)
+        Ok(())
     }
 
-    /// Content up to end-of-data; `None` while there is no room for more: then a file is to be brought or a piece to be
-    /// written.
+    /// Content up to end-of-data, or to the end of a chunk; `None` while there is no room for more: then a file is to
+    /// be brought or a piece to be written.
     pub(super) fn receive_content(
         &mut self,
         cx: &mut Context<'_>,
@@ -45,32 +60,57 @@ impl Session {
         out: &mut Vec<u8>,
     ) -> Option<Progress> {
         let Phase::Body(transaction) = &mut self.phase else { unreachable!("checked by `receive`") };
-        let decoded = transaction.decode(input, cx.service.message_len_max, &mut cx.pool.memory);
-        if decoded.consumed == 0 {
-            return None;
-        }
-        self.make_progress(cx, decoded.consumed);
-        let Some(end) = decoded.end else {
-            return Some(Progress { consumed: decoded.consumed, next: Next::Input });
+        let len_max = cx.service.settings.message_len_max;
+        let received = transaction.receive(input, len_max, &mut cx.pool.memory);
+        self.make_progress(cx, received.consumed);
+        let next = match received.done {
+            None if received.consumed == 0 => return None,
+            None => Next::Input,
+            Some(Done::Chunk(len)) => self.end_chunk(cx, len, out),
+            Some(Done::Content(end)) => self.end_content(cx, end, out),
         };
-        let Phase::Body(mut transaction) = self.phase.take() else { unreachable!("matched above") };
+        Some(Progress { consumed: received.consumed, next })
+    }
+
+    fn end_content(&mut self, cx: &mut Context<'_>, end: End, out: &mut Vec<u8>) -> Next {
+        let Phase::Body(mut transaction) = self.phase.take() else { unreachable!("content ends in `Body`") };
         transaction.received_unix_us = cx.now.unix_us();
-        let verdict = transaction.verdict(end);
-        let next = match verdict {
+        let (policy, message) = (cx.service.bare_newline(self.client.ip()), transaction.id);
+        match transaction.verdict(end, policy) {
             Ok(()) => {
+                if end.bare_newlines && policy == BareNewline::Note {
+                    let (client, lookalike) = (self.client, end.lookalike);
+                    cx.log(self.id, Kind::BareNewlines { message, client, lookalike });
+                }
                 self.enter(cx, Phase::Committing { transaction, ended_at: cx.now.monotonic });
                 Next::Commit
             }
             Err(refused) => {
+                let told = transaction.refusal_told;
                 cx.pool.release(transaction);
                 self.enter(cx, Phase::Idle);
-                match refused {
-                    Refused::Fault(fault) => self.refuse(cx, fault, out),
-                    Refused::Error(error) => self.fail(cx, error, out),
-                }
+                self.answer(cx, refused, told, out)
             }
-        };
-        Some(Progress { consumed: decoded.consumed, next })
+        }
+    }
+
+    /// Says why a message does not get its 250.
+    ///
+    /// RFC 3030 §2: a client that was `told` with a chunk may still have others under way. They are answered in the
+    /// same words, and neither cost it anything nor count again.
+    pub(super) fn answer(
+        &mut self,
+        cx: &mut Context<'_>,
+        refused: Refused,
+        told: bool,
+        out: &mut Vec<u8>,
+    ) -> Next {
+        match refused {
+            Refused::Fault(fault) if told => cx.reply(&Reply::from(fault), out),
+            Refused::Fault(fault) => self.refuse(cx, fault, out),
+            Refused::Error(error) if told => cx.reply(&Reply::from(error), out),
+            Refused::Error(error) => self.fail(cx, error, out),
+        }
     }
 
     /// The content has reached the size from which it gets a file: the caller is to bring one
@@ -109,7 +149,7 @@ impl Session {
 
     /// There is no file for the content, or writing to it failed: the content is read to its end and then refused.
     pub fn refuse_content(&mut self, cx: &mut Context<'_>, error: Error) {
-        if let Phase::Body(transaction) = &mut self.phase {
+        if let Phase::Body(transaction) | Phase::Chunks(transaction) = &mut self.phase {
             transaction.refuse(Refused::Error(error), &mut cx.pool.memory);
         }
     }

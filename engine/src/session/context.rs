@@ -1,9 +1,7 @@
 //! What a session is given with each call: the time, what its listener offers, and its worker's pool.
 
-use std::collections::HashMap;
 use std::hash::RandomState;
 use std::sync::Arc;
-use std::time::Duration;
 
 use ringmx_ring::BlockBuffer;
 
@@ -11,11 +9,9 @@ use crate::event::{Event, EventQueue, Kind};
 use crate::id::SessionId;
 use crate::limits;
 use crate::policy::clients::Clients;
-use crate::policy::recipient::Recipients;
-use crate::protocol::reply::{self, Reply};
-use crate::protocol::xclient;
+use crate::protocol::reply::Reply;
 use crate::session::memory::Memory;
-use crate::session::{DateCache, Error, Guard, Next, Transaction};
+use crate::session::{DateCache, Error, Next, Service, Transaction};
 use crate::stats::WorkerStats;
 use crate::time::Now;
 
@@ -30,94 +26,12 @@ pub struct Context<'a> {
 impl Context<'_> {
     /// Appends a reply and goes on.
     pub(super) fn reply(&self, reply: &Reply, out: &mut Vec<u8>) -> Next {
-        self.service.replies.encode(reply, out);
+        self.service.settings.replies.encode(reply, out);
         Next::Input
     }
 
     pub(super) fn log(&self, session: SessionId, kind: Kind) {
         self.pool.events.push(Event { at: self.now, session, kind });
-    }
-}
-
-/// What a listener offers: immutable, shared by the sessions of a worker.
-#[derive(Debug)]
-pub struct Service {
-    /// In the greeting, the EHLO reply and the trace field.
-    pub hostname: Box<str>,
-    /// Octets of content without our trace field; announced as SIZE.
-    pub message_len_max: u64,
-    pub recipients: Arc<Recipients>,
-    pub replies: Replies,
-    /// RFC 5321 §4.5.3.2.7.
-    pub command_timeout: Duration,
-    /// RFC 5321 §4.5.3.2.5.
-    pub data_timeout: Duration,
-    /// Whom it trusts, and what it lets clients do. At first the least.
-    pub guard: Guard,
-    pub(super) ehlo_reply: Box<[u8]>,
-    /// To those who may use XCLIENT.
-    pub(super) xclient_ehlo_reply: Box<[u8]>,
-    pub(super) helo_reply: Box<[u8]>,
-}
-
-impl Service {
-    pub fn new(
-        hostname: &str,
-        message_len_max: u64,
-        recipients: Arc<Recipients>,
-        replies: Replies,
-        command_timeout: Duration,
-        data_timeout: Duration,
-    ) -> Self {
-        let (mut ehlo_reply, mut helo_reply) = (Vec::new(), Vec::new());
-        let size = format!("SIZE {message_len_max}");
-        let extensions = ["PIPELINING", size.as_str(), "8BITMIME", "ENHANCEDSTATUSCODES"];
-        reply::encode_ehlo(hostname, &extensions, &mut ehlo_reply);
-        let mut xclient_ehlo_reply = Vec::new();
-        reply::encode_ehlo(
-            hostname,
-            &[&extensions[..], &[xclient::EXTENSION]].concat(),
-            &mut xclient_ehlo_reply,
-        );
-        reply::encode_helo(hostname, &mut helo_reply);
-        Self {
-            hostname: hostname.into(),
-            message_len_max,
-            recipients,
-            replies,
-            command_timeout,
-            data_timeout,
-            guard: Guard::default(),
-            ehlo_reply: ehlo_reply.into(),
-            xclient_ehlo_reply: xclient_ehlo_reply.into(),
-            helo_reply: helo_reply.into(),
-        }
-    }
-}
-
-/// The operator's own words for replies.
-#[derive(Debug, Default)]
-pub struct Replies {
-    /// By enhanced status code.
-    texts: HashMap<Box<str>, Box<str>>,
-    /// Appended to permanent negative replies: where a refused sender finds help.
-    help_url: Option<Box<str>>,
-}
-
-impl Replies {
-    /// Texts by enhanced status code; both texts and URL are printable ASCII (the configuration checks it).
-    pub fn new(texts: HashMap<Box<str>, Box<str>>, help_url: Option<Box<str>>) -> Self {
-        Self { texts, help_url }
-    }
-
-    pub(super) fn encode(&self, reply: &Reply, out: &mut Vec<u8>) {
-        // RFC 5321 §4.2.1: 4yz and 5yz are the negative ones; the others' texts are nobody's concern.
-        if reply.code < 400 || (self.texts.is_empty() && self.help_url.is_none()) {
-            return reply::encode(reply, out);
-        }
-        let text = self.texts.get(reply.enhanced).map_or(reply.text, |text| text);
-        let help_url = self.help_url.as_deref().filter(|_| reply.code >= 500);
-        reply::encode_text(reply, text, help_url, out);
     }
 }
 

@@ -17,10 +17,11 @@ impl Session {
             Phase::Greeting { until, .. } | Phase::Tarpit { until, .. } => Some(until),
             Phase::Proxy => Some(self.active_at + limits::PROXY_HEADER_TIME_MAX),
             Phase::Body(_) => {
-                let last = self.content_began_at + service.guard.data_time_max;
-                Some(last.min(self.active_at + service.data_timeout))
+                let last = self.content_began_at + service.settings.guard.data_time_max;
+                Some(last.min(self.active_at + service.settings.data_timeout))
             }
-            _ => Some(self.active_at + service.command_timeout),
+            _ if self.skipped.is_some() => Some(self.active_at + service.settings.data_timeout),
+            _ => Some(self.active_at + service.settings.command_timeout),
         }
     }
 
@@ -31,7 +32,9 @@ impl Session {
             Phase::Greeting { .. } => return self.say_greeting(cx, out),
             Phase::Tarpit { .. } => return self.leave_tarpit(cx),
             Phase::Proxy => return self.give_up_proxy(cx, "no header in time"),
-            Phase::Body(_) if cx.now.monotonic >= self.content_began_at + cx.service.guard.data_time_max => {
+            Phase::Body(_)
+                if cx.now.monotonic >= self.content_began_at + cx.service.settings.guard.data_time_max =>
+            {
                 Fault::ContentTooLong
             }
             _ => Fault::TimedOut,
@@ -66,7 +69,7 @@ impl Session {
         if fault.is_misconduct() {
             self.used.add_fault();
         }
-        match self.budget.spend(fault, &cx.service.guard.session_limits) {
+        match self.budget.spend(fault, &cx.service.settings.guard.session_limits) {
             None => {
                 self.tarpit(cx);
                 Next::Input

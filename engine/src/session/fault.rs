@@ -17,13 +17,17 @@ pub enum Fault {
     NestedMail,
     RecipientFirst,
     NoValidRecipients,
-    /// EXPN, and AUTH, BDAT and STARTTLS, which no reply to EHLO announced.
+    /// EXPN, and what no reply to EHLO announced: AUTH, STARTTLS, and BDAT where CHUNKING is switched off.
     NotOffered,
+    /// MAIL, RCPT or DATA between the chunks of BDAT.
+    ChunkExpected,
+    ChunkEndless,
     DeclaredTooLarge,
     ContentTooLarge,
     RelayDenied,
     TooManyRecipients,
     EndOfDataLookalike,
+    BareNewlineInContent,
     Loop,
     TimedOut,
     /// The time for all of the content is over.
@@ -72,10 +76,13 @@ impl From<Fault> for Reply {
             Fault::RecipientFirst => reply::EXPECTED_RCPT,
             Fault::NoValidRecipients => reply::NO_VALID_RECIPIENTS,
             Fault::NotOffered => reply::NOT_IMPLEMENTED,
+            Fault::ChunkExpected => reply::EXPECTED_BDAT,
+            Fault::ChunkEndless => reply::ENDLESS_CHUNK,
             Fault::DeclaredTooLarge | Fault::ContentTooLarge => reply::TOO_LARGE,
             Fault::RelayDenied => reply::RELAY_DENIED,
             Fault::TooManyRecipients => reply::TOO_MANY_RECIPIENTS,
             Fault::EndOfDataLookalike => reply::END_OF_DATA_LOOKALIKE,
+            Fault::BareNewlineInContent => reply::BARE_NEWLINE_IN_CONTENT,
             Fault::Loop => reply::LOOP,
             Fault::TimedOut => reply::TIMED_OUT,
             Fault::ContentTooLong => reply::CONTENT_TOO_LONG,
@@ -115,11 +122,14 @@ impl Fault {
             Self::RecipientFirst => "recipient-first",
             Self::NoValidRecipients => "no-valid-recipients",
             Self::NotOffered => "not-offered",
+            Self::ChunkExpected => "chunk-expected",
+            Self::ChunkEndless => "chunk-endless",
             Self::DeclaredTooLarge => "declared-too-large",
             Self::ContentTooLarge => "content-too-large",
             Self::RelayDenied => "relay-denied",
             Self::TooManyRecipients => "too-many-recipients",
             Self::EndOfDataLookalike => "end-of-data-lookalike",
+            Self::BareNewlineInContent => "bare-newline-in-content",
             Self::Loop => "loop",
             Self::TimedOut => "timed-out",
             Self::ContentTooLong => "content-too-long",
@@ -211,7 +221,9 @@ fn of_malformed(malformed: Malformed) -> Reply {
         Malformed::UnknownVerb => reply::UNKNOWN_COMMAND,
         Malformed::Syntax => reply::BAD_ARGUMENT,
         Malformed::NonAscii => reply::NON_ASCII,
-        Malformed::NonAsciiPath => reply::NON_ASCII_MAILBOX,
+        Malformed::NonAsciiPath(Side::Sender) => reply::NON_ASCII_SENDER,
+        Malformed::NonAsciiPath(Side::Recipient) => reply::NON_ASCII_RECIPIENT,
+        Malformed::NotUtf8 => reply::NOT_UTF8,
         Malformed::HeloName => reply::BAD_HELO_NAME,
         Malformed::ReversePath => reply::BAD_SENDER_SYNTAX,
         Malformed::ForwardPath => reply::BAD_RECIPIENT_SYNTAX,
@@ -228,6 +240,7 @@ fn of_malformed(malformed: Malformed) -> Reply {
         Malformed::ArgumentMissing => reply::ARGUMENT_MISSING,
         Malformed::ArgumentUnexpected => reply::ARGUMENT_UNEXPECTED,
         Malformed::ControlOctet => reply::CONTROL_OCTET,
+        Malformed::Chunk => reply::BAD_CHUNK,
     }
 }
 
@@ -236,7 +249,8 @@ fn name_of(malformed: Malformed) -> &'static str {
         Malformed::UnknownVerb => "unknown-verb",
         Malformed::Syntax => "syntax",
         Malformed::NonAscii => "non-ascii",
-        Malformed::NonAsciiPath => "non-ascii-path",
+        Malformed::NonAsciiPath(_) => "non-ascii-path",
+        Malformed::NotUtf8 => "not-utf8",
         Malformed::HeloName => "helo-name",
         Malformed::ReversePath => "reverse-path",
         Malformed::ForwardPath => "forward-path",
@@ -250,5 +264,6 @@ fn name_of(malformed: Malformed) -> &'static str {
         Malformed::ArgumentMissing => "argument-missing",
         Malformed::ArgumentUnexpected => "argument-unexpected",
         Malformed::ControlOctet => "control-octet",
+        Malformed::Chunk => "bad-chunk",
     }
 }

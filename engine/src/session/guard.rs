@@ -9,7 +9,7 @@ use crate::policy::clients::{Amount, ClientLimits};
 use crate::policy::network::NetworkSet;
 use crate::protocol::command::Malformed;
 use crate::protocol::proxy::{self, Origin};
-use crate::protocol::{reply, xclient};
+use crate::protocol::xclient;
 use crate::session::phase::Phase;
 use crate::session::{Context, Fault, Next, Progress, Session};
 
@@ -129,7 +129,7 @@ impl Session {
         greet_delay: Duration,
         out: &mut Vec<u8>,
     ) -> Next {
-        let (guard, now) = (&cx.service.guard, cx.now.monotonic);
+        let (guard, now) = (&cx.service.settings.guard, cx.now.monotonic);
         self.active_at = now;
         if !self.is_check {
             cx.log(self.id, Kind::Connected { client: self.client, through });
@@ -157,7 +157,7 @@ impl Session {
     pub(super) fn say_greeting(&mut self, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Next {
         self.active_at = cx.now.monotonic;
         self.enter(cx, Phase::Start);
-        reply::encode_greeting(&cx.service.hostname, out);
+        out.extend_from_slice(&cx.service.greeting);
         Next::Input
     }
 
@@ -190,10 +190,10 @@ impl Session {
             Origin::Tcp { client, .. } => {
                 through = Some(self.client);
                 self.client = client;
-                self.may_xclient = cx.service.guard.xclient.contains(client.ip());
+                self.may_xclient = cx.service.settings.guard.xclient.contains(client.ip());
             }
         }
-        let next = self.arrive(cx, through, cx.service.guard.greet_delay, out);
+        let next = self.arrive(cx, through, cx.service.settings.guard.greet_delay, out);
         Some(Progress { consumed, next })
     }
 
@@ -210,8 +210,10 @@ impl Session {
         if !self.may_xclient {
             return self.refuse(cx, Fault::NotOffered, out);
         }
-        if matches!(self.phase, Phase::Mail(_)) {
-            return self.refuse(cx, Fault::NestedMail, out);
+        match self.phase {
+            Phase::Mail(_) => return self.refuse(cx, Fault::NestedMail, out),
+            Phase::Chunks(_) => return self.refuse(cx, Fault::ChunkExpected, out),
+            _ => {}
         }
         let Some(said) = xclient::parse(argument) else {
             return self.refuse(cx, Fault::Malformed(Malformed::BadParam), out);
@@ -235,7 +237,7 @@ impl Session {
     pub(super) fn meet_early_talker(&mut self, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Option<Next> {
         cx.pool.stats.early_talkers.bump();
         let (client, fault) = (self.client, Fault::EarlyTalker);
-        match cx.service.guard.early_talker {
+        match cx.service.settings.guard.early_talker {
             EarlyTalker::Note => {
                 cx.log(self.id, Kind::Noted { client, fault: fault.name() });
                 None
@@ -274,7 +276,7 @@ impl Session {
         if self.is_unlimited {
             return Ok(());
         }
-        let guard = &cx.service.guard;
+        let guard = &cx.service.settings.guard;
         let SessionLimits { transactions_max, recipients_max, octets_max, .. } = guard.session_limits;
         if transactions_max.is_some_and(|max| self.transactions_count >= max) {
             return Err(Fault::TooManyTransactions);
@@ -292,7 +294,7 @@ impl Session {
 
     /// Counts for the client what has been used since the last time.
     fn charge(&mut self, cx: &Context<'_>) {
-        let (limits, now) = (&cx.service.guard.client_limits, cx.now.monotonic);
+        let (limits, now) = (&cx.service.settings.guard.client_limits, cx.now.monotonic);
         for (amount, uncharged) in [
             (Amount::Recipients, &mut self.used.recipients_uncharged),
             (Amount::Faults, &mut self.used.faults_uncharged),
@@ -305,7 +307,7 @@ impl Session {
 
     /// From half of a budget of faults on, a client waits: its reply is sent, its next command stays unread.
     pub(super) fn tarpit(&mut self, cx: &mut Context<'_>) {
-        let guard = &cx.service.guard;
+        let guard = &cx.service.settings.guard;
         let waits =
             !guard.tarpit.is_zero() && !self.is_unlimited && self.budget.is_half_spent(&guard.session_limits);
         if waits && matches!(self.phase, Phase::Start | Phase::Idle | Phase::Mail(_)) {
@@ -332,9 +334,9 @@ impl Session {
     /// good as one that is silent.
     pub(super) fn make_progress(&mut self, cx: &Context<'_>, len: usize) {
         self.progress_len = self.progress_len.saturating_add(u32::try_from(len).unwrap_or(u32::MAX));
-        if self.progress_len >= cx.service.guard.data_progress {
+        if self.progress_len >= cx.service.settings.guard.data_progress {
             // As if the octets had come one by one.
-            self.progress_len %= cx.service.guard.data_progress;
+            self.progress_len %= cx.service.settings.guard.data_progress;
             self.active_at = cx.now.monotonic;
         }
     }

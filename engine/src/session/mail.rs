@@ -2,7 +2,7 @@
 
 use crate::id::MessageId;
 use crate::limits;
-use crate::protocol::command::{HeloName, Mail, Rcpt};
+use crate::protocol::command::{HeloName, Mail, Malformed, Rcpt, Side};
 use crate::protocol::reply;
 use crate::session::phase::Phase;
 use crate::session::{Context, Error, Fault, Next, Session};
@@ -31,7 +31,7 @@ impl Session {
 
     pub(super) fn mail(&mut self, cx: &mut Context<'_>, mail: &Mail<'_>, out: &mut Vec<u8>) -> Next {
         // RFC 1870 §6.1: a declared size above the limit is refused before anything is sent.
-        if mail.params.size.is_some_and(|size| size > cx.service.message_len_max) {
+        if mail.params.size.is_some_and(|size| size > cx.service.settings.message_len_max) {
             return self.refuse(cx, Fault::DeclaredTooLarge, out);
         }
         if cx.pool.draining {
@@ -61,7 +61,11 @@ impl Session {
     pub(super) fn rcpt(&mut self, cx: &mut Context<'_>, rcpt: &Rcpt<'_>, out: &mut Vec<u8>) -> Next {
         self.used.add_recipient();
         let Phase::Mail(transaction) = &mut self.phase else { unreachable!("checked by `obey`") };
-        if !cx.service.recipients.accepts(&rcpt.forward_path) {
+        if rcpt.needs_smtputf8 && !transaction.smtputf8() {
+            transaction.refused_count = transaction.refused_count.saturating_add(1);
+            return self.refuse(cx, Fault::Malformed(Malformed::NonAsciiPath(Side::Recipient)), out);
+        }
+        if !cx.service.settings.recipients.accepts(&rcpt.forward_path) {
             cx.pool.stats.recipients_refused.bump();
             transaction.refused_count = transaction.refused_count.saturating_add(1);
             return self.refuse(cx, Fault::RelayDenied, out);
@@ -69,7 +73,7 @@ impl Session {
         if transaction.recipients_count() >= limits::RECIPIENTS_COUNT_MAX {
             return self.refuse(cx, Fault::TooManyRecipients, out);
         }
-        if !transaction.add_recipient(&rcpt.forward_path, &mut cx.pool.memory) {
+        if !transaction.add_recipient(rcpt, &mut cx.pool.memory) {
             // RFC 5321 §4.5.3.1.10: the others stand.
             return self.fail(cx, Error::NoMemory, out);
         }

@@ -10,9 +10,10 @@
 //! ```
 //!
 //! All decisions on (phase, command) are in this file, the work is in the files of its purpose: the envelope in
-//! `mail.rs`, content and commit in `content.rs`, refusals and ends in `ending.rs`, who the client is and what it may
-//! use in `guard.rs`. What a refusal says is in `fault.rs`.
+//! `mail.rs`, content and commit in `content.rs`, BDAT in `chunking.rs`, refusals and ends in `ending.rs`, who the
+//! client is and what it may use in `guard.rs`. What a refusal says is in `fault.rs`.
 
+mod chunking;
 mod content;
 mod context;
 mod ending;
@@ -22,6 +23,7 @@ mod held;
 mod mail;
 mod memory;
 mod phase;
+mod service;
 #[cfg(test)]
 mod tests;
 mod trace;
@@ -32,20 +34,23 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-pub use context::{Context, Pool, Replies, Service};
+use chunking::Skipped;
+pub use context::{Context, Pool};
 pub use fault::{Error, Fault};
 use guard::Usage;
 pub use guard::{EarlyTalker, Guard, SessionLimits};
 pub use held::{Piece, Spilled};
 use phase::Phase;
+pub use service::{Replies, Service, Settings};
 pub use trace::DateCache;
 pub use transaction::Transaction;
 
 use crate::id::SessionId;
 use crate::limits;
 use crate::policy::clients::Visit;
-use crate::protocol::command::{self, Command};
-use crate::protocol::line::{self, Framed};
+use crate::protocol::command::{self, Command, Malformed};
+use crate::protocol::extension::Extension;
+use crate::protocol::line::{self, Discarded, Framed};
 use crate::protocol::reply;
 use crate::session::fault::Budget;
 
@@ -87,6 +92,8 @@ pub struct Session {
     extended: bool,
     /// Octets of an over-long command line thrown away so far; above 0 exactly while its end has not come.
     discarded_len: usize,
+    /// A chunk that is refused, while its octets have not all come.
+    skipped: Option<Skipped>,
     budget: Budget,
     used: Usage,
     /// The last MAIL was refused for an error of ours: the RCPT and DATA that a pipelining client had already sent
@@ -116,6 +123,7 @@ impl Session {
             helo: SmallVec::new(),
             extended: false,
             discarded_len: 0,
+            skipped: None,
             budget: Budget::default(),
             used: Usage::default(),
             mail_failed: false,
@@ -145,7 +153,7 @@ impl Session {
         if let Some(error) = refusal {
             return self.fail_and_close(cx, error, out);
         }
-        let guard = &cx.service.guard;
+        let guard = &cx.service.settings.guard;
         if guard.proxies.contains(self.client.ip()) {
             self.enter(cx, Phase::Proxy);
             return Next::Input;
@@ -171,7 +179,8 @@ impl Session {
                 Phase::Proxy => self.receive_proxy_header(cx, rest, out),
                 Phase::Greeting { .. } => self.receive_before_greeting(cx, rest, out),
                 Phase::Body(_) => self.receive_content(cx, rest, out),
-                _ if self.discarded_len > 0 => Some(self.discard_line(cx, rest, out)),
+                _ if self.skipped.is_some() => Some(self.skip(cx, rest, out)),
+                _ if self.discarded_len > 0 => self.discard_line(cx, rest, out),
                 _ => self.receive_line(cx, rest, out),
             };
             let Some(step) = step else { return Progress { consumed, next: Next::Input } };
@@ -188,21 +197,22 @@ impl Session {
     fn receive_line(&mut self, cx: &mut Context<'_>, input: &[u8], out: &mut Vec<u8>) -> Option<Progress> {
         match line::next(input) {
             Framed::Incomplete => None,
-            Framed::TooLong => Some(self.discard_line(cx, input, out)),
+            Framed::TooLong => self.discard_line(cx, input, out),
             Framed::BareNewline { consumed } => {
-                self.active_at = cx.now.monotonic;
-                let next = self.refuse(cx, Fault::BareNewline, out);
+                let next = self.dismiss(cx, Fault::BareNewline, out);
                 Some(Progress { consumed, next })
             }
             Framed::Line { line, consumed } => {
                 self.active_at = cx.now.monotonic;
                 cx.pool.stats.commands.bump();
-                let next = match command::parse(line) {
+                let next = match command::parse(line, cx.service.settings.extensions) {
                     Ok(command) => {
                         let is_early = consumed < input.len() && command.is_last_in_group();
                         let early = if is_early { self.meet_early_talker(cx, out) } else { None };
                         early.unwrap_or_else(|| self.obey(cx, command, out))
                     }
+                    // Where the next command begins is not known.
+                    Err(Malformed::Chunk) => self.dismiss(cx, Fault::Malformed(Malformed::Chunk), out),
                     Err(malformed) => self.refuse(cx, Fault::Malformed(malformed), out),
                 };
                 Some(Progress { consumed, next })
@@ -211,24 +221,30 @@ impl Session {
     }
 
     /// Throws an over-long line away up to its end, and answers it then, once.
-    fn discard_line(&mut self, cx: &mut Context<'_>, input: &[u8], out: &mut Vec<u8>) -> Progress {
-        let (consumed, ended) = line::discard(input);
+    fn discard_line(&mut self, cx: &mut Context<'_>, input: &[u8], out: &mut Vec<u8>) -> Option<Progress> {
+        let discarded = line::discard(input);
+        let (Discarded::All(consumed) | Discarded::ToEnd(consumed) | Discarded::ToBareNewline(consumed)) =
+            discarded;
         self.discarded_len += consumed;
-        let next = if self.discarded_len > limits::DISCARDED_LINE_LEN_MAX {
-            self.dismiss(cx, Fault::LineEndless, out)
-        } else if ended {
-            self.discarded_len = 0;
-            self.active_at = cx.now.monotonic;
-            self.refuse(cx, Fault::LineTooLong, out)
-        } else {
-            Next::Input
+        let next = match discarded {
+            Discarded::All(0) => return None,
+            _ if self.discarded_len > limits::DISCARDED_LINE_LEN_MAX => {
+                self.dismiss(cx, Fault::LineEndless, out)
+            }
+            Discarded::All(_) => Next::Input,
+            Discarded::ToEnd(_) => {
+                self.discarded_len = 0;
+                self.active_at = cx.now.monotonic;
+                self.refuse(cx, Fault::LineTooLong, out)
+            }
+            Discarded::ToBareNewline(_) => self.dismiss(cx, Fault::BareNewline, out),
         };
-        Progress { consumed, next }
+        Some(Progress { consumed, next })
     }
 
     /// The one match on (phase, command).
     fn obey(&mut self, cx: &mut Context<'_>, command: Command<'_>, out: &mut Vec<u8>) -> Next {
-        if self.budget.spend_command(&cx.service.guard.session_limits) && !self.is_unlimited {
+        if self.budget.spend_command(&cx.service.settings.guard.session_limits) && !self.is_unlimited {
             return self.dismiss(cx, Fault::TooManyCommands, out);
         }
         match (&self.phase, command) {
@@ -250,16 +266,21 @@ impl Session {
                 cx.reply(&reply::OK, out)
             }
             (_, Command::Xclient(argument)) => self.xclient(cx, argument, out),
-            (_, Command::Expn | Command::Auth | Command::Bdat | Command::StartTls) => {
-                self.refuse(cx, Fault::NotOffered, out)
+            (_, Command::Expn | Command::Auth | Command::StartTls) => self.refuse(cx, Fault::NotOffered, out),
+            (_, Command::Bdat(chunk)) if !cx.service.settings.extensions.has(Extension::Chunking) => {
+                self.skip_chunk(cx, chunk, Fault::NotOffered, out)
             }
 
+            (Phase::Start, Command::Bdat(chunk)) => self.skip_chunk(cx, chunk, Fault::HelloFirst, out),
             (Phase::Start, _) => self.refuse(cx, Fault::HelloFirst, out),
+            (Phase::Idle, Command::Bdat(chunk)) => self.skip_chunk(cx, chunk, Fault::MailFirst, out),
             (Phase::Idle, Command::Mail(mail)) => self.mail(cx, &mail, out),
             (Phase::Idle, _) => self.refuse(cx, Fault::MailFirst, out),
             (Phase::Mail(_), Command::Mail(_)) => self.refuse(cx, Fault::NestedMail, out),
             (Phase::Mail(_), Command::Rcpt(rcpt)) => self.rcpt(cx, &rcpt, out),
             (Phase::Mail(_), Command::Data) => self.data(cx, out),
+            (Phase::Mail(_) | Phase::Chunks(_), Command::Bdat(chunk)) => self.bdat(cx, chunk, out),
+            (Phase::Chunks(_), _) => self.refuse(cx, Fault::ChunkExpected, out),
             (Phase::Proxy | Phase::Greeting { .. } | Phase::Tarpit { .. }, _)
             | (Phase::Body(_) | Phase::Committing { .. } | Phase::Closing, _) => {
                 unreachable!("no command is read in this phase")

@@ -7,9 +7,10 @@ use crate::session::Transaction;
 /// ```text
 /// Proxy ──header──> Greeting ──greet delay over──> Start
 /// Start ──EHLO/HELO──> Idle ──MAIL──> Mail ──DATA──> Body ──end-of-data──> Committing
-///                       ^  ^           │ │RCPT                │refused        │ committed()
-///                       │  └──RSET─────┘<┘                    │               │
-///                       └─────────────────────────────────────┴───────────────┘
+///                       ^  ^           │ │RCPT     ^  │         │refused        │ committed()
+///                       │  └──RSET─────┘<┘     BDAT│  │chunk    │               │
+///                       │  └──RSET──────────────> Chunks        │               │
+///                       └───────────────────────────────────────┴───────────────┘
 /// Start, Idle, Mail ──fault beyond half a budget──> Tarpit ──time over──> where it was
 /// any ──QUIT, time-out, too many faults, stop──> Closing
 /// ```
@@ -27,10 +28,12 @@ pub(super) enum Phase {
     Idle,
     /// Between MAIL and DATA.
     Mail(Box<Transaction>),
-    /// Between 354 and end-of-data.
+    /// Between 354 and end-of-data, or within a chunk of BDAT.
     Body(Box<Transaction>),
     /// A client with too many faults is made to wait; input stays unread. `transaction`: of the phase `Mail`.
     Tarpit { until: Duration, transaction: Option<Box<Transaction>> },
+    /// Between two chunks of BDAT.
+    Chunks(Box<Transaction>),
     /// The message is whole and waits to be durable; input stays unread. `ended_at`: when end-of-data came (monotonic).
     Committing { transaction: Box<Transaction>, ended_at: Duration },
     /// Over: what still comes in is ignored.
@@ -45,9 +48,10 @@ impl Phase {
 
     pub(super) fn transaction(&self) -> Option<&Transaction> {
         match self {
-            Self::Mail(transaction) | Self::Body(transaction) | Self::Committing { transaction, .. } => {
-                Some(transaction)
-            }
+            Self::Mail(transaction)
+            | Self::Body(transaction)
+            | Self::Chunks(transaction)
+            | Self::Committing { transaction, .. } => Some(transaction),
             Self::Tarpit { transaction, .. } => transaction.as_deref(),
             Self::Proxy | Self::Greeting { .. } | Self::Start | Self::Idle | Self::Closing => None,
         }
@@ -55,9 +59,10 @@ impl Phase {
 
     pub(super) fn transaction_mut(&mut self) -> Option<&mut Transaction> {
         match self {
-            Self::Mail(transaction) | Self::Body(transaction) | Self::Committing { transaction, .. } => {
-                Some(transaction)
-            }
+            Self::Mail(transaction)
+            | Self::Body(transaction)
+            | Self::Chunks(transaction)
+            | Self::Committing { transaction, .. } => Some(transaction),
             Self::Tarpit { transaction, .. } => transaction.as_deref_mut(),
             Self::Proxy | Self::Greeting { .. } | Self::Start | Self::Idle | Self::Closing => None,
         }
@@ -65,9 +70,10 @@ impl Phase {
 
     pub(super) fn into_transaction(self) -> Option<Box<Transaction>> {
         match self {
-            Self::Mail(transaction) | Self::Body(transaction) | Self::Committing { transaction, .. } => {
-                Some(transaction)
-            }
+            Self::Mail(transaction)
+            | Self::Body(transaction)
+            | Self::Chunks(transaction)
+            | Self::Committing { transaction, .. } => Some(transaction),
             Self::Tarpit { transaction, .. } => transaction,
             Self::Proxy | Self::Greeting { .. } | Self::Start | Self::Idle | Self::Closing => None,
         }

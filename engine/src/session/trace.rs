@@ -16,10 +16,20 @@ pub(super) struct Received<'a> {
     pub(super) helo: &'a [u8],
     pub(super) client: IpAddr,
     pub(super) hostname: &'a str,
-    /// RFC 3848: ESMTP after EHLO, SMTP after HELO.
-    pub(super) extended: bool,
+    pub(super) protocol: Protocol,
     pub(super) id: MessageId,
     pub(super) date: &'a str,
+}
+
+/// What the message came by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Protocol {
+    /// After HELO.
+    Smtp,
+    /// After EHLO. RFC 3848.
+    Esmtp,
+    /// With SMTPUTF8. RFC 6531 §4.3.
+    Utf8Smtp,
 }
 
 /// `Received: from HELO ([ADDRESS]) by HOSTNAME with ESMTP id ID; DATE`, folded. Without a `for` clause: it would tell
@@ -36,7 +46,11 @@ pub(super) fn write_received(out: &mut Vec<u8>, received: &Received<'_>) {
     write_display(out, &client);
     out.extend_from_slice(b"])\r\n\tby ");
     out.extend_from_slice(received.hostname.as_bytes());
-    out.extend_from_slice(if received.extended { b" with ESMTP id " } else { b" with SMTP id " });
+    out.extend_from_slice(match received.protocol {
+        Protocol::Smtp => &b" with SMTP id "[..],
+        Protocol::Esmtp => b" with ESMTP id ",
+        Protocol::Utf8Smtp => b" with UTF8SMTP id ",
+    });
     write_display(out, &received.id);
     out.extend_from_slice(b";\r\n\t");
     out.extend_from_slice(received.date.as_bytes());
@@ -158,7 +172,7 @@ mod tests {
         let client = "::ffff:192.0.2.7".parse().expect("an address");
         let (helo, id) = (&b"client.example"[..], MessageId { transaction: 2, ..MessageId::default() });
         let (hostname, date) = ("mx1.example.com", date.rfc5322(now(1_795_317_300)));
-        write_received(&mut out, &Received { helo, client, hostname, extended: true, id, date });
+        write_received(&mut out, &Received { helo, client, hostname, protocol: Protocol::Esmtp, id, date });
         let text = "Received: from client.example ([192.0.2.7])\r\n\tby mx1.example.com with ESMTP id \
                     0000000000000-2;\r\n\tSun, 22 Nov 2026 03:15:00 +0000\r\n";
         assert_eq!(String::from_utf8_lossy(&out), text);

@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 
 use crate::id::MessageId;
 use crate::limits;
-use crate::protocol::command::Mail;
-use crate::protocol::data::{Decoded, Decoder, End, Sink};
+use crate::policy::newline::{BareNewline, Refusal};
+use crate::protocol::command::{Chunk, Mail, Rcpt};
+use crate::protocol::data::{Decoder, End, Sink};
 use crate::protocol::envelope;
-use crate::protocol::path::{ForwardPath, ReversePath};
+use crate::protocol::path::ReversePath;
 use crate::session::held::{Held, Piece, Spilled};
 use crate::session::memory::{Memory, Pressure};
 use crate::session::trace::ReceivedFields;
@@ -22,6 +23,8 @@ pub struct Transaction {
     pub received_unix_us: u64,
     /// Recipients refused.
     pub(super) refused_count: u16,
+    /// A chunk was answered with why the message is refused.
+    pub(super) refusal_told: bool,
     /// In its stored form (`protocol::envelope`), so that a recipient is one append.
     envelope: Vec<u8>,
     /// Octets of it that are counted as memory.
@@ -32,8 +35,33 @@ pub struct Transaction {
     trace_len: u64,
     received_fields: ReceivedFields,
     decoder: Decoder,
+    /// The chunk that is being received, or was last.
+    chunk: Option<OpenChunk>,
+    /// MAIL had SMTPUTF8.
+    smtputf8: bool,
     /// Why the content is only read to its end and not kept.
     refused: Option<Refused>,
+}
+
+/// A chunk of BDAT.
+#[derive(Clone, Copy, Debug)]
+struct OpenChunk {
+    announced: Chunk,
+    left_len: u64,
+}
+
+/// What a piece of input came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Received {
+    pub(super) consumed: usize,
+    pub(super) done: Option<Done>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Done {
+    /// A chunk of this length, and another one follows.
+    Chunk(u64),
+    Content(End),
 }
 
 /// A message that does not get its 250.
@@ -55,7 +83,8 @@ impl Transaction {
     ) {
         let (mut envelope, held) = (std::mem::take(&mut self.envelope), std::mem::take(&mut self.held));
         envelope.clear();
-        *self = Self { id, received_unix_us: now.unix_us(), envelope, held, ..Self::default() };
+        let smtputf8 = mail.params.smtputf8;
+        *self = Self { id, received_unix_us: now.unix_us(), envelope, held, smtputf8, ..Self::default() };
         let mut writer = envelope::Writer(&mut self.envelope);
         match &mail.reverse_path {
             ReversePath::Null => writer.reverse_path(None),
@@ -66,6 +95,19 @@ impl Transaction {
         if let Some(body) = mail.params.body {
             writer.body(body);
         }
+        if smtputf8 {
+            writer.smtputf8();
+        }
+        if let Some(ret) = mail.params.ret {
+            writer.ret(ret);
+        }
+        if let Some(envid) = mail.params.envid {
+            writer.envid(envid);
+        }
+    }
+
+    pub(super) fn smtputf8(&self) -> bool {
+        self.smtputf8
     }
 
     /// Counts the envelope's memory; false when the budget has no room for more of it.
@@ -79,9 +121,11 @@ impl Transaction {
         fits
     }
 
-    pub(super) fn add_recipient(&mut self, forward_path: &ForwardPath<'_>, memory: &mut Memory) -> bool {
+    pub(super) fn add_recipient(&mut self, rcpt: &Rcpt<'_>, memory: &mut Memory) -> bool {
         let before = self.envelope.len();
-        envelope::Writer(&mut self.envelope).forward_path(forward_path);
+        let mut writer = envelope::Writer(&mut self.envelope);
+        writer.forward_path(&rcpt.forward_path);
+        writer.rcpt_params(&rcpt.params);
         if !self.hold_envelope(memory) {
             self.envelope.truncate(before);
             self.envelope.shrink_to(self.envelope_held_len);
@@ -123,16 +167,44 @@ impl Transaction {
         self.trace_len = trace.len() as u64;
     }
 
+    /// BDAT: so many octets follow. What cannot fit is refused before it has come.
+    pub(super) fn begin_chunk(&mut self, chunk: Chunk, len_max: u64, memory: &mut Memory) {
+        if self.chunk.is_none() {
+            self.decoder = Decoder::of_chunks();
+        }
+        self.chunk = Some(OpenChunk { announced: chunk, left_len: chunk.len });
+        if self.held.len().saturating_add(chunk.len) > len_max.saturating_add(self.trace_len) {
+            self.refuse(Refused::Fault(Fault::ContentTooLarge), memory);
+        }
+    }
+
     /// Takes content as far as there is room for it; what is over a limit is read on to its end, so that the dialogue
     /// stays in step, but not kept. Nothing is consumed when the caller has something to do first: see
     /// [`is_full`](Self::is_full).
-    pub(super) fn decode(&mut self, input: &[u8], len_max: u64, memory: &mut Memory) -> Decoded {
+    pub(super) fn receive(&mut self, input: &[u8], len_max: u64, memory: &mut Memory) -> Received {
         self.held.feel(memory.pressure());
         let room = if self.refused.is_some() { usize::MAX } else { self.held.room() };
         let content_len_max = len_max.saturating_add(self.trace_len);
-        let Self { held, received_fields, refused, .. } = self;
+        let Self { held, received_fields, refused, decoder, .. } = self;
         let mut keeper = Keeper { held, received_fields, refused, content_len_max, memory };
-        self.decoder.decode(&input[..input.len().min(room)], &mut keeper)
+        let Some(chunk) = &mut self.chunk else {
+            let decoded = decoder.decode(&input[..input.len().min(room)], &mut keeper);
+            return Received { consumed: decoded.consumed, done: decoded.end.map(Done::Content) };
+        };
+        let consumed = usize::try_from(chunk.left_len).unwrap_or(usize::MAX).min(room).min(input.len());
+        decoder.decode(&input[..consumed], &mut keeper);
+        chunk.left_len -= consumed as u64;
+        let done = match chunk.announced {
+            _ if chunk.left_len > 0 => None,
+            Chunk { last: true, .. } => Some(Done::Content(decoder.finish(&mut keeper))),
+            Chunk { len, last: false } => Some(Done::Chunk(len)),
+        };
+        Received { consumed, done }
+    }
+
+    /// Why nothing more is kept, if so.
+    pub(super) fn refused(&self) -> Option<Refused> {
+        self.refused
     }
 
     /// Whether content is only taken again when a file was brought or a piece of it written.
@@ -157,13 +229,16 @@ impl Transaction {
     }
 
     /// At end-of-data: whether the message can be taken.
-    pub(super) fn verdict(&self, end: End) -> Result<(), Refused> {
+    pub(super) fn verdict(&self, end: End, bare_newline: BareNewline) -> Result<(), Refused> {
         if let Some(refused) = self.refused {
             return Err(refused);
         }
-        if end.lookalike {
-            return Err(Refused::Fault(Fault::EndOfDataLookalike));
-        }
+        bare_newline.verdict(end).map_err(|refusal| {
+            Refused::Fault(match refusal {
+                Refusal::Lookalike => Fault::EndOfDataLookalike,
+                Refusal::BareNewline => Fault::BareNewlineInContent,
+            })
+        })?;
         if self.received_fields.count() > limits::RECEIVED_FIELDS_COUNT_MAX {
             return Err(Refused::Fault(Fault::Loop));
         }

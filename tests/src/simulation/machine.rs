@@ -13,7 +13,7 @@ use ringmx::event::EventQueue;
 use ringmx::policy::clients::Clients;
 use ringmx::policy::recipient::Recipients;
 use ringmx::server::{Port, Setup, Stop, Worker};
-use ringmx::session::{Guard, Replies, Service};
+use ringmx::session::{Guard, Service, Settings as ServiceSettings};
 use ringmx::stats::WorkerStats;
 use ringmx_ring::sim::{Client, Faults, Random, Settings, Simulation};
 use ringmx_ring::{AcceptMode, Doorbell, Fd};
@@ -83,16 +83,13 @@ impl Machine {
         let wake = simulation.create_eventfd();
         let all_durable = plan.durabilities == [Durability::Sync];
         let recipients = Arc::new(Recipients::new(["example.com"]).expect("a domain"));
-        let mut service = Service::new(
-            "mx.example",
-            MESSAGE_LEN_MAX,
-            recipients,
-            Replies::default(),
-            plan.command_timeout,
-            plan.data_timeout,
-        );
-        service.guard = plan.guard.clone();
-        let service = Arc::new(service);
+        let service = Arc::new(Service::new(ServiceSettings {
+            message_len_max: MESSAGE_LEN_MAX,
+            guard: plan.guard.clone(),
+            command_timeout: plan.command_timeout,
+            data_timeout: plan.data_timeout,
+            ..ServiceSettings::new("mx.example", recipients)
+        }));
         let bell = Doorbell::new().expect("an eventfd");
         let (probe, ledger) = Probe::new(simulation.ring(), plan.syncs, bell.fd(), wake, all_durable);
         let stop = Arc::new(Stop { requested: AtomicBool::new(false), bell });

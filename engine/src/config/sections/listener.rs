@@ -4,12 +4,16 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::limits::{Limits, guard};
-use super::{address, durability};
+use super::{address, domain, durability, one_of};
 use crate::config::Listener;
 use crate::config::reader::Section;
 use crate::config::source::Span;
+use crate::limits::{DOMAIN_LEN_MAX, REPLY_LINE_LEN_MAX};
+use crate::policy::newline::BareNewline;
+use crate::protocol::extension::{Extension, Extensions};
 
 const NAME_LEN_MAX: usize = 32;
+const BANNER_LEN_MAX: usize = 200;
 pub(super) const MAX_MESSAGE_SIZE_DEFAULT: u64 = 50 << 20;
 /// RFC 5321 §4.5.3.1.7: at least 64K octets.
 const MAX_MESSAGE_SIZE_LEAST: u64 = 64 << 10;
@@ -19,7 +23,10 @@ const TIMEOUT_DEFAULT: Duration = Duration::from_secs(5 * 60);
 const CONNECTIONS_MAX_DEFAULT: usize = 16 << 10;
 const CONNECTIONS_MAX_MOST: usize = 1 << 20;
 
-pub(super) fn listeners(root: &Section<'_>, limits: &Limits) -> (Vec<Listener>, Vec<Span>) {
+// `220 NAME BANNER` CR LF
+const _: () = assert!(4 + DOMAIN_LEN_MAX + 1 + BANNER_LEN_MAX + 2 <= REPLY_LINE_LEN_MAX);
+
+pub(super) fn listeners(root: &Section<'_>, hostname: &str, limits: &Limits) -> (Vec<Listener>, Vec<Span>) {
     let mut listeners: Vec<Listener> = Vec::new();
     let mut places = Vec::new();
     let sections = root.sections("listener");
@@ -29,7 +36,7 @@ pub(super) fn listeners(root: &Section<'_>, limits: &Limits) -> (Vec<Listener>, 
     }
     for section in sections {
         let (span, reader) = (section.span(), section.reader);
-        let listener = listener(section, listeners.len() + 1, limits);
+        let listener = listener(section, listeners.len() + 1, hostname, limits);
         for earlier in &listeners {
             if earlier.name == listener.name {
                 let message = format!("a second listener of the name `{}`", listener.name);
@@ -47,7 +54,7 @@ pub(super) fn listeners(root: &Section<'_>, limits: &Limits) -> (Vec<Listener>, 
     (listeners, places)
 }
 
-fn listener(section: Section<'_>, number: usize, limits: &Limits) -> Listener {
+fn listener(section: Section<'_>, number: usize, hostname: &str, limits: &Limits) -> Listener {
     let reader = section.reader;
     let name = section.text("name").map(|text| {
         let of_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
@@ -69,6 +76,14 @@ fn listener(section: Section<'_>, number: usize, limits: &Limits) -> Listener {
     let listener = Listener {
         name: name.unwrap_or_else(|| format!("listener-{number}")),
         bind: bind(&section),
+        hostname: section
+            .text("hostname")
+            .and_then(|text| domain(reader, "hostname", &text))
+            .unwrap_or_else(|| hostname.to_owned()),
+        banner: banner(&section),
+        extensions: extensions(&section),
+        bare_newline: bare_newline(&section),
+        bare_newline_exclude: section.networks("bare_newline_exclude"),
         max_message_size: size.map_or(MAX_MESSAGE_SIZE_DEFAULT, |(size, _)| size),
         command_timeout: timeout("command_timeout"),
         data_timeout: timeout("data_timeout"),
@@ -80,6 +95,52 @@ fn listener(section: Section<'_>, number: usize, limits: &Limits) -> Listener {
     };
     section.finish();
     listener
+}
+
+/// What stands behind the name in the greeting.
+fn banner(section: &Section<'_>) -> Option<String> {
+    let text = section.text("banner")?;
+    let printable = text.text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
+    if printable && (1..=BANNER_LEN_MAX).contains(&text.text.trim().len()) {
+        return Some(text.text.trim().to_owned());
+    }
+    let message = format!("`banner` takes one line of 1 to {BANNER_LEN_MAX} ASCII characters");
+    section.reader.error(text.span, message, "the host's name stands before it: write \"ESMTP\"");
+    None
+}
+
+fn extensions(section: &Section<'_>) -> Extensions {
+    let (mut extensions, reader) = (Extensions::DEFAULT, section.reader);
+    for text in section.texts("disable_extensions").map_or_else(Vec::new, |list| list.texts) {
+        let named = Extensions::DEFAULT.iter().find(|it| it.keyword().eq_ignore_ascii_case(&text.text));
+        match named {
+            Some(Extension::EnhancedStatusCodes) => {
+                let message = "ENHANCEDSTATUSCODES cannot be disabled: every reply carries its code";
+                reader.error(text.span, message, "");
+            }
+            Some(extension) => extensions = extensions.without(extension),
+            None => {
+                let keywords: Vec<_> = Extensions::DEFAULT.iter().map(Extension::keyword).collect();
+                one_of(reader, "disable_extensions", &text, &keywords);
+            }
+        }
+    }
+    // RFC 6531 §3.1: who offers SMTPUTF8 offers 8BITMIME.
+    if extensions.has(Extension::SmtpUtf8) && !extensions.has(Extension::EightBitMime) {
+        let span =
+            section.entry("disable_extensions").map_or_else(|| section.span(), |entry| entry.node.span);
+        reader.error(span, "SMTPUTF8 needs 8BITMIME, which is disabled", "disable \"SMTPUTF8\" too");
+    }
+    extensions
+}
+
+fn bare_newline(section: &Section<'_>) -> BareNewline {
+    let Some(text) = section.text("bare_newline") else { return BareNewline::default() };
+    let named = BareNewline::ALL.into_iter().find(|choice| choice.name() == text.text);
+    if named.is_none() {
+        one_of(section.reader, "bare_newline", &text, &BareNewline::ALL.map(BareNewline::name));
+    }
+    named.unwrap_or_default()
 }
 
 fn bind(section: &Section<'_>) -> Vec<SocketAddr> {

@@ -63,7 +63,7 @@ pub(super) fn build(reader: &Reader, table: &Table) -> Built {
     let hostname = hostname(&root);
     let workers = root.number("workers", 1..=WORKERS_MAX).unwrap_or_else(default_workers);
     let limits = limits::limits(&root, &limits::Limits::default());
-    let (listeners, listener_places) = listener::listeners(&root, &limits);
+    let (listeners, listener_places) = listener::listeners(&root, &hostname, &limits);
     let spool = spool(&root, &listeners);
     let recipients = recipients::recipients(&root, &hostname);
     let (routes, route_places) = route::routes(&root);

@@ -1,0 +1,95 @@
+//! The extensions of SMTP that the engine knows, and sets of them.
+
+/// One extension by its EHLO keyword.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extension {
+    /// RFC 2920.
+    Pipelining,
+    /// RFC 1870.
+    Size,
+    /// RFC 6152.
+    EightBitMime,
+    /// RFC 2034.
+    EnhancedStatusCodes,
+    /// RFC 6531.
+    SmtpUtf8,
+    /// RFC 3030.
+    Chunking,
+    /// RFC 9422.
+    Limits,
+    /// RFC 3461. Parsed and kept, but not offered before delivery honours it.
+    Dsn,
+}
+
+impl Extension {
+    /// All of them, as they are announced.
+    pub const ALL: [Self; 8] = [
+        Self::Pipelining,
+        Self::Size,
+        Self::EightBitMime,
+        Self::EnhancedStatusCodes,
+        Self::SmtpUtf8,
+        Self::Chunking,
+        Self::Limits,
+        Self::Dsn,
+    ];
+
+    pub fn keyword(self) -> &'static str {
+        match self {
+            Self::Pipelining => "PIPELINING",
+            Self::Size => "SIZE",
+            Self::EightBitMime => "8BITMIME",
+            Self::EnhancedStatusCodes => "ENHANCEDSTATUSCODES",
+            Self::SmtpUtf8 => "SMTPUTF8",
+            Self::Chunking => "CHUNKING",
+            Self::Limits => "LIMITS",
+            Self::Dsn => "DSN",
+        }
+    }
+}
+
+/// The extensions that a listener offers. What is not offered is refused as if it were not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extensions(u16);
+
+impl Extensions {
+    /// What a listener offers unless it is told otherwise: all that the engine honours to the end.
+    pub const DEFAULT: Self = Self((1 << Extension::ALL.len()) - 1).without(Extension::Dsn);
+
+    pub const fn with(self, extension: Extension) -> Self {
+        Self(self.0 | 1 << extension as u16)
+    }
+
+    pub const fn without(self, extension: Extension) -> Self {
+        Self(self.0 & !(1 << extension as u16))
+    }
+
+    pub const fn has(self, extension: Extension) -> bool {
+        self.0 & 1 << extension as u16 != 0
+    }
+
+    /// In the order of [`Extension::ALL`].
+    pub fn iter(self) -> impl Iterator<Item = Extension> {
+        Extension::ALL.into_iter().filter(move |&extension| self.has(extension))
+    }
+}
+
+impl Default for Extensions {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sets_hold_what_was_put_into_them() {
+        for extension in Extension::ALL {
+            let without = Extensions::DEFAULT.without(extension);
+            assert!(!without.has(extension) && without.with(extension).has(extension));
+            assert_eq!(without.iter().count(), 7 - usize::from(extension != Extension::Dsn));
+        }
+    }
+}
