@@ -192,7 +192,7 @@ fn spool_options(config: &Config) -> SpoolOptions {
     let max_message_size = config.listeners.iter().map(|listener| listener.max_message_size).max();
     let options =
         SpoolOptions::new(&config.spool.path, config.workers as u16, max_message_size.unwrap_or_default());
-    SpoolOptions { segment_size: config.spool.segment_size, ..options }
+    SpoolOptions { segment_size: config.spool.segment_size, retention: config.spool.retention, ..options }
 }
 
 /// A thread that turns signals into notices.

@@ -30,6 +30,7 @@ use crate::policy::network::NetworkSet;
 use crate::policy::newline::BareNewline;
 use crate::protocol::extension::Extensions;
 use crate::session::Guard;
+use crate::store::Retention;
 
 /// What `ringmx serve` runs without `--config`; also an example to start from.
 pub const QUICK_START: &str = include_str!("../../examples/quick-start.toml");
@@ -93,6 +94,8 @@ pub struct SpoolConfig {
     pub async_interval: Duration,
     /// Octets of one segment file; holds the largest message of any listener.
     pub segment_size: u64,
+    /// How long delivered mail stays readable; `None`: until its place is needed.
+    pub retention: Option<Retention>,
 }
 
 /// What a 250 promises.

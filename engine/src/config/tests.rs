@@ -211,6 +211,19 @@ fn errors_of_syntax_come_alone_and_with_their_place() {
 }
 
 #[test]
+fn retention_is_a_time_or_a_size() {
+    for (text, expected) in [
+        ("", None),
+        ("retain = \"1h\"", Some(Retention::Time(Duration::from_secs(3600)))),
+        ("retain = \"5m\"", Some(Retention::Time(Duration::from_secs(300)))),
+        ("retain = \"10GiB\"", Some(Retention::Octets(10 << 30))),
+    ] {
+        let text = VALID.replacen("[[route]]", &format!("[spool]\n{text}\n[[route]]"), 1);
+        assert_eq!(Config::parse(&text, "test.toml").unwrap().spool.retention, expected, "{text}");
+    }
+}
+
+#[test]
 fn values_that_do_not_fit_together_are_errors() {
     for (place, more, expected) in [
         (
@@ -221,6 +234,8 @@ fn values_that_do_not_fit_together_are_errors() {
         ("[[route]]", "[spool]\nasync_interval = \"0s\"\n[[route]]", "`async_interval` takes 10ms to 1m"),
         ("[[route]]", "[spool]\nasync_interval = \"61s\"\n[[route]]", "`async_interval` takes 10ms to 1m"),
         ("name = \"mx\"", "durability = \"later\"", "`durability` cannot be \"later\""),
+        ("[[route]]", "[spool]\nretain = \"10\"\n[[route]]", "`retain` takes a time or a size"),
+        ("[[route]]", "[spool]\nretain = \"long\"\n[[route]]", "\"long\" is neither"),
         ("\"hold\"", "\"smtp\"", "\"smtp\" is not available"),
         ("\"hold\"", "\"maildir\"", "delivery to a Maildir needs `path`"),
         ("\"hold\"", "\"hold\"\npath = \"/x\"", "`path` means nothing to deliver = \"hold\""),

@@ -1,17 +1,22 @@
-//! Making deliveries durable and acknowledging them: one round for many messages. While one round is under way the next
-//! collects.
+//! Making deliveries durable, deferring what was not delivered, and acknowledging: one round for many messages. While
+//! one round is under way the next collects.
 
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::time::SystemTime;
 
 use tokio::task::JoinSet;
 
 use super::error::DeliveryError;
-use super::job::Job;
+use super::job::{Job, Verdict};
 use super::maildir::{new_directory, sync_directory};
-use crate::store::AckWriter;
+use super::moves::{self, Move, MoveKind, Moved, Sources, Target};
+use crate::config::Config;
+use crate::spool::ack::AckKind;
+use crate::store::{AckWriter, DeferError, DeferredLog};
 
 /// Directories synced at the same time.
 const SYNCS_COUNT_MAX: usize = 64;
@@ -19,16 +24,40 @@ const SYNCS_COUNT_MAX: usize = 64;
 /// One round.
 #[derive(Debug)]
 pub(super) struct Flush {
-    pub jobs: Vec<Job>,
-    /// By epoch: those of the jobs' segments, and those with entries left.
+    pub jobs: Vec<FlushJob>,
+    /// Those of former rounds that failed, and of compaction.
+    pub moves: Vec<Move>,
+    /// `None` while the log rests after an error.
+    pub log: Option<DeferredLog>,
+    /// By epoch: those of all records that this round may settle or move, and those with entries left.
     pub writers: Vec<(u64, AckWriter)>,
+    pub config: Arc<Config>,
+}
+
+#[derive(Debug)]
+pub(super) struct FlushJob {
+    pub job: Job,
+    pub target: Target,
+    pub sources: Sources,
 }
 
 /// What came of it.
 #[derive(Debug)]
 pub(super) struct Flushed {
-    pub jobs: Vec<Job>,
+    pub jobs: Vec<FlushedJob>,
+    pub moved: Vec<Moved>,
+    pub log: Option<DeferredLog>,
+    pub log_error: Option<DeferError>,
     pub writers: Vec<FlushedWriter>,
+}
+
+#[derive(Debug)]
+pub(super) struct FlushedJob {
+    pub job: Job,
+    pub target: Target,
+    /// The record that a [`Verdict::Settled`] is about to be acknowledged at.
+    pub epoch: u64,
+    pub verdict: Verdict,
 }
 
 #[derive(Debug)]
@@ -42,27 +71,64 @@ pub(super) struct FlushedWriter {
 type Synced = Result<(), Rc<DeliveryError>>;
 
 impl Flush {
-    /// Syncs each directory that got a file; only then writes and syncs the acknowledgements of the messages with
-    /// nothing left to do.
+    /// Syncs each directory that got a file; only then writes and syncs what is to be deferred; only then the
+    /// acknowledgements of the records with nothing left to do, and of those that have a successor.
     pub(super) async fn run(mut self) -> Flushed {
         let synced = sync_directories(&self.jobs).await;
-        let attempts = self.jobs.iter_mut().flat_map(|job| &mut job.copies);
+        let attempts = self.jobs.iter_mut().flat_map(|flush| &mut flush.job.copies);
         for attempt in attempts.filter(|attempt| attempt.outcome.is_ok()) {
             if let Some(outcome) = synced.get(&attempt.copy.directory) {
                 attempt.outcome = outcome.clone();
             }
         }
-        for job in &self.jobs {
-            let writer = self.writers.iter_mut().find(|(epoch, _)| *epoch == job.ticket.segment.epoch);
-            if let (Some((_, writer)), Some(kind)) = (writer, job.ack_kind()) {
-                writer.push(job.ticket.offset, job.ticket.meta.id, kind);
+        let now_unix_us = unix_us();
+        let mut jobs = Vec::with_capacity(self.jobs.len());
+        let Self { mut moves, mut log, mut writers, config, .. } = self;
+        for FlushJob { job, target, sources } in self.jobs {
+            let verdict = job.verdict(&config.routes, now_unix_us);
+            let (epoch, offset) = (sources.message.segment.epoch, sources.message.offset);
+            match &verdict {
+                Verdict::Settled(kind) => {
+                    if let Some((_, writer)) = writers.iter_mut().find(|(of, _)| *of == epoch) {
+                        writer.push(offset, job.ticket.meta.id, *kind);
+                    }
+                }
+                Verdict::Deferred(change) => {
+                    let kind = match target {
+                        Target::New(_) => MoveKind::Copy,
+                        Target::Known(_) => MoveKind::Update,
+                    };
+                    moves.push(Move { target, sources, kind, change: Some(change.clone()) });
+                }
+                Verdict::Held => {}
             }
+            jobs.push(FlushedJob { job, target, epoch, verdict });
         }
-        let writers = self.writers;
+        // What a delivery waits for goes first.
+        moves.sort_by_key(|entry| entry.change.is_none());
         // Blocks on the disk: not on the thread that has deliveries to drive.
-        let flushing = tokio::task::spawn_blocking(|| writers.into_iter().map(flush).collect());
-        let writers = flushing.await.expect("writing acknowledgements does not panic");
-        Flushed { jobs: self.jobs, writers }
+        let write = move || {
+            let (moved, log_error) = match &mut log {
+                Some(log) => moves::run(moves, log),
+                None => (moves.into_iter().map(Moved::Not).collect(), None),
+            };
+            acknowledge_moved(&moved, &mut writers);
+            (moved, log, log_error, writers.into_iter().map(flush).collect())
+        };
+        let written = tokio::task::spawn_blocking(write).await;
+        let (moved, log, log_error, writers) = written.expect("writing to the spool does not panic");
+        Flushed { jobs, moved, log, log_error, writers }
+    }
+}
+
+/// The copies are durable: what they were made of counts no longer.
+fn acknowledge_moved(moved: &[Moved], writers: &mut [(u64, AckWriter)]) {
+    for moved in moved {
+        if let Moved::Done { kind: MoveKind::Copy, from, id, .. } = moved
+            && let Some((_, writer)) = writers.iter_mut().find(|(epoch, _)| *epoch == from.epoch)
+        {
+            writer.push(from.offset, *id, AckKind::Moved);
+        }
     }
 }
 
@@ -72,9 +138,16 @@ fn flush((epoch, mut writer): (u64, AckWriter)) -> FlushedWriter {
     FlushedWriter { epoch, writer, written }
 }
 
+/// Microseconds since 1970.
+pub(super) fn unix_us() -> u64 {
+    let elapsed = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_micros());
+    u64::try_from(elapsed).unwrap_or(u64::MAX)
+}
+
 /// The outcome for each Maildir in which a file was moved to `new`.
-async fn sync_directories(jobs: &[Job]) -> HashMap<PathBuf, Synced> {
-    let delivered = jobs.iter().flat_map(|job| &job.copies).filter(|attempt| attempt.outcome.is_ok());
+async fn sync_directories(jobs: &[FlushJob]) -> HashMap<PathBuf, Synced> {
+    let attempts = jobs.iter().flat_map(|flush| &flush.job.copies);
+    let delivered = attempts.filter(|attempt| attempt.outcome.is_ok());
     let mut outcomes: HashMap<PathBuf, Synced> = HashMap::new();
     let mut syncs = JoinSet::new();
     let mut maildirs: Vec<&Path> = delivered.map(|attempt| &*attempt.copy.directory).collect();

@@ -2,21 +2,26 @@
 //!
 //! 1. [`start`] spreads the shards over threads, each with a tokio-uring runtime of its own.
 //! 2. A [`tail`] per shard reads what its worker has committed and makes a [`job`] of each record, by its [`plan`].
-//! 3. A job writes into [`maildir`]s; a [`flush`] makes many durable and acknowledges them.
+//! 3. A job writes into [`maildir`]s; a [`flush`] makes many durable, moves what was not delivered to the [`deferred`]
+//!    mail, and acknowledges them; [`round`] decides what goes into one.
 //! 4. A segment that is sealed and wholly acknowledged goes back to the keeper.
 //!
 //! A message is acknowledged when all of its copies are durable, not before: a crash in between, or a failed sync,
 //! repeats the delivery. A repeat replaces its file as long as that is still in `new`; where a reader has moved it to
-//! `cur`, a second one comes. Mail that is kept, because its route holds it or none takes it, is looked at again by the
-//! next start, and copies for its other recipients are delivered again then.
+//! `cur`, a second one comes. What is deferred keeps the recipients that are left and the state of its attempts: a
+//! restart goes on where it was. Mail that is held, because its route holds it or none takes it, is looked at again
+//! by the next start.
 
+mod deferred;
 mod error;
 mod flush;
 mod job;
 mod maildir;
+mod moves;
 mod outcome;
 mod plan;
 mod report;
+mod round;
 mod segments;
 mod stats;
 mod tail;

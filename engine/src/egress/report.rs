@@ -17,6 +17,8 @@ pub(super) enum Topic {
     NoRoute,
     Envelope,
     Acknowledgements,
+    /// Writing undelivered mail to deferred segments.
+    Deferring,
     Spool,
     Damage,
 }

@@ -10,9 +10,13 @@ use tokio::time::Instant;
 
 use super::report::{Report, Topic};
 use super::stats::EgressStats;
-use crate::spool::record::Record;
+use crate::id::MessageId;
+use crate::spool::ack::AckKind;
+use crate::spool::backlog::is_copied;
+use crate::spool::commit::Place;
+use crate::spool::record::{Record, RecordKind};
 use crate::spool::walk::{Damage, Found};
-use crate::store::{AckSet, AckWriter, Done, Reader, Segment, ShardFeed, describe};
+use crate::store::{AckSet, AckWriter, Done, Reader, Segment, describe};
 
 /// Segments open for reading at once: more than a worker fills and has ready, far fewer than a long backlog has.
 const READING_COUNT_MAX: usize = 8;
@@ -24,6 +28,12 @@ const READ_WAIT: Duration = Duration::from_secs(1);
 pub(super) struct Segments {
     incoming: Receiver<Arc<Segment>>,
     done: Done,
+    /// Of former runs. Not read before it is known what of them was copied to deferred segments.
+    recovered: Vec<Arc<Segment>>,
+    /// The greatest epoch of those.
+    recovered_epoch_max: Option<u64>,
+    /// Records of them of which there is a copy: ascending.
+    copied: Vec<Place>,
     /// Known, but not yet open: in order.
     arriving: VecDeque<Arc<Segment>>,
     open: BTreeMap<u64, Open>,
@@ -38,18 +48,51 @@ struct Open {
     acknowledged: AckSet,
     /// `None` while a flush has it.
     acks: Option<AckWriter>,
-    /// Records read and neither durably acknowledged nor kept.
+    /// Records that were copied by a former run, which did not come to acknowledge them.
+    owed: Vec<(u64, MessageId)>,
+    /// Records read and not durably acknowledged.
     unsettled_count: u64,
-    /// Records that stay until the next start.
-    kept_count: u64,
     /// Reading has failed: the next try is not before then, other segments go on.
     rests_until: Option<Instant>,
 }
 
 impl Segments {
-    pub(super) fn new(feed: ShardFeed) -> Self {
-        let ShardFeed { recovered, incoming, done, .. } = feed;
-        Self { incoming, done, arriving: recovered.into(), open: BTreeMap::new() }
+    pub(super) fn new(recovered: Vec<Arc<Segment>>, incoming: Receiver<Arc<Segment>>, done: Done) -> Self {
+        Self {
+            incoming,
+            done,
+            recovered_epoch_max: recovered.iter().map(|segment| segment.epoch).max(),
+            recovered,
+            copied: Vec::new(),
+            arriving: VecDeque::new(),
+            open: BTreeMap::new(),
+        }
+    }
+
+    /// Lets the segments of former runs be read. `copied` are the places of records to leave out, ascending.
+    pub(super) fn release_recovered(&mut self, mut copied: Vec<Place>) {
+        if self.recovered.is_empty() {
+            return;
+        }
+        copied.retain(|place| self.recovered.iter().any(|segment| segment.epoch == place.epoch));
+        self.copied = copied;
+        for segment in std::mem::take(&mut self.recovered).into_iter().rev() {
+            self.arriving.push_front(segment);
+        }
+    }
+
+    /// Whether nothing is left of the segments of former runs: until then a deferred segment may be all that tells that
+    /// a record of them was copied.
+    pub(super) fn recovered_is_settled(&mut self) -> bool {
+        let Some(max) = self.recovered_epoch_max else { return true };
+        let of_former_run = |epoch: u64| epoch <= max;
+        let is_settled = self.recovered.is_empty()
+            && !self.arriving.iter().any(|segment| of_former_run(segment.epoch))
+            && !self.open.keys().copied().any(of_former_run);
+        if is_settled {
+            (self.recovered_epoch_max, self.copied) = (None, Vec::new());
+        }
+        is_settled
     }
 
     /// Opens what has come; what cannot be opened is tried again at the next call.
@@ -88,7 +131,7 @@ impl Segments {
         take: impl Fn(&Arc<Segment>, &Record<'_>) -> T,
     ) -> Option<T> {
         for open in self.open.values_mut() {
-            match open.next(report, stats, &take) {
+            match open.next(report, stats, &self.copied, &take) {
                 Ok(None) => {}
                 Ok(taken) => return taken,
                 Err(error) => {
@@ -105,8 +148,13 @@ impl Segments {
         self.open.get_mut(&epoch)?.acks.take()
     }
 
-    /// Writers with entries that an earlier flush could not write.
+    /// Writers with entries that an earlier flush could not write, or for records that a former run has copied.
     pub(super) fn lend_unwritten_acks(&mut self) -> Vec<(u64, AckWriter)> {
+        for open in self.open.values_mut() {
+            if let Some(writer) = &mut open.acks {
+                open.owed.drain(..).for_each(|(offset, id)| writer.push(offset, id, AckKind::Moved));
+            }
+        }
         let unwritten = |writer: &mut AckWriter| writer.pending_count() > 0;
         self.open
             .iter_mut()
@@ -114,41 +162,47 @@ impl Segments {
             .collect()
     }
 
-    /// Takes a writer back. `written_count` of its records are acknowledged, durably.
-    pub(super) fn return_acks(&mut self, epoch: u64, writer: AckWriter, written_count: usize) {
-        if let Some(open) = self.open.get_mut(&epoch) {
-            open.acks = Some(writer);
-            open.unsettled_count = open.unsettled_count.saturating_sub(written_count as u64);
-        }
+    /// Takes a writer back, unless its segment is none of these. `written_count` of its records are acknowledged,
+    /// durably.
+    pub(super) fn return_acks(
+        &mut self,
+        epoch: u64,
+        writer: AckWriter,
+        written_count: usize,
+    ) -> Option<AckWriter> {
+        let Some(open) = self.open.get_mut(&epoch) else { return Some(writer) };
+        open.acks = Some(writer);
+        open.unsettled_count = open.unsettled_count.saturating_sub(written_count as u64);
+        None
     }
 
-    /// A record of this segment stays until the next start.
-    pub(super) fn keep(&mut self, epoch: u64) {
+    /// Whether acknowledgements wait for a flush that nothing else asks for.
+    pub(super) fn owes(&self) -> bool {
+        self.open.values().any(|open| !open.owed.is_empty())
+    }
+
+    /// A record of this segment cannot be read any more: nothing is left to wait for.
+    pub(super) fn give_up(&mut self, epoch: u64) {
         if let Some(open) = self.open.get_mut(&epoch) {
-            open.kept_count += 1;
+            open.segment.mark_damaged();
             open.unsettled_count = open.unsettled_count.saturating_sub(1);
         }
     }
 
-    /// Parts with segments that are read to the end and settled: those wholly acknowledged go back to the keeper, those
-    /// with kept mail wait for the next start, which finds them.
+    /// Gives the segments back to the keeper that are read to the end and wholly acknowledged.
     pub(super) fn retire(&mut self) {
         let settled = |open: &Open| open.reader.is_none() && open.unsettled_count == 0;
         let epochs: Vec<u64> =
             self.open.iter().filter(|(_, open)| settled(open)).map(|(&epoch, _)| epoch).collect();
         for epoch in epochs {
-            let Some(Open { segment, kept_count, .. }) = self.open.remove(&epoch) else { continue };
-            if kept_count == 0 {
+            if let Some(Open { segment, .. }) = self.open.remove(&epoch) {
                 self.done.send(segment);
-            } else {
-                let path = segment.path.display();
-                tracing::info!(%path, kept_count, "a segment stays in the spool for the mail kept there");
             }
         }
     }
 
     pub(super) fn count(&self) -> usize {
-        self.arriving.len() + self.open.len()
+        self.recovered.len() + self.arriving.len() + self.open.len()
     }
 }
 
@@ -176,8 +230,8 @@ impl Open {
             reader: Some(Reader::new(Arc::clone(segment))),
             acknowledged,
             acks: Some(acks),
+            owed: Vec::new(),
             unsettled_count: 0,
-            kept_count: 0,
             rests_until: None,
         })
     }
@@ -186,6 +240,7 @@ impl Open {
         &mut self,
         report: &mut Report,
         stats: &EgressStats,
+        copied: &[Place],
         take: &impl Fn(&Arc<Segment>, &Record<'_>) -> T,
     ) -> io::Result<Option<T>> {
         let Some(reader) = &mut self.reader else { return Ok(None) };
@@ -196,11 +251,19 @@ impl Open {
         while let Some(found) = reader.next()? {
             match found {
                 Found::Damage(damage) => note_damage(&self.segment, &damage, report, stats),
+                // Of a segment that has lost its header, and with it its role: its messages are here too.
+                Found::Record(record) if record.meta.kind == RecordKind::Update => {}
                 Found::Record(record) => {
-                    if !self.acknowledged.contains(record.offset_in_segment, record.meta.id) {
-                        self.unsettled_count += 1;
-                        return Ok(Some(take(&self.segment, &record)));
+                    let (offset, id) = (record.offset_in_segment, record.meta.id);
+                    if self.acknowledged.contains(offset, id) {
+                        continue;
                     }
+                    self.unsettled_count += 1;
+                    if is_copied(copied, Place { epoch: self.segment.epoch, offset }) {
+                        self.owed.push((offset, id));
+                        continue;
+                    }
+                    return Ok(Some(take(&self.segment, &record)));
                 }
             }
         }

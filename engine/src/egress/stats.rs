@@ -12,7 +12,7 @@ pub struct EgressStats {
     pub delivered: Counter,
     /// Messages that their route discards, acknowledged.
     pub discarded: Counter,
-    /// Messages kept in the spool until the next start: by a route that holds, for want of a route, or unreadable.
+    /// Attempts at a message that is held until the next start: by a route, for want of a route, or unreadable.
     pub kept: Counter,
     /// Files written into Maildirs, durably.
     pub files: Counter,
@@ -20,6 +20,16 @@ pub struct EgressStats {
     pub file_octets: Counter,
     /// Attempts at a message of which at least one delivery failed.
     pub failed_attempts: Counter,
+    /// Messages copied to a deferred segment after their first attempt.
+    pub deferrals: Counter,
+    /// Deferred messages, those that are held among them.
+    pub deferred_now: Counter,
+    /// Octets of their records.
+    pub deferred_octets_now: Counter,
+    /// Segments that hold them.
+    pub deferred_segments_now: Counter,
+    /// Deferred messages copied out of segments that held too little mail.
+    pub compacted: Counter,
     /// Messages that wait for their next attempt.
     pub waiting_now: Counter,
     /// Messages being delivered, or delivered and not yet acknowledged.
@@ -42,10 +52,19 @@ impl EgressStats {
         [
             ("delivered", "Messages delivered to all their recipients and acknowledged.", &self.delivered),
             ("discarded", "Messages that their route discards, acknowledged.", &self.discarded),
-            ("kept", "Messages kept in the spool until the next start.", &self.kept),
+            ("kept", "Attempts at a message that is held until the next start.", &self.kept),
             ("files", "Files written into Maildirs, durably.", &self.files),
             ("file_octets", "Octets of those files.", &self.file_octets),
             ("failed_attempts", "Attempts at a message of which a delivery failed.", &self.failed_attempts),
+            (
+                "deferrals",
+                "Messages copied to a deferred segment after their first attempt.",
+                &self.deferrals,
+            ),
+            ("deferred_now", "Deferred messages, those held among them.", &self.deferred_now),
+            ("deferred_octets_now", "Octets of the records of deferred messages.", &self.deferred_octets_now),
+            ("deferred_segments_now", "Segments that hold deferred messages.", &self.deferred_segments_now),
+            ("compacted", "Deferred messages copied out of segments with little mail.", &self.compacted),
             ("waiting_now", "Messages that wait for their next attempt.", &self.waiting_now),
             ("in_flight_now", "Messages being delivered or acknowledged.", &self.in_flight_now),
             ("segments_now", "Segments with mail to read, deliver or acknowledge.", &self.segments_now),

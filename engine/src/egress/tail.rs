@@ -1,9 +1,8 @@
 //! The tail of one shard: follows its segments, delivers what is committed, acknowledges what is delivered.
 //!
 //! A turn reads as long as there is room ([`Tail::has_room`]); each record becomes a [`Job`] that runs by itself. A job
-//! that is through waits for the next [`Flush`], which makes many durable and acknowledges them at once. A job of which
-//! something failed waits in memory for its next attempt, its record stays in the spool. What a restart forgets is how
-//! often an attempt was made and which of a message's copies were delivered already.
+//! that is through waits for the next [`super::flush::Flush`], which makes many durable, copies to the deferred mail
+//! what was not delivered, and acknowledges them at once. [`DeferredMail`] knows when those are due again.
 
 use std::fs::File as StdFile;
 use std::io;
@@ -19,15 +18,18 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_uring::fs::File;
 
-use super::flush::{Flush, Flushed};
-use super::job::{Job, Ticket};
-use super::report::Report;
+use super::deferred::DeferredMail;
+use super::flush::{Flushed, unix_us};
+use super::job::{Job, Origin, Ticket};
+use super::moves::{Move, Sources};
+use super::report::{Report, Topic};
 use super::segments::{Segments, note_unreadable};
 use super::stats::EgressStats;
-use super::waiting::{Waiting, retry_wait};
 use crate::config::Config;
-use crate::spool::commit::Place;
-use crate::store::{ShardFeed, read_record};
+use crate::protocol::deferral::Deferral;
+use crate::spool::backlog::Summary;
+use crate::spool::index::Handle;
+use crate::store::{Segment, ShardFeed, read_backlog, read_record};
 
 /// Messages being written at the same time: enough for their syncs to share the file system's commits.
 const DELIVERIES_COUNT_MAX: usize = 64;
@@ -35,10 +37,10 @@ const DELIVERIES_COUNT_MAX: usize = 64;
 const RETRIES_COUNT_MAX: usize = DELIVERIES_COUNT_MAX / 2;
 /// Octets of content held for deliveries. One message more may be held, of whatever length.
 const CONTENT_LEN_MAX: usize = 64 << 20;
-/// Messages written and not yet acknowledged.
+/// Messages tried and neither acknowledged nor deferred yet.
 const FINISHED_COUNT_MAX: usize = 1024;
-/// Messages that wait for another attempt; beyond it the tail reads no further.
-pub(super) const WAITING_COUNT_MAX: usize = 10_000;
+/// Between two tries to read a deferred message, or all of them.
+const READ_WAIT: Duration = Duration::from_secs(1);
 /// Longest sleep without a look at the segments, should a bell not have rung.
 const IDLE_WAIT: Duration = Duration::from_secs(1);
 /// How long deliveries under way may take to end after a stop.
@@ -63,13 +65,22 @@ pub(super) struct Tail {
     stopping: Arc<AtomicBool>,
     pub(super) segments: Segments,
     pub(super) report: Report,
-    pub(super) waiting: Waiting,
-    tasks: JoinSet<Event>,
+    pub(super) deferred: DeferredMail,
+    /// Deferred segments of former runs that were not read yet.
+    unread: Vec<Arc<Segment>>,
+    /// When to read them.
+    read_at: Option<Instant>,
+    pub(super) tasks: JoinSet<Event>,
     deliveries_count: usize,
     retries_count: usize,
     content_len: usize,
-    /// Written, waiting for the next flush.
-    finished: Vec<Job>,
+    /// Tried, waiting for the next flush.
+    pub(super) finished: Vec<Job>,
+    /// What a flush could not write to the log of deferred mail, and when to write it again.
+    pub(super) unmoved: Vec<Move>,
+    pub(super) log_rests_until: Option<Instant>,
+    /// Since when that fails.
+    pub(super) log_failed_at: Option<Instant>,
     /// Jobs in the flush under way.
     pub(super) flushing: Option<usize>,
     /// Acknowledgements could not be written: not before then are they written again, and nothing is read meanwhile.
@@ -79,9 +90,10 @@ pub(super) struct Tail {
 }
 
 /// What a task ends with.
-enum Event {
+pub(super) enum Event {
     Delivered { job: Box<Job>, content_len: usize },
     Flushed(Flushed),
+    BacklogRead { segments: Vec<Arc<Segment>>, outcome: io::Result<(Summary, Vec<(usize, io::Error)>)> },
 }
 
 impl Tail {
@@ -91,20 +103,26 @@ impl Tail {
         let rung = Rc::new(Notify::new());
         let eventfd = StdFile::from(bell.as_fd().try_clone_to_owned()?);
         tokio_uring::spawn(listen(File::from_std(eventfd), Rc::clone(&rung)));
+        let ShardFeed { recovered, deferred: unread, log, incoming, done, .. } = feed;
         Ok(Self {
             config,
             bell,
             rung,
             stats,
             stopping,
-            segments: Segments::new(feed),
+            deferred: DeferredMail::new(log, &unread, done.clone(), unix_us() / 1000),
+            segments: Segments::new(recovered, incoming, done),
             report: Report::default(),
-            waiting: Waiting::default(),
+            unread,
+            read_at: Some(Instant::now()),
             tasks: JoinSet::new(),
             deliveries_count: 0,
             retries_count: 0,
             content_len: 0,
             finished: Vec::new(),
+            unmoved: Vec::new(),
+            log_rests_until: None,
+            log_failed_at: None,
             flushing: None,
             acks_at: None,
             record_buffer: Vec::new(),
@@ -113,7 +131,7 @@ impl Tail {
 
     /// Until a stop, and then until what is under way has ended or [`STOP_WAIT`] is over.
     pub(super) async fn run(mut self) {
-        while !self.stopping.load(Ordering::Acquire) {
+        while !self.is_stopping() {
             self.turn();
             if self.has_room() {
                 // A worker that saw nobody wait has made its work visible before this second look.
@@ -132,7 +150,7 @@ impl Tail {
             self.wait(give_up_at).await;
         }
         self.segments.retire();
-        let unfinished_count = self.deliveries_count + self.finished.len() + self.flushing.unwrap_or(0);
+        let unfinished_count = self.in_flight_count();
         if unfinished_count > 0 {
             let shard = self.stats.shard;
             tracing::warn!(
@@ -143,17 +161,32 @@ impl Tail {
         }
     }
 
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
     /// Starts what can be started.
     fn turn(&mut self) {
+        self.unload_deferred();
+        self.start_reading_backlog();
         self.segments.admit(&mut self.report);
         self.start_retries();
         self.start_fresh();
         self.start_flush();
         self.segments.retire();
-        let in_flight_count = self.deliveries_count + self.finished.len() + self.flushing.unwrap_or(0);
-        self.stats.in_flight_now.set(in_flight_count as u64);
-        self.stats.waiting_now.set(self.waiting.len() as u64);
-        self.stats.segments_now.set(self.segments.count() as u64);
+        let stats = &self.stats;
+        let (deferred_count, waiting_count) = self.deferred.counts();
+        let (deferred_segments_count, live_len) = self.deferred.usage();
+        stats.in_flight_now.set(self.in_flight_count() as u64);
+        stats.waiting_now.set(waiting_count as u64);
+        stats.deferred_now.set(deferred_count as u64);
+        stats.deferred_octets_now.set(live_len);
+        stats.deferred_segments_now.set(deferred_segments_count as u64);
+        stats.segments_now.set(self.segments.count() as u64);
+    }
+
+    fn in_flight_count(&self) -> usize {
+        self.deliveries_count + self.finished.len() + self.flushing.unwrap_or(0) + self.unmoved.len()
     }
 
     /// Whether another record may be read.
@@ -161,21 +194,25 @@ impl Tail {
         self.acks_at.is_none()
             && self.deliveries_count < DELIVERIES_COUNT_MAX
             && self.content_len < CONTENT_LEN_MAX
-            && self.finished.len() + self.flushing.unwrap_or(0) < FINISHED_COUNT_MAX
-            && self.waiting.len() < WAITING_COUNT_MAX
+            && self.has_room_to_finish()
+    }
+
+    fn has_room_to_finish(&self) -> bool {
+        self.finished.len() + self.flushing.unwrap_or(0) + self.unmoved.len() < FINISHED_COUNT_MAX
     }
 
     fn has_room_for_retry(&self) -> bool {
         self.retries_count < RETRIES_COUNT_MAX
             && self.deliveries_count < DELIVERIES_COUNT_MAX
             && self.content_len < CONTENT_LEN_MAX
+            && self.has_room_to_finish()
     }
 
     fn start_fresh(&mut self) {
         while self.has_room() {
             let config = &self.config;
             let job = self.segments.next(&mut self.report, &self.stats, |segment, record| {
-                Job::new(Ticket::new(segment, record), record, config)
+                Job::new(Ticket::fresh(segment, record), record.envelope, record.content, config)
             });
             let Some(job) = job else { return };
             self.start(job);
@@ -183,35 +220,127 @@ impl Tail {
     }
 
     fn start_retries(&mut self) {
-        let now = Instant::now();
-        while self.has_room_for_retry() {
-            let Some(ticket) = self.waiting.pop_due(now) else { return };
-            let place = Place { epoch: ticket.segment.epoch, offset: ticket.offset };
-            let segment = Arc::clone(&ticket.segment);
-            match read_record(&segment, place, &mut self.record_buffer) {
-                Ok(Some(record)) => {
-                    let job = Job::new(ticket, &record, &self.config);
-                    self.start(job);
+        let now_unix_ms = unix_us() / 1000;
+        while !self.deferred.wants_reload() && self.has_room_for_retry() {
+            let Some(handle) = self.deferred.pop_due(now_unix_ms) else { return };
+            let Some(sources) = self.deferred.sources(handle) else { continue };
+            let wait_ms = u64::try_from(READ_WAIT.as_millis()).unwrap_or(u64::MAX);
+            match self.read_deferred(handle, &sources) {
+                Ok(Some(job)) => self.start(job),
+                // A flush may be moving it.
+                Ok(None) if self.flushing.is_some() || !self.deferred.is_settled() => {
+                    self.deferred.schedule(handle, now_unix_ms.saturating_add(wait_ms));
                 }
                 Ok(None) => {
-                    segment.mark_damaged();
-                    self.stats.damages.bump();
-                    self.stats.kept.bump();
-                    self.segments.keep(segment.epoch);
-                    let (path, offset) = (segment.path.display(), place.offset);
-                    tracing::error!(
-                        %path, offset, id = %ticket.meta.id,
-                        "a message was readable and is no more; `ringmx spool verify` lists the damage"
-                    );
+                    self.note_lost(&sources);
+                    self.deferred.remove(handle);
                 }
                 Err(error) => {
-                    note_unreadable(&segment, &error, &mut self.report);
-                    self.waiting.push(now + retry_wait(&[], 1), ticket);
+                    note_unreadable(&sources.message.segment, &error, &mut self.report);
+                    self.deferred.schedule(handle, now_unix_ms.saturating_add(wait_ms));
                 }
             }
             self.record_buffer.truncate(0);
             self.record_buffer.shrink_to(1 << 20);
         }
+    }
+
+    /// `None` when it is not readable any more.
+    fn read_deferred(&mut self, handle: Handle, sources: &Sources) -> io::Result<Option<Job>> {
+        let Sources { message, update } = sources;
+        let buffer = &mut self.record_buffer;
+        let mut envelope = Vec::new();
+        if let Some(update) = update {
+            let Some(record) = read_record(&update.segment, update.place(), buffer)? else { return Ok(None) };
+            envelope.extend_from_slice(record.envelope);
+        }
+        let Some(record) = read_record(&message.segment, message.place(), buffer)? else { return Ok(None) };
+        let envelope = if update.is_some() { &envelope[..] } else { record.envelope };
+        let deferral = Deferral::read(envelope).unwrap_or_default();
+        let ticket = Ticket { origin: Origin::Deferred(handle), meta: record.meta, deferral: Some(deferral) };
+        Ok(Some(Job::new(ticket, envelope, record.content, &self.config)))
+    }
+
+    /// A record that was readable once is no more.
+    pub(super) fn note_lost(&self, sources: &Sources) {
+        let records = [Some(&sources.message), sources.update.as_ref()];
+        for source in records.into_iter().flatten() {
+            source.segment.mark_damaged();
+        }
+        self.stats.damages.bump();
+        let (path, offset) = (sources.message.segment.path.display(), sources.message.offset);
+        tracing::error!(
+            %path, offset,
+            "a message was readable and is no more; `ringmx spool verify` lists the damage"
+        );
+    }
+
+    /// Makes the index of deferred mail anew when it is to be, and no retry is under way.
+    fn unload_deferred(&mut self) {
+        let is_quiet = self.flushing.is_none()
+            && self.retries_count == 0
+            && self.unmoved.is_empty()
+            && self.deferred.is_settled()
+            && !self.finished.iter().any(|job| job.ticket.is_retry());
+        if is_quiet && self.read_at.is_none() && self.deferred.wants_reload() {
+            (self.unread, self.read_at) = (self.deferred.unload(), Some(Instant::now()));
+        }
+    }
+
+    /// Reads what former runs have deferred, beside everything else but their own undelivered mail.
+    fn start_reading_backlog(&mut self) {
+        if self.read_at.is_none_or(|read_at| Instant::now() < read_at) {
+            return;
+        }
+        self.read_at = None;
+        let segments = std::mem::take(&mut self.unread);
+        if segments.is_empty() {
+            self.segments.release_recovered(Vec::new());
+            return;
+        }
+        let slots = self.deferred.slots();
+        self.tasks.spawn_local(async move {
+            let reading = tokio::task::spawn_blocking(move || {
+                let outcome = read_backlog(&segments, slots);
+                (segments, outcome)
+            });
+            let (segments, outcome) = reading.await.expect("reading the spool does not panic");
+            Event::BacklogRead { segments, outcome }
+        });
+    }
+
+    fn on_backlog_read(
+        &mut self,
+        segments: Vec<Arc<Segment>>,
+        outcome: io::Result<(Summary, Vec<(usize, io::Error)>)>,
+    ) {
+        let (mut summary, unreadable) = match outcome {
+            Ok(read) => read,
+            Err(error) => {
+                let shard = self.stats.shard;
+                self.report.problem(Topic::Spool, |suppressed_count| {
+                    tracing::error!(
+                        shard, %error, suppressed_count,
+                        "cannot read or write the acknowledgements of deferred mail; it waits, and so does all other \
+                         mail of former runs"
+                    );
+                });
+                (self.unread, self.read_at) = (segments, Some(Instant::now() + READ_WAIT));
+                return;
+            }
+        };
+        for (index, error) in &unreadable {
+            note_unreadable(&segments[*index], error, &mut self.report);
+        }
+        let unreadable: Vec<usize> = unreadable.into_iter().map(|(index, _)| index).collect();
+        let copied = std::mem::take(&mut summary.copied);
+        self.deferred.load(segments, summary, &unreadable);
+        self.segments.release_recovered(copied);
+        let (count, _) = self.deferred.counts();
+        if count > 0 {
+            tracing::info!(shard = self.stats.shard, count, "deferred mail of former runs is known");
+        }
+        self.deferred.retire(self.segments.recovered_is_settled());
     }
 
     fn start(&mut self, job: Job) {
@@ -220,7 +349,7 @@ impl Tail {
             return;
         }
         self.deliveries_count += 1;
-        self.retries_count += usize::from(job.ticket.failures_count > 0);
+        self.retries_count += usize::from(job.ticket.is_retry());
         let content_len = job.content.len();
         self.content_len += content_len;
         let config = Arc::clone(&self.config);
@@ -230,28 +359,15 @@ impl Tail {
         });
     }
 
-    /// Starts a flush for all that is finished, unless one is under way: the end of that one starts the next.
-    fn start_flush(&mut self) {
-        let again = self.acks_at.is_some_and(|acks_at| Instant::now() >= acks_at);
-        if self.flushing.is_some() || (self.finished.is_empty() && !again) {
-            return;
-        }
-        let jobs = std::mem::take(&mut self.finished);
-        let mut writers = self.segments.lend_unwritten_acks();
-        for job in &jobs {
-            let epoch = job.ticket.segment.epoch;
-            writers.extend(self.segments.lend_acks(epoch).map(|writer| (epoch, writer)));
-        }
-        self.flushing = Some(jobs.len());
-        self.stats.flushes.bump();
-        self.tasks.spawn_local(async { Event::Flushed(Flush { jobs, writers }.run().await) });
-    }
-
     /// Until something has happened: a task has ended, the bell has rung, an attempt is due, or it is `until`.
     async fn wait(&mut self, until: Instant) {
         // Without room the end of a delivery wakes, not the clock: it would wake for ever.
-        let due_at = self.waiting.next_due_at().filter(|_| self.has_room_for_retry());
-        let wake_at = due_at.map_or(until, |due_at| due_at.min(until));
+        let due_unix_ms = self.deferred.next_due().filter(|_| self.has_room_for_retry());
+        let due_at = due_unix_ms.map(|due| {
+            Instant::now() + Duration::from_millis(due.saturating_add(1).saturating_sub(unix_us() / 1000))
+        });
+        let log_at = self.log_rests_until.filter(|_| self.flushing.is_none());
+        let wake_at = [due_at, log_at].into_iter().flatten().fold(until, Instant::min);
         tokio::select! {
             biased;
             Some(event) = self.tasks.join_next(), if !self.tasks.is_empty() => self.on_event(ended(event)),
@@ -267,11 +383,12 @@ impl Tail {
         match event {
             Event::Delivered { job, content_len } => {
                 self.deliveries_count -= 1;
-                self.retries_count -= usize::from(job.ticket.failures_count > 0);
+                self.retries_count -= usize::from(job.ticket.is_retry());
                 self.content_len -= content_len;
                 self.finished.push(*job);
             }
             Event::Flushed(flushed) => self.on_flushed(flushed),
+            Event::BacklogRead { segments, outcome } => self.on_backlog_read(segments, outcome),
         }
     }
 }

@@ -14,6 +14,7 @@
 //! | 5 | received | microseconds since 1970, 8 octets, little endian |
 //! | 6 | ret | RET of MAIL (RFC 3461 §4.3). 0: FULL, 1: HDRS |
 //! | 7 | envid | ENVID of MAIL (§4.4), in xtext |
+//! | 32, 33 | deferral, last error | of a message that was tried before: see [`super::deferral`] |
 //! | 128 | reverse-path | mailbox as the client wrote it, without brackets; empty: the null reverse-path; exactly once |
 //! | 129 | forward-path | mailbox as the client wrote it, or `postmaster`; once for each recipient, in order, at least once |
 //! | 130 | smtputf8 | empty: MAIL had SMTPUTF8 (RFC 6531), so that addresses and header section may be UTF-8 |
@@ -38,10 +39,10 @@ const TAG_ENVID: u8 = 7;
 /// The first tag that a reader must know.
 const TAG_CRITICAL_MIN: u8 = 128;
 const TAG_REVERSE_PATH: u8 = 128;
-const TAG_FORWARD_PATH: u8 = 129;
+pub(super) const TAG_FORWARD_PATH: u8 = 129;
 const TAG_SMTPUTF8: u8 = 130;
-const TAG_NOTIFY: u8 = 131;
-const TAG_ORCPT: u8 = 132;
+pub(super) const TAG_NOTIFY: u8 = 131;
+pub(super) const TAG_ORCPT: u8 = 132;
 
 /// Octets of a field before its value.
 const FIELD_HEADER_LEN: usize = 3;
@@ -116,7 +117,7 @@ impl Writer<'_> {
 
     /// Appends a field whose value `write` appends; cut at 65,535 octets, which the grammar of paths and names stays
     /// far below, so that the length can never lie.
-    fn field_with(&mut self, tag: u8, write: impl FnOnce(&mut Vec<u8>)) {
+    pub(super) fn field_with(&mut self, tag: u8, write: impl FnOnce(&mut Vec<u8>)) {
         let out = &mut *self.0;
         out.extend_from_slice(&[tag, 0, 0]);
         let start = out.len();
@@ -296,7 +297,7 @@ impl<'a> Envelope<'a> {
 }
 
 /// Tag and value of the first field, and what follows it.
-fn field(octets: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+pub(super) fn field(octets: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (&[tag, low, high], rest) = octets.split_first_chunk::<FIELD_HEADER_LEN>()?;
     let (value, rest) = rest.split_at_checked(usize::from(u16::from_le_bytes([low, high])))?;
     Some((tag, value, rest))

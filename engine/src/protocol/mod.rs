@@ -5,10 +5,11 @@
 //! - [`data`]: the content of a transaction out of what was received, over [`scan`].
 //! - [`reply`]: every reply the engine can give, and their encoding.
 //! - [`proxy`], [`xclient`]: what a front end says about the client.
-//! - [`envelope`]: the stored form of a transaction's envelope.
+//! - [`envelope`]: the stored form of a transaction's envelope; [`deferral`]: what it says of former attempts.
 
 pub mod command;
 pub mod data;
+pub mod deferral;
 pub mod envelope;
 pub mod extension;
 pub mod line;

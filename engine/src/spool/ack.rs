@@ -20,6 +20,8 @@ pub enum AckKind {
     Failed,
     /// No record, but the whole segment: all that is in it is acknowledged. Offset and id are zero.
     Segment,
+    /// Copied to a deferred segment, which has it from then on.
+    Moved,
 }
 
 /// One acknowledged record. An entry of another epoch than the segment's is of an earlier use of the file.
@@ -42,6 +44,7 @@ impl Ack {
             AckKind::Discarded => 2,
             AckKind::Failed => 3,
             AckKind::Segment => 4,
+            AckKind::Moved => 5,
         };
         let mut bytes = [0; ACK_LEN];
         bytes[..8].copy_from_slice(&self.epoch.to_le_bytes());
@@ -65,6 +68,7 @@ impl Ack {
             2 => AckKind::Discarded,
             3 => AckKind::Failed,
             4 => AckKind::Segment,
+            5 => AckKind::Moved,
             _ => return None,
         };
         let id = MessageId {

@@ -7,14 +7,18 @@
 //! 2. [`commit::GroupCommit`] collects records into batches and says what to write where.
 //! 3. [`walk::Walk`] reads records back, over holes and damage; [`recover`] finds where a segment's valid batches end.
 //! 4. [`ack`] is how a delivered record is marked.
+//! 5. [`backlog`] tells which records of deferred segments count; [`index`] knows where their messages are and when
+//!    they are due.
 //!
 //! Every parser is total: it takes any bytes, whatever a crash, a disk or a stranger made of them.
 
 use std::io;
 
 pub mod ack;
+pub mod backlog;
 pub mod batch;
 pub mod commit;
+pub mod index;
 pub mod record;
 pub mod recover;
 pub mod segment;

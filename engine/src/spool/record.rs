@@ -34,10 +34,12 @@ pub enum RecordKind {
     Inline = 1,
     /// The content has a file of its own; what follows the envelope names it.
     File = 2,
+    /// No message, but what has changed in the envelope of one that was deferred: [`crate::protocol::deferral`].
+    Update = 3,
 }
 
 impl RecordKind {
-    const ALL: [Self; 2] = [Self::Inline, Self::File];
+    const ALL: [Self; 3] = [Self::Inline, Self::File, Self::Update];
 
     /// All that this version knows, a bit for each.
     pub(super) const fn known_bits() -> u32 {

@@ -202,7 +202,7 @@ mod tests {
 
     #[test]
     fn what_came_later_within_this_version_is_told_apart_from_damage() {
-        for (at, value) in [(9, 2), (40, 1), (40, 8), (43, 128)] {
+        for (at, value) in [(9, 2), (40, 1), (40, 16), (43, 128)] {
             let mut fields = Fields(*NEW.encode().first_chunk().unwrap());
             let later = fields.put(at, &[value]).seal();
             assert!(matches!(SegmentHeader::parse(&later), Err(HeaderFault::Unknown(_))), "{value} at {at}");

@@ -97,7 +97,7 @@ pub(super) fn is_complete(path: &Path, epoch: u64) -> io::Result<bool> {
 /// The acknowledged records of one segment.
 #[derive(Debug, Default)]
 pub struct AckSet {
-    by_offset: HashMap<u64, MessageId>,
+    by_offset: HashMap<u64, (MessageId, AckKind)>,
     /// The segment's last entry is there: see [`AckKind::Segment`].
     pub is_complete: bool,
     /// Places of entries that are neither readable nor blank.
@@ -120,7 +120,7 @@ impl AckSet {
             match entry {
                 Ok(ack) if ack.epoch != epoch => {}
                 Ok(ack) if ack.kind == AckKind::Segment => set.is_complete = true,
-                Ok(ack) => drop(set.by_offset.insert(ack.offset, ack.id)),
+                Ok(ack) => drop(set.by_offset.insert(ack.offset, (ack.id, ack.kind))),
                 Err(at) => {
                     let from = usize::try_from(at).unwrap_or(usize::MAX);
                     let blank = bytes[from..].iter().take(ACK_LEN).all(|&byte| byte == 0);
@@ -135,7 +135,12 @@ impl AckSet {
 
     /// Whether the record at `offset` with this id is acknowledged.
     pub fn contains(&self, offset: u64, id: MessageId) -> bool {
-        self.by_offset.get(&offset) == Some(&id)
+        self.kind(offset, id).is_some()
+    }
+
+    /// What became of the record at `offset` with this id; `None` while it waits.
+    pub fn kind(&self, offset: u64, id: MessageId) -> Option<AckKind> {
+        self.by_offset.get(&offset).filter(|(of, _)| *of == id).map(|&(_, kind)| kind)
     }
 
     /// Acknowledged records that stand below `end`. Those behind it were delivered but are lost themselves: where

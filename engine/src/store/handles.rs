@@ -9,6 +9,7 @@ use std::thread::Thread;
 use crossbeam_queue::ArrayQueue;
 use ringmx_ring::BlockBuffer;
 
+use super::deferred::DeferredLog;
 use super::loans::Loans;
 use super::segment::Segment;
 use crate::stats::Counter;
@@ -46,6 +47,10 @@ pub struct ShardFeed {
     pub shard: u16,
     /// Segments of former runs with mail left, sealed, oldest first.
     pub recovered: Vec<Arc<Segment>>,
+    /// Deferred segments of former runs, sealed, oldest first: for [`super::read_backlog`].
+    pub deferred: Vec<Arc<Segment>>,
+    /// Where mail goes that is not delivered at once.
+    pub log: DeferredLog,
     /// Each fresh segment, in the order they are filled.
     pub incoming: Receiver<Arc<Segment>>,
     pub done: Done,

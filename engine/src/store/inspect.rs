@@ -1,8 +1,10 @@
 //! `ringmx spool`: reads a spool without the lock and without a change, also while a server runs.
 //!
 //! A file may be recycled under the reader's eyes. So the header is read again after the acknowledgements and
-//! after a walk; when its epoch has changed, all records of the former epoch were delivered meanwhile.
+//! after a walk; when its epoch has changed, all records of the former epoch were delivered or deferred meanwhile. So
+//! the intake's segments are read first: what is deferred meanwhile is found among the deferred.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
 use std::ops::ControlFlow;
@@ -11,13 +13,17 @@ use std::path::{Path, PathBuf};
 use super::acks::AckSet;
 use super::error::StoreError;
 use super::open::{is_truncated, read_header};
+use super::overlay::Overlay;
 use super::reader::describe;
 use super::root;
 use super::segment::ack_path;
 use super::shard::{self, Name};
 use crate::id::MessageId;
+use crate::spool::ack::AckKind;
+use crate::spool::commit::Place;
+use crate::spool::record::{Record, RecordKind};
 use crate::spool::recover::{Extent, recover};
-use crate::spool::segment::{HeaderFault, SegmentHeader};
+use crate::spool::segment::{HeaderFault, Role, SegmentHeader};
 use crate::spool::walk::{Found, Walk};
 use crate::spool::{BLOCK_LEN, ReadAt};
 
@@ -76,55 +82,72 @@ pub struct ShardStat {
 }
 
 /// A segment as it was when its acknowledgements were read.
-struct View {
+pub(super) struct View {
     shard: u16,
-    path: PathBuf,
-    file: File,
-    header: SegmentHeader,
+    pub(super) path: PathBuf,
+    pub(super) file: File,
+    pub(super) header: SegmentHeader,
     extent: Extent,
-    acks: AckSet,
+    pub(super) acks: AckSet,
 }
 
-/// Visits each message: by shard, oldest segment first, until `visit` breaks. Returns how many stretches were damaged,
-/// each of which may have held messages; [`verify`] tells where.
+/// Visits each message once: by shard, first the intake's, then what was deferred, oldest segment first, until `visit`
+/// breaks. Returns how many stretches were damaged, each of which may have held messages; [`verify`] tells where.
 pub fn list(path: &Path, visit: &mut dyn FnMut(&Listed<'_>) -> ControlFlow<()>) -> Result<u64, StoreError> {
     let mut damages_count = 0;
     for shard in shards(path)? {
-        for segment in segments(path, shard)? {
-            let Some(view) = View::open(&segment, shard)? else { continue };
-            let mut walk = Walk::new(&view.header);
-            let mut damages_here_count = 0;
-            while let Some(found) = view.next(&mut walk)? {
-                let record = match found {
-                    Found::Record(record) => record,
-                    Found::Damage(damage) => {
-                        damages_here_count += u64::from(damage.offset < view.extent.watermark);
-                        continue;
-                    }
+        // A message may be deferred between the two: it is not told twice.
+        let mut told = HashSet::new();
+        let segments = segments(path, shard)?;
+        for SegmentFile { path, .. } in segments.iter().filter(|segment| segment.role == Role::Intake) {
+            let Some(view) = View::open(path, shard)? else { continue };
+            let flow = view.list(&mut damages_count, &mut |record| {
+                let state = match view.acks.kind(record.offset_in_segment, record.meta.id) {
+                    Some(AckKind::Moved) => return Ok(ControlFlow::Continue(())),
+                    Some(_) => State::Delivered,
+                    None => State::Undelivered,
                 };
-                let offset = record.offset_in_segment;
-                let is_delivered = view.acks.contains(offset, record.meta.id);
-                let listed = Listed {
-                    id: record.meta.id,
-                    received_unix_us: record.meta.received_unix_us,
-                    state: if is_delivered { State::Delivered } else { State::Undelivered },
-                    envelope: record.envelope,
-                    content: record.content,
-                    shard,
-                    path: &view.path,
-                    offset,
-                };
-                if visit(&listed).is_break() {
-                    return Ok(damages_count + damages_here_count);
+                if state == State::Undelivered {
+                    told.insert(record.meta.id);
                 }
+                Ok(visit(&view.listed(record, state, record.envelope)))
+            })?;
+            if flow.is_break() {
+                return Ok(damages_count);
             }
-            // Not where a server has used the file again meanwhile.
-            if damages_here_count > 0 && view.is_current().map_err(StoreError::io("read", &segment))? {
-                damages_count += damages_here_count;
-            }
+        }
+        let overlay = Overlay::read(path, shard)?;
+        if list_deferred(&overlay, &told, &mut damages_count, visit)?.is_break() {
+            break;
         }
     }
     Ok(damages_count)
+}
+
+fn list_deferred(
+    overlay: &Overlay,
+    told: &HashSet<MessageId>,
+    damages_count: &mut u64,
+    visit: &mut dyn FnMut(&Listed<'_>) -> ControlFlow<()>,
+) -> Result<ControlFlow<()>, StoreError> {
+    for view in overlay.views() {
+        let flow = view.list(damages_count, &mut |record| {
+            let place = Place { epoch: view.header.epoch, offset: record.offset_in_segment };
+            let state = match view.acks.kind(place.offset, record.meta.id) {
+                _ if told.contains(&record.meta.id) => return Ok(ControlFlow::Continue(())),
+                Some(AckKind::Moved) => return Ok(ControlFlow::Continue(())),
+                Some(_) => State::Delivered,
+                None if overlay.is_live(place) => State::Undelivered,
+                None => return Ok(ControlFlow::Continue(())),
+            };
+            let envelope = overlay.envelope(place)?;
+            Ok(visit(&view.listed(record, state, envelope.as_deref().unwrap_or(record.envelope))))
+        })?;
+        if flow.is_break() {
+            return Ok(flow);
+        }
+    }
+    Ok(ControlFlow::Continue(()))
 }
 
 /// Reads everything and returns what is not as it should be.
@@ -146,7 +169,7 @@ pub fn verify(path: &Path) -> Result<Vec<Finding>, StoreError> {
             }
         }
         for segment in segments(path, shard)? {
-            findings.extend(verify_segment(&segment, shard)?);
+            findings.extend(verify_segment(&segment.path, shard)?);
         }
         // A server that removes a segment leaves its acknowledgements for a moment.
         let names_after = names(&directory)?;
@@ -161,29 +184,74 @@ pub fn verify(path: &Path) -> Result<Vec<Finding>, StoreError> {
     Ok(findings)
 }
 
-/// Counts what each shard holds. Reads the headers of batches only.
+/// Counts what each shard holds. Reads the headers of batches, and deferred mail whole.
 pub fn stat(path: &Path) -> Result<Vec<ShardStat>, StoreError> {
     let mut stats = Vec::new();
     for shard in shards(path)? {
         let mut stat = ShardStat { shard, ..ShardStat::default() };
         let names = names(&path.join(shard::directory_name(shard)))?;
         stat.set_aside_count = names.iter().filter(|name| matches!(name, Name::SetAside(_))).count() as u64;
-        for segment in segments(path, shard)? {
-            let Some(view) = View::open(&segment, shard)? else { continue };
+        for SegmentFile { path, role, .. } in segments(path, shard)? {
+            let Some(view) = View::open(&path, shard)? else { continue };
             stat.segments_count += 1;
-            stat.bytes += view.file.metadata().map_err(StoreError::io("read", &segment))?.len();
+            stat.bytes += view.file.metadata().map_err(StoreError::io("read", &path))?.len();
+            if role == Role::Deferred {
+                continue;
+            }
             stat.records_count += view.extent.records_count;
             stat.undelivered_count +=
                 view.extent.records_count.saturating_sub(view.acks.count_below(view.extent.end));
         }
+        let deferred_count = Overlay::read(path, shard)?.len() as u64;
+        stat.records_count += deferred_count;
+        stat.undelivered_count += deferred_count;
         stats.push(stat);
     }
     Ok(stats)
 }
 
 impl View {
+    /// Visits the messages of this segment, and counts its damaged stretches.
+    fn list(
+        &self,
+        damages_count: &mut u64,
+        visit: &mut dyn FnMut(&Record<'_>) -> Result<ControlFlow<()>, StoreError>,
+    ) -> Result<ControlFlow<()>, StoreError> {
+        let (mut walk, mut damages_here_count) = (Walk::new(&self.header), 0);
+        let mut flow = ControlFlow::Continue(());
+        while flow.is_continue()
+            && let Some(found) = self.next(&mut walk)?
+        {
+            match found {
+                Found::Damage(damage) => {
+                    damages_here_count += u64::from(damage.offset < self.extent.watermark);
+                }
+                Found::Record(record) if record.meta.kind != RecordKind::Update => flow = visit(&record)?,
+                Found::Record(_) => {}
+            }
+        }
+        // Not where a server has used the file again meanwhile.
+        if damages_here_count > 0 && self.is_current().map_err(StoreError::io("read", &self.path))? {
+            *damages_count += damages_here_count;
+        }
+        Ok(flow)
+    }
+
+    fn listed<'a>(&'a self, record: &Record<'a>, state: State, envelope: &'a [u8]) -> Listed<'a> {
+        Listed {
+            id: record.meta.id,
+            received_unix_us: record.meta.received_unix_us,
+            state,
+            envelope,
+            content: record.content,
+            shard: self.shard,
+            path: &self.path,
+            offset: record.offset_in_segment,
+        }
+    }
+
     /// `None` where the file is gone or its header unreadable.
-    fn open(path: &Path, shard: u16) -> Result<Option<Self>, StoreError> {
+    pub(super) fn open(path: &Path, shard: u16) -> Result<Option<Self>, StoreError> {
         let opened = Self::try_open(path, shard).map_err(StoreError::io("read", path))?;
         match opened {
             Some(Ok(view)) => Ok(Some(view)),
@@ -220,7 +288,7 @@ impl View {
         Ok(header.is_ok_and(|header| header.epoch == self.header.epoch))
     }
 
-    fn next<'a>(&self, walk: &'a mut Walk) -> Result<Option<Found<'a>>, StoreError> {
+    pub(super) fn next<'a>(&self, walk: &'a mut Walk) -> Result<Option<Found<'a>>, StoreError> {
         walk.next(&self.file, self.extent.end).map_err(StoreError::io("read", &self.path))
     }
 }
@@ -304,25 +372,38 @@ pub(super) fn names(directory: &Path) -> Result<Vec<Name>, StoreError> {
     }
 }
 
-/// The paths of a shard's segments, oldest epoch first.
-fn segments(path: &Path, shard: u16) -> Result<Vec<PathBuf>, StoreError> {
+/// A segment as its directory and its header name it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct SegmentFile {
+    /// 0 where the header cannot be read.
+    epoch: u64,
+    pub(super) path: PathBuf,
+    pub(super) role: Role,
+}
+
+/// A shard's segments, oldest epoch first.
+pub(super) fn segments(path: &Path, shard: u16) -> Result<Vec<SegmentFile>, StoreError> {
     let directory = path.join(shard::directory_name(shard));
     let mut segments = Vec::new();
     for name in names(&directory)? {
         let Name::Segment(number) = name else { continue };
         let path = directory.join(format!("{number:08}.seg"));
-        let epoch = File::open(&path).and_then(|file| {
+        let header = File::open(&path).and_then(|file| {
             let len = file.metadata()?.len();
-            Ok(read_header(&file, len, shard, number)?.map_or(0, |header| header.epoch))
+            read_header(&file, len, shard, number)
         });
-        match epoch {
-            Ok(epoch) => segments.push((epoch, path)),
+        match header {
+            Ok(header) => {
+                let (epoch, role) =
+                    header.map_or_else(|_| (0, Role::default()), |header| (header.epoch, header.role));
+                segments.push(SegmentFile { epoch, path, role });
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(StoreError::io("read", &path)(error)),
         }
     }
-    segments.sort_unstable();
-    Ok(segments.into_iter().map(|(_, path)| path).collect())
+    segments.sort_unstable_by(|one, other| (one.epoch, &one.path).cmp(&(other.epoch, &other.path)));
+    Ok(segments)
 }
 
 fn number(path: &Path) -> u32 {

@@ -10,21 +10,25 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crossbeam_queue::ArrayQueue;
 use rustix::io::Errno;
 
 use super::acks::note_complete;
+use super::deferred::DeferredLog;
 use super::error::StoreError;
 use super::handles::{Done, KeeperState, Nudge, ShardFeed, ShardHandles};
 use super::open::SpoolOptions;
+use super::retention::{Retained, RetainedSegment};
 use super::root::Lock;
 use super::segment::{Fate, Segment};
 use super::shard::ShardDir;
 use crate::spool::FORMAT_VERSION;
 use crate::spool::segment::{FIRST_BATCH_AT, Role, SegmentHeader};
 
+/// Deferred segments that a shard has ready: undelivered mail finds room when the disk is full.
+const DEFERRED_READY_COUNT: usize = 1;
 /// Most segments that a shard may have ready.
 pub(super) const READY_COUNT_MAX: usize = 4;
 /// Delivered segments a shard keeps for reuse beyond those that are ready; more are deleted.
@@ -42,10 +46,14 @@ pub(super) struct ShardPlan {
     pub active: bool,
     /// Segments with mail to deliver, oldest first.
     pub recovered: Vec<Arc<Segment>>,
-    /// Segments with nothing to deliver.
+    /// Deferred segments, oldest first; what is in them nobody has looked at.
+    pub deferred: Vec<Arc<Segment>>,
+    /// Segments with nothing in them.
     pub spares: Vec<Spare>,
     /// Segments that most likely have nothing to deliver: to be read before they are used again.
     pub unread: Vec<Segment>,
+    /// Segments with nothing to deliver any more, and since when.
+    pub delivered: Vec<(Spare, SystemTime)>,
     pub next_number: u32,
     pub newest_epoch: u64,
 }
@@ -81,6 +89,12 @@ struct Shard {
     dir: ShardDir,
     active: bool,
     ready: Arc<ArrayQueue<Arc<Segment>>>,
+    /// There may be mail to defer.
+    defers: bool,
+    /// Deferred segments for egress.
+    reserve: Arc<ArrayQueue<Arc<Segment>>>,
+    /// Bytes of those: the shard's mail of former runs fits in.
+    deferred_size: u64,
     feed: Sender<Arc<Segment>>,
     /// Files to reuse.
     spares: Vec<Spare>,
@@ -96,6 +110,7 @@ struct Shard {
 struct Task {
     shards: Vec<Shard>,
     done: Receiver<Arc<Segment>>,
+    retained: Retained,
     segment_size: u64,
     state: Arc<KeeperState>,
     stop: Arc<AtomicBool>,
@@ -111,6 +126,7 @@ impl Keeper {
         let stop = Arc::new(AtomicBool::new(false));
         let (done_sender, done) = channel();
         let (mut shards, mut handles, mut feeds) = (Vec::new(), Vec::new(), Vec::new());
+        let mut retained = Vec::new();
         for plan in plans {
             let ready = Arc::new(ArrayQueue::new(options.ready_count.clamp(1, READY_COUNT_MAX)));
             let (feed, incoming) = channel();
@@ -120,18 +136,38 @@ impl Keeper {
                 handles.push(ShardHandles { shard, ready, nudge: nudge.clone(), loans });
             }
             let done = Done::new(done_sender.clone(), nudge.clone());
-            feeds.push(ShardFeed { shard, recovered: plan.recovered, incoming, done });
-            let ShardPlan { dir, active, unread, next_number, newest_epoch, .. } = plan;
+            let reserve = Arc::new(ArrayQueue::new(DEFERRED_READY_COUNT));
+            let log = DeferredLog::new(Arc::clone(&reserve), nudge.clone());
+            let ShardPlan { dir, active, recovered, deferred, unread, next_number, newest_epoch, .. } = plan;
+            let delivered = plan.delivered.into_iter();
+            retained.extend(delivered.map(|(spare, since)| RetainedSegment { shard, spare, since }));
+            let former = recovered.iter().chain(&deferred).map(|segment| segment.capacity);
+            let deferred_size = former.fold(options.segment_size, u64::max);
+            let defers = active || !recovered.is_empty() || !deferred.is_empty();
+            feeds.push(ShardFeed { shard, recovered, deferred, log, incoming, done });
             let (last_epoch, durable_epoch) = (newest_epoch, newest_epoch);
             let spares = Vec::new();
-            let mut shard =
-                Shard { dir, active, ready, feed, spares, unread, next_number, last_epoch, durable_epoch };
+            let mut shard = Shard {
+                dir,
+                active,
+                ready,
+                defers,
+                reserve,
+                deferred_size,
+                feed,
+                spares,
+                unread,
+                next_number,
+                last_epoch,
+                durable_epoch,
+            };
             plan.spares.into_iter().for_each(|spare| shard.take_spare(spare, options.segment_size, &state));
             shards.push(shard);
         }
         let segment_size = options.segment_size;
+        let retained = Retained::new(options.retention, retained);
         let mut task =
-            Task { shards, done, segment_size, state: Arc::clone(&state), stop: Arc::clone(&stop) };
+            Task { shards, done, retained, segment_size, state: Arc::clone(&state), stop: Arc::clone(&stop) };
         let thread = std::thread::Builder::new().name("keeper".into()).spawn(move || task.run());
         let thread = thread.map_err(StoreError::io("start a thread for", &options.path))?;
         nudge.set_thread(thread.thread().clone());
@@ -167,6 +203,10 @@ impl Task {
             while let Ok(segment) = self.done.try_recv() {
                 self.take_back(&segment);
             }
+            let now = SystemTime::now();
+            while let Some(segment) = self.retained.pop_due(now) {
+                self.reuse(segment);
+            }
             let wait = match self.make_missing() {
                 Ok(true) => continue,
                 Ok(false) => IDLE_WAIT,
@@ -176,7 +216,7 @@ impl Task {
                 while shard.read_one(self.segment_size, &self.state) {}
             }
             self.drop_surplus();
-            std::thread::park_timeout(wait);
+            std::thread::park_timeout(self.retained.due_in(now).map_or(wait, |due_in| wait.min(due_in)));
         }
         // What came back last is noted, so that the next start need not read it.
         while let Ok(segment) = self.done.try_recv() {
@@ -201,27 +241,44 @@ impl Task {
                 if let Err(error) = note_complete(&segment.ack_path(), segment.epoch) {
                     tracing::warn!(%path, %error, "cannot note that a segment is delivered; the next start reads it again");
                 }
-                shard.take_spare(Spare::of(segment), self.segment_size, &self.state);
+                let (shard, spare, since) = (segment.shard, Spare::of(segment), SystemTime::now());
+                self.retained.push(RetainedSegment { shard, spare, since });
             }
             Fate::Delete => shard.delete(segment.number, segment.epoch, &self.state),
         }
     }
 
-    /// Makes one segment for each shard that misses some; returns whether any was made.
+    /// Hands a file out again that was retained.
+    fn reuse(&mut self, RetainedSegment { shard, spare, .. }: RetainedSegment) {
+        if let Some(shard) = self.shards.iter_mut().find(|other| other.dir.shard == shard) {
+            shard.take_spare(spare, self.segment_size, &self.state);
+        }
+    }
+
+    /// Makes one segment for each shard that misses some; returns whether any was made. Deferred segments come first:
+    /// with one at hand what holds the intake's segments can be moved out of them.
     fn make_missing(&mut self) -> io::Result<bool> {
         let mut made = false;
         let mut outcome = Ok(());
-        for shard in self.shards.iter_mut().filter(|shard| shard.active && !shard.ready.is_full()) {
-            match shard.make(self.segment_size, &self.state) {
-                Ok(segment) => {
-                    let segment = Arc::new(segment);
-                    // Egress first: it must know the segment before a worker can commit to it.
-                    drop(shard.feed.send(Arc::clone(&segment)));
-                    drop(shard.ready.push(segment));
-                    made = true;
+        let mut given_up = Vec::new();
+        for shard in &mut self.shards {
+            match shard.make_next(self.segment_size, &self.state) {
+                Ok(next) => made |= next,
+                Err(error) => {
+                    if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+                        given_up.extend(self.retained.give_up(shard.dir.shard));
+                    }
+                    outcome = outcome.and(Err((error, shard.dir.path.as_path())));
                 }
-                Err(error) => outcome = outcome.and(Err((error, shard.dir.path.as_path()))),
             }
+        }
+        if !given_up.is_empty() {
+            tracing::warn!(
+                "no room for a segment: delivered mail is overwritten before `[spool] retain` allows it"
+            );
+            given_up.into_iter().for_each(|segment| self.reuse(segment));
+            self.drop_surplus();
+            return Ok(true);
         }
         if made || outcome.is_err() {
             note_outcome(&self.state, outcome.as_ref().err());
@@ -259,7 +316,7 @@ fn note_outcome(state: &KeeperState, error: Option<&(io::Error, &Path)>) {
 impl Shard {
     /// Keeps a delivered file of the right size for reuse, removes another.
     fn take_spare(&mut self, spare: Spare, segment_size: u64, state: &KeeperState) {
-        if self.active && spare.capacity == segment_size {
+        if (self.active && spare.capacity == segment_size) || spare.capacity == self.deferred_size {
             self.spares.push(spare);
         } else {
             self.delete(spare.number, spare.epoch, state);
@@ -281,11 +338,35 @@ impl Shard {
         true
     }
 
+    /// Makes what is missing most; `false` when nothing is.
+    fn make_next(&mut self, segment_size: u64, state: &KeeperState) -> io::Result<bool> {
+        if self.defers && !self.reserve.is_full() {
+            let segment = self.make(Role::Deferred, self.deferred_size, segment_size, state)?;
+            drop(self.reserve.push(Arc::new(segment)));
+        } else if self.active && !self.ready.is_full() {
+            let segment = Arc::new(self.make(Role::Intake, segment_size, segment_size, state)?);
+            // Egress first: it must know the segment before a worker can commit to it.
+            drop(self.feed.send(Arc::clone(&segment)));
+            drop(self.ready.push(segment));
+        } else {
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
     /// A segment with a new epoch: from a spare file, or else from a new one.
-    fn make(&mut self, capacity: u64, state: &KeeperState) -> io::Result<Segment> {
-        while self.spares.is_empty() && self.read_one(capacity, state) {}
-        if let Some(spare) = self.spares.pop() {
-            let header = self.next_header(spare.number, capacity)?;
+    fn make(
+        &mut self,
+        role: Role,
+        capacity: u64,
+        segment_size: u64,
+        state: &KeeperState,
+    ) -> io::Result<Segment> {
+        let fits = |spare: &Spare| spare.capacity == capacity;
+        while !self.spares.iter().any(fits) && self.read_one(segment_size, state) {}
+        if let Some(index) = self.spares.iter().rposition(fits) {
+            let spare = self.spares.remove(index);
+            let header = self.next_header(role, spare.number, capacity)?;
             match self.dir.recycle(&header) {
                 Ok(segment) => {
                     self.durable_epoch = header.epoch;
@@ -299,7 +380,7 @@ impl Shard {
                 }
             }
         }
-        let header = self.next_header(self.next_number, capacity)?;
+        let header = self.next_header(role, self.next_number, capacity)?;
         let segment = self.dir.create(&header)?;
         self.next_number += 1;
         self.durable_epoch = header.epoch;
@@ -308,11 +389,10 @@ impl Shard {
     }
 
     /// An epoch is used up by the attempt: after an error nobody knows whether its header is on the disk.
-    fn next_header(&mut self, number: u32, capacity: u64) -> io::Result<SegmentHeader> {
+    fn next_header(&mut self, role: Role, number: u32, capacity: u64) -> io::Result<SegmentHeader> {
         self.last_epoch += 1;
         let (shard, epoch, key) = (self.dir.shard, self.last_epoch, random_key()?);
-        let (version, role) = (FORMAT_VERSION, Role::Intake);
-        Ok(SegmentHeader { version, role, shard, number, epoch, key, capacity })
+        Ok(SegmentHeader { version: FORMAT_VERSION, role, shard, number, epoch, key, capacity })
     }
 
     /// Removes a file, but of the shard's newest one leaves the header: the next start counts epochs on from

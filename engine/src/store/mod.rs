@@ -7,10 +7,13 @@
 //!    [`Segment::seal`]s a full segment.
 //! 4. Egress reads with a [`Reader`], from memory where it can, acknowledges with an [`AckWriter`], gives a wholly
 //!    acknowledged segment back.
+//!    What it does not deliver at once it copies to a [`DeferredLog`]; the next start finds that by [`read_backlog`].
 //! 5. [`inspect`] reads all of it without the lock, [`list_set_aside`] also what was damaged.
 //! 6. [`survey`] tells what a place is fit for.
 
 mod acks;
+mod backlog;
+mod deferred;
 mod direct;
 mod error;
 mod handles;
@@ -18,14 +21,18 @@ pub mod inspect;
 mod keeper;
 mod loans;
 mod open;
+mod overlay;
 mod reader;
 mod rescue;
+mod retention;
 mod root;
 mod segment;
 mod shard;
 mod site;
 
 pub use acks::{AckSet, AckWriter};
+pub use backlog::read_backlog;
+pub use deferred::{DeferError, Deferred, DeferredLog};
 pub use direct::Writes;
 pub use error::StoreError;
 pub use handles::{Done, KeeperState, Nudge, ShardFeed, ShardHandles};
@@ -33,6 +40,7 @@ pub use keeper::Keeper;
 pub use open::{Spool, SpoolOptions};
 pub use reader::{Reader, describe, read_record};
 pub use rescue::list_set_aside;
+pub use retention::Retention;
 pub use segment::Segment;
 pub use site::{Remark, survey};
 

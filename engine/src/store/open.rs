@@ -5,19 +5,22 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::acks;
 use super::direct::Writes;
 use super::error::StoreError;
 use super::handles::{ShardFeed, ShardHandles};
 use super::keeper::{Keeper, ShardPlan, Spare};
+use super::retention::Retention;
 use super::root::{self, Lock};
 use super::segment::{Segment, ack_path};
 use super::shard::{self, Name, ShardDir};
 use super::site;
 use crate::spool::batch::{BATCH_HEADER_LEN, BatchHeader};
 use crate::spool::segment::{
-    FIRST_BATCH_AT, HeaderFault, SEGMENT_SIZE_DEFAULT, SEGMENT_SIZE_MAX, SegmentHeader, segment_size_min,
+    FIRST_BATCH_AT, HeaderFault, Role, SEGMENT_SIZE_DEFAULT, SEGMENT_SIZE_MAX, SegmentHeader,
+    segment_size_min,
 };
 use crate::spool::{BLOCK_LEN, FORMAT_VERSION, ReadAt, block_end};
 
@@ -33,13 +36,16 @@ pub struct SpoolOptions {
     pub max_message_size: u64,
     /// Segments each shard has ready for its worker, 1 to 4.
     pub ready_count: usize,
+    /// How long delivered mail stays readable; `None`: until its file is needed.
+    pub retention: Option<Retention>,
 }
 
 impl SpoolOptions {
     pub fn new(path: impl Into<PathBuf>, shards_count: u16, max_message_size: u64) -> Self {
         let segment_size = segment_size_min(max_message_size).max(SEGMENT_SIZE_DEFAULT);
         let ready_count = super::keeper::READY_COUNT_MAX;
-        Self { path: path.into(), shards_count, segment_size, max_message_size, ready_count }
+        let (path, retention) = (path.into(), None);
+        Self { path, shards_count, segment_size, max_message_size, ready_count, retention }
     }
 }
 
@@ -188,51 +194,90 @@ fn plan_shard(
     });
     let epochs = segments.iter().filter_map(|segment| Some(segment.header?.epoch));
     let newest_epoch = epochs.chain(set_aside_epochs).max().unwrap_or(0);
-    let (mut recovered, mut spares, mut unread) = (Vec::new(), Vec::new(), Vec::new());
+    let mut sorted = Sorted::default();
     let mut has_damaged = names.iter().any(|name| matches!(name, Name::SetAside(_)));
-    for FoundSegment { number, path, file, len, header } in segments {
-        let Some(header) = header else {
+    for segment in segments {
+        if segment.header.is_none() {
+            let path = &segment.path;
             tracing::error!(path = %path.display(), "neither the segment's header nor its first batch is readable; set aside");
-            dir.set_aside(number).map_err(StoreError::io("rename", &path))?;
+            dir.set_aside(segment.number).map_err(StoreError::io("rename", path))?;
             has_damaged = true;
-            continue;
-        };
-        if is_truncated(&header, len) {
-            let capacity = header.capacity;
-            tracing::error!(path = %path.display(), len, capacity, "a segment was cut short; what mail stood behind is lost");
         }
-        let acks_path = ack_path(&path);
-        if acks::is_complete(&acks_path, header.epoch).map_err(StoreError::io("read", &acks_path))? {
-            spares.push(Spare { number, epoch: header.epoch, capacity: header.capacity.min(len) });
-            continue;
-        }
-        let begins_with_mail = begins_with_batch(&file, &header).map_err(StoreError::io("read", &path))?;
-        let segment = Segment::former(&header, path, file);
-        if begins_with_mail {
-            recovered.push(Arc::new(segment));
-            continue;
-        }
-        // Never filled, as those that were ready when the server stopped: but only all of the file tells.
-        if active {
-            unread.push(segment);
-            continue;
-        }
-        segment.recover().map_err(StoreError::io("read", &segment.path))?;
-        if segment.committed() > FIRST_BATCH_AT {
-            recovered.push(Arc::new(segment));
-        } else {
-            spares.push(Spare::of(&segment));
-        }
+        sorted.take(segment, active)?;
     }
+    let Sorted { mut recovered, mut deferred, spares, delivered, unread } = sorted;
     recovered.sort_by_key(|segment| segment.epoch);
-    if !active && recovered.is_empty() && !has_damaged {
+    deferred.sort_by_key(|segment| segment.epoch);
+    let is_retained = options.retention.is_some() && !delivered.is_empty();
+    if !active && recovered.is_empty() && deferred.is_empty() && !has_damaged && !is_retained {
         root::remove_shard(&options.path, &directory).map_err(StoreError::io("remove", &directory))?;
         return Ok(None);
     }
     if !recovered.is_empty() {
         tracing::info!(shard, segments_count = recovered.len(), "mail of a former run is left to deliver");
     }
-    Ok(Some(ShardPlan { dir, active, recovered, spares, unread, next_number, newest_epoch }))
+    Ok(Some(ShardPlan {
+        dir,
+        active,
+        recovered,
+        deferred,
+        spares,
+        delivered,
+        unread,
+        next_number,
+        newest_epoch,
+    }))
+}
+
+/// A shard's segments by what is to be done with them: see [`ShardPlan`].
+#[derive(Default)]
+struct Sorted {
+    recovered: Vec<Arc<Segment>>,
+    deferred: Vec<Arc<Segment>>,
+    spares: Vec<Spare>,
+    delivered: Vec<(Spare, SystemTime)>,
+    unread: Vec<Segment>,
+}
+
+impl Sorted {
+    /// Does nothing with a segment that has no header. `active`: a worker fills the shard.
+    fn take(&mut self, found: FoundSegment, active: bool) -> Result<(), StoreError> {
+        let FoundSegment { number, path, file, len, header: Some(header) } = found else { return Ok(()) };
+        if is_truncated(&header, len) {
+            let capacity = header.capacity;
+            tracing::error!(path = %path.display(), len, capacity, "a segment was cut short; what mail stood behind is lost");
+        }
+        let acks_path = ack_path(&path);
+        if acks::is_complete(&acks_path, header.epoch).map_err(StoreError::io("read", &acks_path))? {
+            let spare = Spare { number, epoch: header.epoch, capacity: header.capacity.min(len) };
+            match acknowledged_at(&path) {
+                Some(since) => self.delivered.push((spare, since)),
+                None => self.spares.push(spare),
+            }
+            return Ok(());
+        }
+        let begins_with_mail = begins_with_batch(&file, &header).map_err(StoreError::io("read", &path))?;
+        let segment = Segment::former(&header, path, file);
+        // Never filled, as those that were ready when the server stopped: but only all of the file tells. Deferred
+        // segments are read beside the service anyway.
+        if !begins_with_mail && active && header.role == Role::Intake {
+            self.unread.push(segment);
+            return Ok(());
+        }
+        if !begins_with_mail && !active {
+            segment.recover().map_err(StoreError::io("read", &segment.path))?;
+            if segment.committed() == FIRST_BATCH_AT {
+                self.spares.push(Spare::of(&segment));
+                return Ok(());
+            }
+        }
+        match header.role {
+            Role::Intake => self.recovered.push(Arc::new(segment)),
+            // Which of their records count only all of them together tell.
+            Role::Deferred => self.deferred.push(Arc::new(segment)),
+        }
+        Ok(())
+    }
 }
 
 /// Whether a file is shorter than it was made. One of which the server wants only the header has a single block.
@@ -249,6 +294,11 @@ fn begins_with_batch(file: &File, header: &SegmentHeader) -> io::Result<bool> {
         other => other?,
     }
     Ok(BatchHeader::parse(&bytes, FIRST_BATCH_AT).is_some_and(|batch| batch.stamp == header.stamp()))
+}
+
+/// When the last acknowledgement of a segment was written, as far as the file system tells.
+fn acknowledged_at(path: &Path) -> Option<SystemTime> {
+    ack_path(path).metadata().and_then(|metadata| metadata.modified()).ok()
 }
 
 /// The epoch of a segment that was set aside; `None` where its header is part of the damage.

@@ -185,6 +185,11 @@ impl Segment {
         ack_path(&self.path)
     }
 
+    /// Whether a write failed here or something is unreadable: the file is not used again.
+    pub fn is_unsound(&self) -> bool {
+        self.fate() != Fate::Recycle
+    }
+
     pub(super) fn fate(&self) -> Fate {
         match self.fate.load(Ordering::Acquire) {
             0 => Fate::Recycle,

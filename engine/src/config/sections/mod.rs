@@ -14,9 +14,10 @@ use std::time::Duration;
 
 use super::reader::{Reader, Section, Text, nearest};
 use super::source::{Span, Table, Value};
-use super::value::{format_size, parse_bind, parse_domain};
+use super::value::{format_size, parse_bind, parse_domain, parse_duration, parse_size};
 use super::{Config, Durability, Listener, Log, LogFormat, LogLevel, SpoolConfig, Timeouts};
 use crate::spool::segment::{SEGMENT_SIZE_DEFAULT, SEGMENT_SIZE_MAX, segment_size_min};
+use crate::store::Retention;
 
 /// A worker's index is 8 bits of each session id.
 const WORKERS_MAX: usize = 256;
@@ -118,6 +119,23 @@ fn domain(reader: &Reader, key: &str, text: &Text) -> Option<String> {
         .ok()
 }
 
+/// A time or a size.
+fn retention(reader: &Reader, text: &Text) -> Option<Retention> {
+    match (parse_duration(&text.text), parse_size(&text.text)) {
+        (Ok(time), _) => Some(Retention::Time(time)),
+        // A number without a unit is a size elsewhere; here it could be meant as a time.
+        (_, Ok(octets)) if text.text.ends_with(|last: char| last.is_ascii_alphabetic()) => {
+            Some(Retention::Octets(octets))
+        }
+        _ => {
+            let message =
+                format!("`retain` takes a time or a size, and \"{}\" is neither", text.text.escape_debug());
+            reader.error(text.span, message, r#"write numbers and their units, such as "1h" or "10GiB""#);
+            None
+        }
+    }
+}
+
 fn spool(root: &Section<'_>, listeners: &[Listener]) -> SpoolConfig {
     let largest = listeners.iter().map(|listener| listener.max_message_size).max();
     let largest = largest.unwrap_or(listener::MAX_MESSAGE_SIZE_DEFAULT);
@@ -126,7 +144,7 @@ fn spool(root: &Section<'_>, listeners: &[Listener]) -> SpoolConfig {
     let Some(section) = root.section("spool") else {
         let path = PathBuf::from(SPOOL_PATH_DEFAULT);
         let (durability, async_interval) = (Durability::Sync, ASYNC_INTERVAL_DEFAULT);
-        return SpoolConfig { path, durability, async_interval, segment_size: default_size };
+        return SpoolConfig { path, durability, async_interval, segment_size: default_size, retention: None };
     };
     let reader = section.reader;
     let path = section.text("path").map_or_else(
@@ -160,8 +178,9 @@ fn spool(root: &Section<'_>, listeners: &[Listener]) -> SpoolConfig {
         Some((size, _)) => size,
         None => default_size,
     };
+    let retention = section.text("retain").and_then(|text| retention(reader, &text));
     section.finish();
-    SpoolConfig { path, durability, async_interval, segment_size }
+    SpoolConfig { path, durability, async_interval, segment_size, retention }
 }
 
 fn admin(root: &Section<'_>) -> Option<SocketAddr> {

@@ -21,6 +21,7 @@ use crate::spool::segment::{FIRST_BATCH_AT, SegmentHeader, segment_size_min};
 use crate::spool::walk::Found;
 
 mod backlog;
+mod deferred;
 mod flight;
 mod flips;
 mod place;
@@ -190,7 +191,7 @@ fn a_worker_and_egress_pass_mail_through_many_segments() {
         }
     });
     let counts = BTreeMap::from(keeper.state().counts());
-    assert!(counts["recycled"] > counts["created"], "{counts:?}");
+    assert!(counts["recycled"] > 4, "{counts:?}");
     drop((keeper, feed));
     assert_eq!(inspect::verify(dir.path()).unwrap(), []);
     assert!(start(dir.path(), 1).2[0].recovered.is_empty());

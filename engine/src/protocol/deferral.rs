@@ -1,0 +1,177 @@
+//! What a stored envelope says of the attempts made so far. A message that was not delivered at its first attempt is
+//! stored again with an envelope that begins with these fields and keeps the recipients that are left:
+//!
+//! | tag | field | value |
+//! |---|---|---|
+//! | 32 | deferral | the five numbers of [`Deferral`] in their order, little endian; the last of 4 octets, others of 8 |
+//! | 33 | last error | why the last attempt failed, UTF-8 |
+//!
+//! They stand in front, so that they can be read where the rest cannot.
+
+use super::envelope::{TAG_FORWARD_PATH, TAG_NOTIFY, TAG_ORCPT, Writer, field};
+
+const TAG_DEFERRAL: u8 = 32;
+const TAG_LAST_ERROR: u8 = 33;
+/// Longest text of an error that is kept, in octets: the reply of a next hop and what we say around it.
+pub const LAST_ERROR_LEN_MAX: usize = 600;
+const VALUE_LEN: usize = 36;
+const HELD: u64 = u64::MAX;
+
+/// The state of a message between two attempts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Deferral {
+    /// Epoch of the segment of the record that this one replaces or updates.
+    pub origin_epoch: u64,
+    /// Its offset there.
+    pub origin_offset: u64,
+    /// When the first attempt ended, in microseconds since 1970.
+    pub since_unix_us: u64,
+    /// When the next one is due; `None` for a message that is held, which is stored as all ones.
+    pub due_unix_us: Option<u64>,
+    /// Attempts at a delivery, all failed for some recipient.
+    pub attempts: u32,
+    /// Empty where none has failed. Cut at [`LAST_ERROR_LEN_MAX`] octets when it is written.
+    pub last_error: String,
+}
+
+impl Deferral {
+    /// The deferral at the front of an envelope, which may be unreadable behind it; `None` for one that came from a
+    /// client.
+    pub fn read(envelope: &[u8]) -> Option<Self> {
+        let (tag, value, rest) = field(envelope)?;
+        let value: &[u8; VALUE_LEN] = value.try_into().ok().filter(|_| tag == TAG_DEFERRAL)?;
+        let number = |at: usize| u64::from_le_bytes(std::array::from_fn(|index| value[at + index]));
+        let last_error = field(rest).filter(|&(tag, ..)| tag == TAG_LAST_ERROR).map(|(_, text, _)| text);
+        Some(Self {
+            origin_epoch: number(0),
+            origin_offset: number(8),
+            since_unix_us: number(16),
+            due_unix_us: Some(number(24)).filter(|&due| due != HELD),
+            attempts: u32::from_le_bytes(std::array::from_fn(|index| value[32 + index])),
+            last_error: last_error.map(|text| String::from_utf8_lossy(text).into_owned()).unwrap_or_default(),
+        })
+    }
+
+    /// Appends `envelope` to `out` with this deferral in place of its own, and without the recipients at positions for
+    /// which `stays` is false.
+    pub fn rewrite(&self, envelope: &[u8], stays: impl Fn(usize) -> bool, out: &mut Vec<u8>) {
+        self.write(&mut Writer(out));
+        let mut rest = envelope;
+        let (mut position, mut is_left) = (0, true);
+        while let Some((tag, _, after)) = field(rest) {
+            let whole = &rest[..rest.len() - after.len()];
+            rest = after;
+            let is_wanted = match tag {
+                TAG_DEFERRAL | TAG_LAST_ERROR => false,
+                TAG_FORWARD_PATH => {
+                    is_left = stays(position);
+                    position += 1;
+                    is_left
+                }
+                // They belong to the recipient before them.
+                TAG_NOTIFY | TAG_ORCPT => is_left,
+                _ => true,
+            };
+            if is_wanted {
+                out.extend_from_slice(whole);
+            }
+        }
+        // What is no field was none before either: it is not for us to mend.
+        out.extend_from_slice(rest);
+    }
+
+    fn write(&self, writer: &mut Writer<'_>) {
+        writer.field_with(TAG_DEFERRAL, |out| {
+            let due = self.due_unix_us.unwrap_or(HELD);
+            for number in [self.origin_epoch, self.origin_offset, self.since_unix_us, due] {
+                out.extend_from_slice(&number.to_le_bytes());
+            }
+            out.extend_from_slice(&self.attempts.to_le_bytes());
+        });
+        if !self.last_error.is_empty() {
+            let len = self.last_error.floor_char_boundary(LAST_ERROR_LEN_MAX);
+            let text = &self.last_error.as_bytes()[..len];
+            writer.field_with(TAG_LAST_ERROR, |out| out.extend_from_slice(text));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::protocol::envelope::Envelope;
+    use crate::protocol::params::RcptParams;
+    use crate::protocol::path::{ForwardPath, Mailbox};
+
+    fn fresh() -> Vec<u8> {
+        let mut octets = Vec::new();
+        let mut writer = Writer(&mut octets);
+        writer.reverse_path(None);
+        writer.helo(b"mail.example");
+        for recipient in ["a@x", "b@x", "c@x"] {
+            writer.forward_path(&ForwardPath::Mailbox(Mailbox::parse(recipient.as_bytes()).unwrap()));
+            let orcpt = format!("rfc822;{recipient}");
+            writer.rcpt_params(&RcptParams { orcpt: Some(orcpt.as_bytes()), ..RcptParams::default() });
+        }
+        octets
+    }
+
+    fn deferral() -> Deferral {
+        Deferral {
+            origin_epoch: 7,
+            origin_offset: 4160,
+            since_unix_us: 1_763_780_000_000_000,
+            due_unix_us: Some(1_763_780_060_000_000),
+            attempts: 2,
+            last_error: "no room \u{2013} \u{e9}".into(),
+        }
+    }
+
+    #[test]
+    fn it_comes_back_with_the_recipients_that_are_left() {
+        let mut once = Vec::new();
+        deferral().rewrite(&fresh(), |position| position != 1, &mut once);
+        assert_eq!(Deferral::read(&once), Some(deferral()));
+        let envelope = Envelope::parse(&once).unwrap();
+        assert_eq!(envelope.recipients().collect::<Vec<_>>(), [b"a@x", b"c@x"]);
+        assert_eq!(envelope.helo(), Some(&b"mail.example"[..]));
+        let params: Vec<_> = once.windows(9).filter(|octets| octets.starts_with(b"rfc822;")).collect();
+        assert_eq!(params, [b"rfc822;a@", b"rfc822;c@"], "with their own parameters");
+        let later = Deferral { due_unix_us: None, last_error: String::new(), ..deferral() };
+        let mut twice = Vec::new();
+        later.rewrite(&once, |position| position == 1, &mut twice);
+        assert_eq!(Deferral::read(&twice), Some(later));
+        assert_eq!(Envelope::parse(&twice).unwrap().recipients().collect::<Vec<_>>(), [b"c@x"]);
+        assert_eq!(Deferral::read(&fresh()), None);
+    }
+
+    #[test]
+    fn a_long_error_is_cut_between_characters() {
+        let long = Deferral { last_error: "\u{2013}".repeat(LAST_ERROR_LEN_MAX), ..deferral() };
+        let mut octets = Vec::new();
+        long.rewrite(&fresh(), |_| true, &mut octets);
+        let read = Deferral::read(&octets).unwrap().last_error;
+        assert!(read.len() <= LAST_ERROR_LEN_MAX && read.chars().all(|c| c == '\u{2013}'), "{}", read.len());
+    }
+
+    #[test]
+    fn an_unreadable_envelope_is_carried_along_as_it_is() {
+        let unreadable = [&fresh()[..], b"\x82\xff\xffcut"].concat();
+        let mut octets = Vec::new();
+        deferral().rewrite(&unreadable, |_| true, &mut octets);
+        assert_eq!(Deferral::read(&octets), Some(deferral()));
+        assert!(octets.ends_with(&unreadable));
+    }
+
+    proptest! {
+        #[test]
+        fn any_octets_are_carried_without_panic(envelope: Vec<u8>) {
+            let mut octets = Vec::new();
+            deferral().rewrite(&envelope, |_| true, &mut octets);
+            prop_assert_eq!(Deferral::read(&octets), Some(deferral()));
+            let _ = Deferral::read(&envelope);
+        }
+    }
+}
