@@ -40,8 +40,9 @@ fn no_message_allocates_once_warm() {
     machine.settle();
     clients.iter().for_each(|client| machine.simulation.send(*client, b"EHLO client.example\r\n"));
     machine.settle();
-    // Until the numbers of the transactions, which stand in the trace field, have two digits, as they keep.
-    let cold: u64 = (0..15).map(|_| round(&mut machine, &clients, 4000)).sum();
+    // Until the numbers of the transactions, which stand in the trace field, have two digits, as they keep; and until
+    // as many buffers are there as the worker and its reader have at most.
+    let cold: u64 = (0..30).map(|_| round(&mut machine, &clients, 4000)).sum();
     assert!(cold > 0, "the counter counts");
 
     let messages = machine.stats.messages.get();

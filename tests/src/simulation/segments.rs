@@ -17,6 +17,9 @@ use ringmx_ring::{BlockBuffer, Fd};
 use super::machine::Plan;
 use super::probe::Aside;
 
+/// Batches that the reader has in memory at once: a worker that has warmed up needs no more than that.
+const LENT_COUNT_MAX: usize = 2;
+
 /// One segment: a simulated file whose header is on disk, and what the worker said of it.
 #[derive(Debug)]
 pub struct SimSegment {
@@ -192,10 +195,11 @@ impl Segments for SimSegments {
             let durable = self.0.simulation.durable_content(segment.fd);
             assert!(content[..end as usize] == durable[..end as usize], "published before it was durable");
         }
-        if self.0.random.borrow_mut().chance(0.5) {
+        let mut spent = self.0.spent.borrow_mut();
+        if spent.len() >= LENT_COUNT_MAX || self.0.random.borrow_mut().chance(0.5) {
             return Some(bytes);
         }
-        self.0.spent.borrow_mut().push_back(bytes);
+        spent.push_back(bytes);
         None
     }
 
