@@ -88,7 +88,8 @@ fn a_half_close_behind_much_pipelined_input_is_answered_whole() {
             got.extend(machine.simulation.take(client));
         }
         got.extend(machine.simulation.take(client));
-        assert_eq!(got.iter().filter(|octet| **octet == b'\n').count(), 1 + 5 + 5000 + 1, "seed {seed}");
+        let helped = got.split(|octet| *octet == b'\n').filter(|line| line.starts_with(b"214 ")).count();
+        assert_eq!(helped, 5000, "seed {seed}");
         assert!(got.ends_with(b"250 2.0.0 ok\r\n"));
         machine.finish();
     }

@@ -117,7 +117,7 @@ impl Script {
             1 => self.line("RSET\r\n"),
             2 => self.line("VRFY somebody\r\n"),
             3 => self.line("EXPN list\r\n"),
-            4 => self.line("BDAT 5 LAST\r\n"),
+            4 => self.line("AUTH PLAIN\r\n"),
             5 => self.line("MAIL FROM:<a@sender.example> SIZE=999999999\r\n"),
             6 => self.line("RCPT TO:<stray@example.com>\r\n"),
             7 => self.push(b"DATA\r\n".to_vec(), Kind::Line),
