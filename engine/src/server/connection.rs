@@ -55,7 +55,7 @@ pub(super) struct Connection {
     /// A send is under way; its bytes are with the ring.
     pub(super) sending: bool,
     /// Octets of the send under way that are sent.
-    pub(super) sent_len: usize,
+    pub(super) sent_len: u32,
     /// When the send under way began.
     pub(super) send_began_at: Duration,
     /// In the worker's list of connections that have something to send this turn.
@@ -137,6 +137,6 @@ mod tests {
     /// `tests/tests/idle.rs` measures all that an idle connection costs; this is what we answer for.
     #[test]
     fn a_connection_is_small() {
-        assert!(size_of::<Connection>() <= 408, "{}", size_of::<Connection>());
+        assert!(size_of::<Connection>() <= 392, "{}", size_of::<Connection>());
     }
 }

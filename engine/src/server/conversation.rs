@@ -147,12 +147,13 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         match completion.result {
             Ok(len) => {
                 // A short send that is over: the rest goes out by another one.
-                connection.sent_len += len as usize;
-                if connection.sent_len < bytes.len() && !matches!(connection.state, State::Ending) {
+                connection.sent_len += len;
+                if (connection.sent_len as usize) < bytes.len() && !matches!(connection.state, State::Ending)
+                {
                     connection.sending = true;
                     connection.ops_count += 1;
                     let token = Op::Connection(ConnectionOp::Send, key).token();
-                    return self.ring.send(token, connection.fd, bytes, connection.sent_len);
+                    return self.ring.send(token, connection.fd, bytes, connection.sent_len as usize);
                 }
             }
             Err(_) => self.abandon(key, "connection lost"),

@@ -91,7 +91,7 @@ pub struct Session {
     /// EHLO rather than HELO.
     extended: bool,
     /// Octets of an over-long command line thrown away so far; above 0 exactly while its end has not come.
-    discarded_len: usize,
+    discarded_len: u32,
     /// A chunk that is refused, while its octets have not all come.
     skipped: Option<Skipped>,
     budget: Budget,
@@ -225,10 +225,10 @@ impl Session {
         let discarded = line::discard(input);
         let (Discarded::All(consumed) | Discarded::ToEnd(consumed) | Discarded::ToBareNewline(consumed)) =
             discarded;
-        self.discarded_len += consumed;
+        self.discarded_len = self.discarded_len.saturating_add(u32::try_from(consumed).unwrap_or(u32::MAX));
         let next = match discarded {
             Discarded::All(0) => return None,
-            _ if self.discarded_len > limits::DISCARDED_LINE_LEN_MAX => {
+            _ if self.discarded_len as usize > limits::DISCARDED_LINE_LEN_MAX => {
                 self.dismiss(cx, Fault::LineEndless, out)
             }
             Discarded::All(_) => Next::Input,
