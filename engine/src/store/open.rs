@@ -183,7 +183,7 @@ fn plan_shard(
     for number in shard::missing(&names) {
         let path = dir.segment_path(number);
         tracing::error!(path = %path.display(), "a segment is gone, and with it what mail in it was not delivered: its \
-            acknowledgements are there without it. Harmless only if the machine went down while the server removed it");
+            acknowledgements are there without it");
     }
     dir.sweep().map_err(StoreError::io("clean up", &directory))?;
     let names = dir.names().map_err(StoreError::io("list", &directory))?;

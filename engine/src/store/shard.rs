@@ -37,6 +37,8 @@ pub(super) enum Name {
     New(u32),
     /// A segment with damage, set aside.
     SetAside(u32),
+    /// A segment being removed: all of its mail was delivered.
+    Gone(u32),
 }
 
 impl Name {
@@ -51,13 +53,19 @@ impl Name {
             "ack" => Some(Self::Ack(number)),
             "new" => Some(Self::New(number)),
             "damaged" => Some(Self::SetAside(number)),
+            "gone" => Some(Self::Gone(number)),
             _ => None,
         }
     }
 
     pub(super) fn number(self) -> u32 {
-        let (Self::Segment(number) | Self::Ack(number) | Self::New(number) | Self::SetAside(number)) = self;
-        number
+        match self {
+            Self::Segment(number)
+            | Self::Ack(number)
+            | Self::New(number)
+            | Self::SetAside(number)
+            | Self::Gone(number) => number,
+        }
     }
 }
 
@@ -128,7 +136,9 @@ impl ShardDir {
             .and_then(|()| sync_names(&self.dir));
         if let Err(error) = created {
             // Gives the blocks back to a full disk. If this fails too, the next start removes the file.
-            drop(fs::remove_file(&new_path));
+            if fs::remove_file(&new_path).is_ok() {
+                drop(fs::remove_file(ack_path(&path)));
+            }
             return Err(error);
         }
         // Zeros nobody will read need no memory.
@@ -149,13 +159,15 @@ impl ShardDir {
         self.fresh(header, path, file)
     }
 
-    /// Removes a segment, then its acknowledgements: never the other way round, or its records would come
-    /// back.
+    /// Removes a segment and its acknowledgements. They go only when no start can find the records without them, and
+    /// the new name goes last (S8): acknowledgements alone are then never ours, but tell that somebody removed mail.
     pub(super) fn delete(&self, number: u32) -> io::Result<()> {
         let path = self.segment_path(number);
-        fs::remove_file(&path)?;
+        fs::rename(&path, path.with_extension("gone"))?;
         sync_names(&self.dir)?;
-        remove_if_there(&ack_path(&path))
+        remove_if_there(&ack_path(&path))?;
+        sync_names(&self.dir)?;
+        fs::remove_file(path.with_extension("gone"))
     }
 
     /// Gives back the space of a wholly acknowledged segment but keeps its header. Needs no space itself.
@@ -180,18 +192,23 @@ impl ShardDir {
         names(&self.path)
     }
 
-    /// Removes what an interrupted creation or deletion left: unfinished files, acknowledgements of no
-    /// segment.
+    /// Removes what an interrupted creation or deletion left: acknowledgements of no segment first, so that they are
+    /// never alone (see [`missing`]), then unfinished and former segments.
     pub(super) fn sweep(&self) -> io::Result<()> {
         let names = self.names()?;
         for name in &names {
             match *name {
-                Name::New(number) => {
-                    fs::remove_file(self.segment_path(number).with_extension("new"))?;
-                }
                 Name::Ack(number) if !names.contains(&Name::Segment(number)) => {
-                    fs::remove_file(ack_path(&self.segment_path(number)))?;
+                    remove_if_there(&ack_path(&self.segment_path(number)))?;
                 }
+                _ => {}
+            }
+        }
+        sync_names(&self.dir)?;
+        for name in &names {
+            match *name {
+                Name::New(number) => fs::remove_file(self.segment_path(number).with_extension("new"))?,
+                Name::Gone(number) => fs::remove_file(self.segment_path(number).with_extension("gone"))?,
                 _ => {}
             }
         }
@@ -234,16 +251,15 @@ fn write_blocks(file: &File, header: &SegmentHeader) -> io::Result<()> {
     sync_first(file)
 }
 
-/// Numbers of segments that are not there although their acknowledgements are, of these names. A segment's file goes
-/// before them, so a crash can leave this too, but only for a short time.
+/// Numbers of segments that are not there although their acknowledgements are, of these names: the server leaves no
+/// such state, not for a moment.
 pub(super) fn missing(names: &[Name]) -> impl Iterator<Item = u32> {
-    names.iter().filter_map(|name| match *name {
-        Name::Ack(number) => {
-            let has = |name| names.contains(&name);
-            let is_there =
-                has(Name::Segment(number)) || has(Name::New(number)) || has(Name::SetAside(number));
-            (!is_there).then_some(number)
-        }
+    let alone = |number| {
+        let there = [Name::Segment(number), Name::New(number), Name::SetAside(number), Name::Gone(number)];
+        !there.iter().any(|name| names.contains(name))
+    };
+    names.iter().filter_map(move |name| match *name {
+        Name::Ack(number) => alone(number).then_some(number),
         _ => None,
     })
 }

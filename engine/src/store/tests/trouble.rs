@@ -86,13 +86,20 @@ fn what_an_interrupted_creation_or_removal_left_is_removed() {
     let shard = dir.path().join("shard-000");
     fs::write(shard.join("00000090.new"), "unfinished").unwrap();
     fs::write(shard.join("00000091.ack"), "of no segment").unwrap();
+    fs::write(shard.join("00000092.gone"), "half removed").unwrap();
+    fs::write(shard.join("00000092.ack"), "of a segment half removed").unwrap();
+    let findings = inspect::verify(dir.path()).unwrap();
+    let [finding] = &findings[..] else { panic!("{findings:?}") };
+    assert!(finding.path.ends_with("00000091.seg"), "a removal that was cut off is no loss: {finding:?}");
     fs::write(shard.join("notes.txt"), "of the operator").unwrap();
     fs::create_dir(dir.path().join("shard-004.gone")).unwrap();
     fs::write(dir.path().join("shard-004.gone/00000001.seg"), "half removed").unwrap();
     let (_keeper, handles, feeds) = start(dir.path(), 1);
     take(&handles[0]);
     assert_eq!(feeds.len(), 1);
-    assert!(!shard.join("00000090.new").exists() && !shard.join("00000091.ack").exists());
+    for name in ["00000090.new", "00000091.ack", "00000092.gone", "00000092.ack"] {
+        assert!(!shard.join(name).exists(), "{name}");
+    }
     assert!(shard.join("notes.txt").exists() && !dir.path().join("shard-004.gone").exists());
 }
 
