@@ -1,7 +1,7 @@
 //! What a session must answer, by a model that shares no line with the engine: a client's lines, each with what it
 //! means, and a table of replies by state.
 
-use crate::phases::Phase;
+use crate::phases::{Phase, TARPIT_FAULTS_COUNT};
 
 /// What a line means to a server that reads commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,6 +160,10 @@ pub enum State {
     /// Within a command line that is too long.
     Discarding,
     Closed,
+    /// No header of a proxy yet; as many empty lines have come, with which one may begin.
+    Proxy(usize),
+    /// No greeting yet; whether who does not wait for it is dismissed.
+    Greeting { is_strict: bool },
 }
 
 /// The session as the model sees it.
@@ -195,6 +199,10 @@ impl Model {
             Phase::Line => State::Line,
             Phase::Discarding => State::Discarding,
             Phase::Closed => State::Closed,
+            Phase::Tarpit => State::Idle,
+            Phase::Proxy => State::Proxy(0),
+            Phase::Greeting => State::Greeting { is_strict: true },
+            Phase::Patient => State::Greeting { is_strict: false },
             Phase::Chunk | Phase::Skipping => unreachable!("no lines are read there"),
         };
         Self {
@@ -203,7 +211,7 @@ impl Model {
             stopping: phase == Phase::Stopping,
             mail_failed: false,
             smtputf8: false,
-            faults_count: 0,
+            faults_count: if phase == Phase::Tarpit { TARPIT_FAULTS_COUNT as u32 } else { 0 },
             refused_recipients_count: u32::from(phase == Phase::Refused),
         }
     }
@@ -212,6 +220,23 @@ impl Model {
     pub fn line(&mut self, line: &str, class: Class) -> Vec<u16> {
         match self.state {
             State::Closed => Vec::new(),
+            // The signature of version 2 begins with two of them; of version 1 no line is one.
+            State::Proxy(empty_count) if line.is_empty() && empty_count < 2 => {
+                self.state = State::Proxy(empty_count + 1);
+                Vec::new()
+            }
+            State::Proxy(_) => {
+                self.state = State::Closed;
+                Vec::new()
+            }
+            State::Greeting { is_strict: true } => {
+                self.state = State::Closed;
+                vec![554]
+            }
+            State::Greeting { is_strict: false } => {
+                self.state = State::Start;
+                [vec![220], self.command(class)].concat()
+            }
             State::Content if line == "." => self.accept(),
             State::Content | State::Line => {
                 self.state = State::Content;

@@ -300,6 +300,11 @@ impl Pair {
         self.closed
     }
 
+    /// Whether what the client sent waits because the client is made to.
+    pub fn is_delayed(&self) -> bool {
+        !self.closed && self.session.is_delayed()
+    }
+
     /// Octets of content that the sessions are said to hold.
     pub fn content_octets_held(&self) -> u64 {
         self.pool.stats.memory_octets_now.get()

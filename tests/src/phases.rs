@@ -1,6 +1,9 @@
 //! Every phase of a session, and how a client gets it there.
 
-use ringmx::session::Error;
+use std::time::Duration;
+
+use ringmx::policy::network::{Network, NetworkSet};
+use ringmx::session::{EarlyTalker, Error};
 
 use crate::pair::{Commits, Options, Pair};
 
@@ -39,6 +42,14 @@ pub enum Phase {
     /// The server stops, a transaction is open.
     Stopping,
     Closed,
+    /// A trusted proxy has connected and said nothing.
+    Proxy,
+    /// The greeting waits; who talks before it is refused.
+    Greeting,
+    /// The greeting waits; who talks before it is answered behind it.
+    Patient,
+    /// Half of the faults are used up, and the next command waits.
+    Tarpit,
 }
 
 pub const PHASES: &[Phase] = &[
@@ -59,8 +70,14 @@ pub const PHASES: &[Phase] = &[
     Phase::Helo,
 ];
 
+/// Those in which a client is not heard yet, or made to wait.
+pub const GUARDED: &[Phase] = &[Phase::Proxy, Phase::Greeting, Phase::Patient, Phase::Tarpit];
+
 /// Those in which it is counted, not read, what the client sends.
 pub const WITHIN_CHUNKS: &[Phase] = &[Phase::Chunk, Phase::Skipping];
+
+/// Half of what a session may commit (operations.md).
+pub const TARPIT_FAULTS_COUNT: usize = 10;
 
 const EHLO: &str = "EHLO client.example\r\n";
 const MAIL: &str = "MAIL FROM:<a@example.org>\r\n";
@@ -70,7 +87,7 @@ const MESSAGE: &str = "MAIL FROM:<>\r\nRCPT TO:<b@example.com>\r\nDATA\r\nx\r\n.
 impl Phase {
     /// A session that stands there, its replies read and nothing stored.
     pub fn pair(self, options: &Options) -> Pair {
-        let mut pair = Pair::greeted(options);
+        let mut pair = Pair::greeted(&self.options(options));
         let long = "x".repeat(3000);
         let said = match self {
             Self::Start => String::new(),
@@ -88,6 +105,8 @@ impl Phase {
             Self::Committing => [EHLO, MESSAGE].concat(),
             Self::Used => [EHLO, MESSAGE, MESSAGE, EHLO].concat(),
             Self::Closed => "QUIT\r\n".to_owned(),
+            Self::Proxy | Self::Greeting | Self::Patient => String::new(),
+            Self::Tarpit => [EHLO, &"XYZZY\r\n".repeat(TARPIT_FAULTS_COUNT)].concat(),
         };
         match self {
             Self::Committing => pair.set_commits(Commits::Wait),
@@ -101,7 +120,25 @@ impl Phase {
         pair.replies();
         pair.stored.clear();
         assert_eq!(pair.is_closed(), self == Self::Closed, "{self:?}");
+        assert_eq!(pair.is_delayed(), self == Self::Tarpit, "{self:?}");
         pair
+    }
+
+    /// The listener that has this phase.
+    fn options(self, options: &Options) -> Options {
+        let mut options = options.clone();
+        let guard = &mut options.guard;
+        match self {
+            Self::Proxy => guard.proxies = NetworkSet::from_iter([Network::around(options.client.ip(), 32)]),
+            Self::Greeting | Self::Patient => {
+                guard.greet_delay = Duration::from_secs(5);
+                guard.early_talker =
+                    if self == Self::Greeting { EarlyTalker::Reject } else { EarlyTalker::Note };
+            }
+            Self::Tarpit => guard.tarpit = Duration::from_secs(2),
+            _ => {}
+        }
+        options
     }
 
     /// Octets of the chunk that are still to come.

@@ -1,10 +1,12 @@
 //! Every line in every phase against the model of `tests::matrix`, alone and in long walks; whole, one octet at a time
 //! and in random pieces.
 
+use std::time::Duration;
+
 use tests::matrix::{Class, LINES, Model, codes};
 use tests::oracle;
 use tests::pair::{Commits, Options, Pair, Stored};
-use tests::phases::{PHASES, Phase};
+use tests::phases::{GUARDED, PHASES, Phase};
 use tests::random::Random;
 
 /// The pair, its pending commit done; what that says is not looked at.
@@ -25,6 +27,9 @@ fn octets(lines: &[(&str, Class)]) -> Vec<u8> {
 fn play(phase: Phase, pieces: &[&[u8]]) -> (Vec<u8>, bool, Vec<Stored>) {
     let mut pair = pair(phase);
     pieces.iter().for_each(|piece| pair.send(piece));
+    while pair.is_delayed() {
+        pair.wait(Duration::from_secs(1));
+    }
     (pair.replies(), pair.is_closed(), std::mem::take(&mut pair.stored))
 }
 
@@ -41,7 +46,7 @@ fn play_every_way(phase: Phase, lines: &[(&str, Class)], random: &mut Random) ->
 #[test]
 fn every_line_in_every_phase_is_answered_as_the_model_says() {
     let mut random = Random::new(1);
-    for phase in PHASES {
+    for phase in PHASES.iter().chain(GUARDED) {
         for line in LINES {
             let expected = Model::new(*phase).line(line.0, line.1);
             let answered = play_every_way(*phase, &[*line], &mut random);
@@ -66,7 +71,7 @@ fn every_line_behind_a_commit_is_answered_behind_it() {
 /// Two lines show the state that the first left behind.
 #[test]
 fn every_pair_of_lines_in_every_phase_is_answered_as_the_model_says() {
-    for phase in PHASES {
+    for phase in PHASES.iter().chain(GUARDED) {
         for first in LINES {
             for second in LINES {
                 let mut model = Model::new(*phase);
@@ -93,7 +98,7 @@ fn walks_from_every_phase_are_answered_as_the_model_says() {
         })
         .collect();
     let (mut messages_count, mut dismissed_count) = (0, 0);
-    for phase in PHASES {
+    for phase in PHASES.iter().chain(GUARDED) {
         for seed in 0..WALKS_COUNT {
             let mut random = Random::new(seed);
             let (mut model, mut lines, mut expected) = (Model::new(*phase), Vec::new(), Vec::new());

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use tests::matrix::LINES;
 use tests::pair::{Commits, Options, Pair, Stored};
-use tests::phases::{PHASES, Phase, WITHIN_CHUNKS};
+use tests::phases::{GUARDED, PHASES, Phase, WITHIN_CHUNKS};
 
 #[test]
 fn time_runs_out_behind_every_pair_of_commands_in_every_phase() {
-    for phase in PHASES.iter().chain(WITHIN_CHUNKS) {
+    for phase in PHASES.iter().chain(GUARDED).chain(WITHIN_CHUNKS) {
         for (first, _) in LINES {
             for (second, _) in LINES.iter().step_by(3) {
                 let mut pair = phase.pair(&Options::default());
@@ -27,7 +27,7 @@ fn time_runs_out_behind_every_pair_of_commands_in_every_phase() {
 
 #[test]
 fn a_session_ends_cleanly_in_every_phase() {
-    for phase in PHASES.iter().chain(WITHIN_CHUNKS) {
+    for phase in PHASES.iter().chain(GUARDED).chain(WITHIN_CHUNKS) {
         type End = fn(&mut Pair, Phase);
         let ends: [End; 4] = [
             |pair, _| pair.vanish(),
