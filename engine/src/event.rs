@@ -47,7 +47,7 @@ pub enum Kind {
     BareNewlines { message: MessageId, client: SocketAddr, lookalike: bool },
     /// A message was not taken although the client did nothing wrong: our error.
     Failed { client: SocketAddr, error: &'static str, code: u16 },
-    /// The session ended. `reason` is one of a fixed set of words.
+    /// The session ended. `reason`: `quit`, the name of the last fault or error, or what became of the connection.
     Closed { client: SocketAddr, reason: &'static str, messages_count: u32, lasted: Duration },
     /// A commit of this worker's shard failed with this errno; the shard stops. So many messages in it were answered
     /// before, as `durability` of their listeners is not `sync`.

@@ -163,7 +163,9 @@ pub enum State {
     /// No header of a proxy yet; as many empty lines have come, with which one may begin.
     Proxy(usize),
     /// No greeting yet; whether who does not wait for it is dismissed.
-    Greeting { is_strict: bool },
+    Greeting {
+        is_strict: bool,
+    },
 }
 
 /// The session as the model sees it.

@@ -405,6 +405,7 @@ impl Pair {
     fn follow(&mut self, next: Next) {
         if next == Next::Close {
             self.closed = true;
+            assert!(self.ended || !self.session.ended_by().is_empty(), "the log is told why");
             let cx = &mut Context { now: self.now, service: &self.service, pool: &mut self.pool };
             self.session.end(cx);
             assert_eq!(self.content_octets_held(), 0, "a session that is over holds no content");

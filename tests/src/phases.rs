@@ -48,7 +48,7 @@ pub enum Phase {
     Greeting,
     /// The greeting waits; who talks before it is answered behind it.
     Patient,
-    /// Half of the faults are used up, and the next command waits.
+    /// More than half of the faults are used up, and the next command waits.
     Tarpit,
 }
 
@@ -76,8 +76,8 @@ pub const GUARDED: &[Phase] = &[Phase::Proxy, Phase::Greeting, Phase::Patient, P
 /// Those in which it is counted, not read, what the client sends.
 pub const WITHIN_CHUNKS: &[Phase] = &[Phase::Chunk, Phase::Skipping];
 
-/// Half of what a session may commit (operations.md).
-pub const TARPIT_FAULTS_COUNT: usize = 10;
+/// More than half of what a session may commit (operations.md).
+pub const TARPIT_FAULTS_COUNT: usize = 11;
 
 const EHLO: &str = "EHLO client.example\r\n";
 const MAIL: &str = "MAIL FROM:<a@example.org>\r\n";

@@ -46,6 +46,9 @@ fn a_session_ends_cleanly_in_every_phase() {
                 pair.complete(Ok(()));
                 pair.wait(Duration::from_secs(3600));
             }
+            if pair.is_delayed() {
+                pair.wait(Duration::from_secs(3600));
+            }
             pair.replies();
             assert!(pair.is_closed(), "{phase:?}");
             assert_eq!(pair.content_octets_held(), 0, "{phase:?}");

@@ -28,7 +28,6 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         let cx = &mut Context { now: self.now, service, pool: &mut self.pool };
         lend_output(connection, &mut self.spare);
         if connection.session.greet(cx, refusal, &mut connection.out) == Next::Close {
-            connection.reason = if is_shed { "shed" } else { "refused" };
             finish(connection, self.now.monotonic);
         }
         if is_shed {
@@ -64,7 +63,7 @@ impl<R: Ring, S: Segments> Worker<R, S> {
                     // All buffers are lent; they are back before the turn ends, and `settle` arms it again.
                     Err(Errno::NO_BUFFERS) => self.stats.buffers_exhausted.bump(),
                     Err(Errno::CANCELED) => {}
-                    Err(_) => self.abandon(key, "connection lost"),
+                    Err(_) => self.abandon(key, "connection-lost"),
                 }
             }
         }
@@ -156,7 +155,7 @@ impl<R: Ring, S: Segments> Worker<R, S> {
                     return self.ring.send(token, connection.fd, bytes, connection.sent_len as usize);
                 }
             }
-            Err(_) => self.abandon(key, "connection lost"),
+            Err(_) => self.abandon(key, "connection-lost"),
         }
         bytes.clear();
         keep_buffer(&mut self.spare, bytes);
@@ -202,12 +201,11 @@ impl<R: Ring, S: Segments> Worker<R, S> {
             let cx = &mut Context { now: self.now, service: &service, pool: &mut self.pool };
             lend_output(connection, &mut self.spare);
             if connection.session.timeout(cx, &mut connection.out) == Next::Close {
-                connection.reason = "timed out";
                 finish(connection, now);
             }
             self.take_parked(key);
         } else {
-            self.abandon(key, "timed out");
+            self.abandon(key, "timed-out");
         }
         self.settle(key);
         None
@@ -220,7 +218,6 @@ impl<R: Ring, S: Segments> Worker<R, S> {
             let service = &self.ports[connection.listener_index as usize].service;
             let cx = &mut Context { now: self.now, service, pool: &mut self.pool };
             if connection.session.stop(cx, &mut connection.out) == Next::Close {
-                connection.reason = "stopped";
                 finish(connection, self.now.monotonic);
             }
         }
@@ -266,15 +263,15 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         }
         if self.is_parking_too_much(key) {
             self.stats.inputs_dropped.bump();
-            return self.abandon(key, "too much input");
+            return self.abandon(key, "too-much-input");
         }
         if self.is_one_refused_too_many(key) {
-            return self.abandon(key, "refused");
+            return self.abandon(key, "refused-too-many");
         }
         let Some(connection) = self.connections.get_mut(key) else { return };
         if connection.state == State::Open && connection.recv == Recv::Ended && !connection.is_blocked() {
             // What the client sent before it ended its direction has been answered.
-            connection.reason = "client closed";
+            connection.reason = "client-closed";
             finish(connection, now);
         }
         if !connection.out.is_empty() && !connection.sending && !connection.touched {
@@ -419,7 +416,7 @@ fn finish(connection: &mut Connection, now: Duration) {
     if connection.state == State::Open {
         connection.state = State::Flushing { until: now + limits::LAST_REPLY_TIME_MAX };
         if connection.reason.is_empty() {
-            connection.reason = "quit";
+            connection.reason = connection.session.ended_by();
         }
     }
 }

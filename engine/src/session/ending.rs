@@ -13,7 +13,7 @@ impl Session {
     pub fn deadline(&self, service: &Service) -> Option<Duration> {
         match self.phase {
             _ if self.is_waiting() => None,
-            Phase::Committing { .. } | Phase::Closing => None,
+            Phase::Committing { .. } | Phase::Closing(_) => None,
             Phase::Greeting { until, .. } | Phase::Tarpit { until, .. } => Some(until),
             Phase::Proxy => Some(self.active_at + limits::PROXY_HEADER_TIME_MAX),
             Phase::Body(_) => {
@@ -49,15 +49,21 @@ impl Session {
                 self.fail_and_close(cx, Error::Stopping, out)
             }
             Phase::Tarpit { transaction: None, .. } => self.fail_and_close(cx, Error::Stopping, out),
-            Phase::Closing => Next::Close,
+            Phase::Closing(_) => Next::Close,
             _ => Next::Input,
         }
+    }
+
+    /// What ended the session, for the log: `quit`, or the fault or error.
+    pub fn ended_by(&self) -> &'static str {
+        if let Phase::Closing(why) = self.phase { why } else { "" }
     }
 
     /// The connection is gone: gives everything back.
     pub fn end(&mut self, cx: &mut Context<'_>) {
         self.leave(cx);
-        self.enter(cx, Phase::Closing);
+        let why = self.ended_by();
+        self.enter(cx, Phase::Closing(why));
     }
 
     /// Answers a fault; after too many of them the session is over.
@@ -81,7 +87,7 @@ impl Session {
     /// Answers a fault that ends the session.
     pub(super) fn dismiss(&mut self, cx: &mut Context<'_>, fault: Fault, out: &mut Vec<u8>) -> Next {
         self.blame(cx, fault, out);
-        self.enter(cx, Phase::Closing);
+        self.enter(cx, Phase::Closing(fault.name()));
         Next::Close
     }
 
@@ -103,7 +109,7 @@ impl Session {
 
     pub(super) fn fail_and_close(&mut self, cx: &mut Context<'_>, error: Error, out: &mut Vec<u8>) -> Next {
         cx.reply(&Reply::from(error), out);
-        self.enter(cx, Phase::Closing);
+        self.enter(cx, Phase::Closing(error.name()));
         Next::Close
     }
 }

@@ -201,7 +201,7 @@ impl Session {
     pub(super) fn give_up_proxy(&mut self, cx: &mut Context<'_>, why: &'static str) -> Next {
         cx.pool.stats.proxies_refused.bump();
         cx.log(self.id, Kind::ProxyRefused { proxy: self.client, why });
-        self.enter(cx, Phase::Closing);
+        self.enter(cx, Phase::Closing("no-proxy-header"));
         Next::Close
     }
 
@@ -250,7 +250,7 @@ impl Session {
                 self.used.add_fault();
                 cx.pool.stats.faults.bump();
                 cx.log(self.id, Kind::Noted { client, fault: fault.name() });
-                self.enter(cx, Phase::Closing);
+                self.enter(cx, Phase::Closing(fault.name()));
                 Some(Next::Close)
             }
         }

@@ -169,7 +169,7 @@ impl Session {
         loop {
             let rest = &input[consumed..];
             let step = match &self.phase {
-                Phase::Closing => return Progress { consumed: input.len(), next: Next::Close },
+                Phase::Closing(_) => return Progress { consumed: input.len(), next: Next::Close },
                 Phase::Committing { .. } | Phase::Tarpit { .. } => {
                     return Progress { consumed, next: Next::Input };
                 }
@@ -249,7 +249,7 @@ impl Session {
         }
         match (&self.phase, command) {
             (_, Command::Quit) => {
-                self.enter(cx, Phase::Closing);
+                self.enter(cx, Phase::Closing("quit"));
                 cx.reply(&reply::CLOSING, out);
                 Next::Close
             }
@@ -282,7 +282,7 @@ impl Session {
             (Phase::Mail(_) | Phase::Chunks(_), Command::Bdat(chunk)) => self.bdat(cx, chunk, out),
             (Phase::Chunks(_), _) => self.refuse(cx, Fault::ChunkExpected, out),
             (Phase::Proxy | Phase::Greeting { .. } | Phase::Tarpit { .. }, _)
-            | (Phase::Body(_) | Phase::Committing { .. } | Phase::Closing, _) => {
+            | (Phase::Body(_) | Phase::Committing { .. } | Phase::Closing(_), _) => {
                 unreachable!("no command is read in this phase")
             }
         }

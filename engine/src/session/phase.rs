@@ -36,14 +36,14 @@ pub(super) enum Phase {
     Chunks(Box<Transaction>),
     /// The message is whole and waits to be durable; input stays unread. `ended_at`: when end-of-data came (monotonic).
     Committing { transaction: Box<Transaction>, ended_at: Duration },
-    /// Over: what still comes in is ignored.
-    Closing,
+    /// Over: what still comes in is ignored. The word is for the log: what ended it.
+    Closing(&'static str),
 }
 
 impl Phase {
     /// Moves the phase out; the session enters another one before it returns.
     pub(super) fn take(&mut self) -> Self {
-        std::mem::replace(self, Self::Closing)
+        std::mem::replace(self, Self::Closing(""))
     }
 
     pub(super) fn transaction(&self) -> Option<&Transaction> {
@@ -53,7 +53,7 @@ impl Phase {
             | Self::Chunks(transaction)
             | Self::Committing { transaction, .. } => Some(transaction),
             Self::Tarpit { transaction, .. } => transaction.as_deref(),
-            Self::Proxy | Self::Greeting { .. } | Self::Start | Self::Idle | Self::Closing => None,
+            Self::Proxy | Self::Greeting { .. } | Self::Start | Self::Idle | Self::Closing(_) => None,
         }
     }
 
@@ -64,7 +64,7 @@ impl Phase {
             | Self::Chunks(transaction)
             | Self::Committing { transaction, .. } => Some(transaction),
             Self::Tarpit { transaction, .. } => transaction.as_deref_mut(),
-            Self::Proxy | Self::Greeting { .. } | Self::Start | Self::Idle | Self::Closing => None,
+            Self::Proxy | Self::Greeting { .. } | Self::Start | Self::Idle | Self::Closing(_) => None,
         }
     }
 
@@ -75,7 +75,7 @@ impl Phase {
             | Self::Chunks(transaction)
             | Self::Committing { transaction, .. } => Some(transaction),
             Self::Tarpit { transaction, .. } => transaction,
-            Self::Proxy | Self::Greeting { .. } | Self::Start | Self::Idle | Self::Closing => None,
+            Self::Proxy | Self::Greeting { .. } | Self::Start | Self::Idle | Self::Closing(_) => None,
         }
     }
 }
