@@ -8,7 +8,7 @@
 //! limits, time, id, event, stats, readiness <- protocol <- policy <- session <- spool   (pure)
 //!     <- store   (files)
 //!     <- config   (text)
-//!     <- server, egress <- admin <- supervisor <- cli <- main   (threads, sockets)
+//!     <- server, egress <- admin, systemd <- supervisor <- cli <- main   (threads, sockets)
 //! ```
 //!
 //! Left of `store` nothing touches a socket, a file, a thread or the clock: time and buffers are arguments.
@@ -64,3 +64,4 @@ pub mod session;
 pub mod spool;
 pub mod store;
 pub mod supervisor;
+pub mod systemd;

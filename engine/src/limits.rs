@@ -91,6 +91,12 @@ pub const PENDING_OUTPUT_LEN_MAX: usize = 64 * 1024;
 pub const POOLED_OUTPUT_LEN_MAX: usize = 16 * 1024;
 /// Pooled send buffers of a worker: at most 16 MiB.
 pub const POOLED_OUTPUTS_COUNT_MAX: usize = 1024;
+/// Connections that a worker has slots for even if the listeners of its start ask for fewer: others may come. Address
+/// space until they are used.
+pub const CONNECTIONS_COUNT_LEAST: usize = 1 << 17;
+/// Addresses that may be listened on at the same time; the queue in which a worker is told of changes has room for two
+/// changes to each.
+pub const PORTS_COUNT_MAX: usize = 1024;
 /// Connections beyond the worker's limit, or beyond a client's, that are told so with a 421, at one time; more are
 /// closed without a word.
 pub const SHED_CONNECTIONS_COUNT_MAX: usize = 64;

@@ -15,14 +15,17 @@ pub enum Obstacle {
     ShardFailed,
     /// A worker ended before its time.
     WorkerFailed,
+    /// Somebody else, or nobody, answers at an address of ours.
+    PortLost,
 }
 
-const ALL: [Obstacle; 5] = [
+const ALL: [Obstacle; 6] = [
     Obstacle::Starting,
     Obstacle::Draining,
     Obstacle::SpoolFull,
     Obstacle::ShardFailed,
     Obstacle::WorkerFailed,
+    Obstacle::PortLost,
 ];
 
 /// The obstacles there are. Each is one bit, so that setting and asking never wait.
@@ -38,6 +41,7 @@ impl Obstacle {
             Self::SpoolFull => "spool full: no segment can be made, new mail is answered 452",
             Self::ShardFailed => "spool failed: a write to a shard failed, see the log",
             Self::WorkerFailed => "worker failed: see the log",
+            Self::PortLost => "port lost: an address of ours is not answered by us, see the log",
         }
     }
 

@@ -17,9 +17,13 @@ use crate::config::Config;
 use crate::egress::{self, EgressError};
 use crate::policy::recipient::{NotADomain, Recipients};
 use crate::readiness::{Obstacle, Readiness};
-use crate::server::{Listeners, Workers, WorkersError, WorkersOptions, who_listens};
+use crate::server::{
+    Listeners, Unproven, Visitors, Watch as PortWatch, WatchOptions, Workers, WorkersError, WorkersOptions,
+    who_listens,
+};
 use crate::stats::WorkerStats;
 use crate::store::{KeeperState, Spool, SpoolOptions, StoreError};
+use crate::systemd;
 
 /// Events that a worker may be ahead of the log: what it logs in the 50 ms between two looks at the highest rate. About
 /// 4 MiB a worker.
@@ -42,6 +46,8 @@ pub enum ServeError {
     Taken { address: SocketAddr, by: String },
     #[error("{0}")]
     Admin(#[source] io::Error),
+    #[error("{0}; find what comes between (packet filter, another server, a proxy) and start again")]
+    Unproven(#[from] Unproven),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -96,8 +102,10 @@ pub fn run(config: &Arc<Config>) -> Result<(), ServeError> {
 
     let (notify, notices) = channel();
     watch_signals(notify.clone())?;
+    let visitors = Arc::new(Visitors::default());
     let options = WorkersOptions {
         listeners: &listeners,
+        visitors: &visitors,
         // With more workers than cores nobody has one alone.
         cores: if config.workers <= cores.len() { &cores } else { &[] },
         content_len_max: CONTENT_LEN_MAX,
@@ -117,16 +125,21 @@ pub fn run(config: &Arc<Config>) -> Result<(), ServeError> {
         admin,
         readiness: Arc::clone(&readiness),
         spool: SpoolMode::new(config, writes),
+        board: Arc::clone(listeners.board()),
         delivery_stats: egress.stats().to_vec(),
         stop: stop_control.clone(),
     })
     .map_err(system("cannot start the control thread"))?;
     listeners.log();
-    readiness.clear(Obstacle::Starting);
-    tracing::info!(workers = config.workers, durability = %config.spool.durability, "ready");
-
-    let watch = Watch { readiness: &readiness, keeper: keeper.state(), stats: &workers.stats };
-    let ended = watch.until_end(&notices);
+    let proof = WatchOptions {
+        board: Arc::clone(listeners.board()),
+        visitors,
+        readiness: Arc::clone(&readiness),
+        interval: config.watch_interval,
+    };
+    let watch = Watch { readiness: &readiness, keeper: keeper.state(), stats: &workers.stats, config };
+    let ended = watch.prove(proof).and_then(|_looking| watch.until_end(&notices));
+    systemd::notify("STOPPING=1");
     readiness.set(Obstacle::Draining);
     workers.stop();
     drop(listeners);
@@ -144,12 +157,20 @@ struct Watch<'a> {
     readiness: &'a Readiness,
     keeper: &'a KeeperState,
     stats: &'a [Arc<WorkerStats>],
+    config: &'a Config,
 }
 
 impl Watch<'_> {
+    /// Proves that the addresses are ours; then somebody looks again until what is returned is dropped.
+    fn prove(&self, proof: WatchOptions) -> Result<PortWatch, ServeError> {
+        proof.look()?;
+        PortWatch::start(proof).map_err(system("cannot start the watch over the addresses"))
+    }
+
     /// Returns when the server is to stop.
     fn until_end(&self, notices: &Receiver<Notice>) -> Result<(), ServeError> {
         loop {
+            self.judge();
             match notices.recv_timeout(WATCH_INTERVAL) {
                 Ok(Notice::Signal(SIGHUP)) => {
                     tracing::warn!(
@@ -169,11 +190,16 @@ impl Watch<'_> {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
-            self.judge();
         }
     }
 
     fn judge(&self) {
+        let is_proved = self.readiness.obstacles().all(|obstacle| obstacle != Obstacle::PortLost);
+        if is_proved && self.readiness.clear(Obstacle::Starting) {
+            let Config { workers, spool, .. } = self.config;
+            tracing::info!(workers, durability = %spool.durability, "ready");
+            systemd::notify("READY=1");
+        }
         self.set(Obstacle::SpoolFull, !self.keeper.is_healthy());
         self.set(Obstacle::ShardFailed, self.stats.iter().any(|stats| stats.shards_failed.get() > 0));
     }

@@ -10,6 +10,8 @@
 //! - [`generated`]: documentation that a test writes.
 //! - [`guard`]: options of whom a listener trusts and what it lets clients do.
 //! - [`matrix`]: what a session must answer to each line in each state, by a model.
+//! - [`occupant`]: another program that wants an address.
+//! - [`privilege`]: tests that take root.
 //! - [`oracle`]: what decoded content must be, said slowly.
 //! - [`proxy`]: what a PROXY header says, read slowly.
 //! - [`random`]: the seeded generator behind every random choice.
@@ -25,9 +27,11 @@ pub mod guard;
 pub mod maildir;
 pub mod matrix;
 pub mod mime;
+pub mod occupant;
 pub mod oracle;
 pub mod pair;
 pub mod phases;
+pub mod privilege;
 pub mod proxy;
 pub mod random;
 pub mod simulation;

@@ -5,19 +5,11 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use rustix::process::geteuid;
 use tests::engine::{Home, Options, Server, binary, eventually, text};
+use tests::privilege::is_root;
 
 /// The user "nobody".
 const OTHER_USER: u32 = 65534;
-
-fn is_root(test: &str) -> bool {
-    let is_root = geteuid().is_root();
-    if !is_root {
-        eprintln!("SKIPPED: {test} takes root");
-    }
-    is_root
-}
 
 /// A home that other users can enter, with the server's binary in it.
 fn open_home() -> (Home, PathBuf) {

@@ -28,7 +28,7 @@ use std::time::Duration;
 pub use blocks::{BLOCK_LEN, BlockBuffer};
 pub use doorbell::Doorbell;
 pub use slab::{Key, Slab};
-pub use socket::{BindError, Exclusivity, Listening, listen};
+pub use socket::{BindError, Exclusivity, Listening, Request, adopt, can_be_joined, listen, refuse_new};
 pub use thread::{available_cores, pin_to_core};
 pub use token::Token;
 pub use uring::{Options, SetupError, Uring};

@@ -157,3 +157,36 @@ fn tempfile() -> std::fs::File {
     let flags = rustix::fs::MemfdFlags::CLOEXEC;
     rustix::fs::memfd_create("ring-test", flags).expect("a memory file").into()
 }
+
+/// How many of twenty connections to one socket each of two rings gets.
+fn shares(mode: AcceptMode) -> [usize; 2] {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    let (mut rings, mut shares) = ([small_ring(), small_ring()], [0, 0]);
+    for ring in &mut rings {
+        ring.accept(ACCEPT, Fd(listener.as_raw_fd()), mode);
+        ring.turn(Some(Duration::ZERO), &mut Vec::new()).expect("a turn");
+    }
+    let mut clients = Vec::new();
+    while clients.len() < 20 {
+        clients.push(TcpStream::connect(listener.local_addr().expect("bound")).expect("connected"));
+        while shares.iter().sum::<usize>() < clients.len() {
+            for (ring, share) in rings.iter_mut().zip(&mut shares) {
+                let mut completions = Vec::new();
+                ring.turn(Some(Duration::from_millis(1)), &mut completions).expect("a turn");
+                *share += completions.len();
+                if completions.iter().any(|completion| !completion.more) {
+                    ring.accept(ACCEPT, Fd(listener.as_raw_fd()), mode);
+                    ring.turn(Some(Duration::ZERO), &mut Vec::new()).expect("a turn");
+                }
+            }
+        }
+    }
+    shares
+}
+
+/// Those who wait on one socket are woken one at a time, and a multishot accept keeps its place in the queue.
+#[test]
+fn single_shot_accepts_share_a_socket_and_multishot_ones_do_not() {
+    assert!(shares(AcceptMode::Single).iter().all(|&share| share > 2));
+    assert!(shares(AcceptMode::Multishot).contains(&20));
+}

@@ -16,7 +16,7 @@ use super::metrics::{self, Sources};
 use crate::egress::EgressStats;
 use crate::event::EventQueue;
 use crate::readiness::Readiness;
-use crate::server::who_listens;
+use crate::server::{Board, who_listens};
 use crate::stats::WorkerStats;
 
 /// How often the workers' events are looked at; also the longest a stop waits.
@@ -36,6 +36,7 @@ pub struct ControlHandles {
     pub admin: Option<TcpListener>,
     pub readiness: Arc<Readiness>,
     pub spool: SpoolMode,
+    pub board: Arc<Board>,
     /// By shard.
     pub delivery_stats: Vec<Arc<EgressStats>>,
     pub stop: Stop,
@@ -79,7 +80,8 @@ pub fn spawn(handles: ControlHandles) -> io::Result<JoinHandle<io::Result<()>>> 
 /// # Errors
 /// Of the system, before the first answer; later ones are logged.
 pub fn run(handles: ControlHandles) -> io::Result<()> {
-    let ControlHandles { worker_stats, events, admin, readiness, spool, delivery_stats, stop } = handles;
+    let ControlHandles { worker_stats, events, admin, readiness, spool, board, delivery_stats, stop } =
+        handles;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let sources = Sources {
@@ -87,6 +89,7 @@ pub fn run(handles: ControlHandles) -> io::Result<()> {
         events: events.clone(),
         delivery_stats,
         spool,
+        board,
         readiness: Arc::clone(&readiness),
         started_unix_secs: started.as_secs_f64(),
     };
@@ -142,6 +145,7 @@ mod tests {
             admin: Some(admin),
             readiness: Arc::clone(&readiness),
             spool: SpoolMode { durability: crate::config::Durability::None, ..SpoolMode::EXAMPLE },
+            board: Arc::default(),
             delivery_stats: Vec::new(),
             stop: stop.clone(),
         })

@@ -1,5 +1,6 @@
 //! `/metrics`: the counters in the OpenMetrics text format, which Prometheus reads.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,10 +12,11 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::config::{Config, Durability, Listener, SpoolConfig};
+use crate::config::{Config, Durability, SpoolConfig};
 use crate::egress::EgressStats;
 use crate::event::EventQueue;
 use crate::readiness::Readiness;
+use crate::server::{Board, Proof, Standing};
 use crate::stats::WorkerStats;
 use crate::store::Writes;
 
@@ -34,15 +36,12 @@ pub struct SpoolMode {
     pub durability: Durability,
     pub async_interval: Duration,
     pub writes: Writes,
-    /// Name and promise of each.
-    pub listeners: Vec<(String, Durability)>,
 }
 
 impl SpoolMode {
     pub fn new(config: &Config, writes: Writes) -> Self {
-        let promise = |listener: &Listener| (listener.name.clone(), config.durability_of(listener));
         let SpoolConfig { durability, async_interval, .. } = config.spool;
-        Self { durability, async_interval, writes, listeners: config.listeners.iter().map(promise).collect() }
+        Self { durability, async_interval, writes }
     }
 }
 
@@ -55,6 +54,7 @@ pub(super) struct Sources {
     pub(super) delivery_stats: Vec<Arc<EgressStats>>,
     pub(super) readiness: Arc<Readiness>,
     pub(super) spool: SpoolMode,
+    pub(super) board: Arc<Board>,
     /// When the process started, in seconds since 1970.
     pub(super) started_unix_secs: f64,
 }
@@ -94,12 +94,7 @@ impl Collector for Sources {
         encoder
             .encode_descriptor("spool_async_interval", help, Some(&Unit::Seconds), MetricType::Gauge)?
             .encode_gauge(&self.spool.async_interval.as_secs_f64())?;
-        let help = "What a 250 promises at each listener.";
-        let mut promises = encoder.encode_descriptor("listener_durability", help, None, MetricType::Gauge)?;
-        for (listener, durability) in &self.spool.listeners {
-            let labels = [("listener", listener.clone()), ("durability", durability.to_string())];
-            promises.encode_family(&labels)?.encode_gauge(&1i64)?;
-        }
+        self.encode_listeners(encoder)?;
         let dropped: Vec<u64> = self.events.iter().map(EventQueue::dropped_count).collect();
         let help = "Events the log was too slow for.";
         let worker = Label { name: "worker", values: (0..self.events.len()).collect() };
@@ -110,6 +105,29 @@ impl Collector for Sources {
         let shard = Label { name: "shard", values: shard };
         let counters: Vec<Vec<_>> = self.delivery_stats.iter().map(|stats| stats.each().collect()).collect();
         encode_counters(encoder, "delivery_", &shard, &counters)
+    }
+}
+
+impl Sources {
+    fn encode_listeners(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let standings = self.board.standings();
+        let help = "What a 250 promises at each listener.";
+        let mut promises = encoder.encode_descriptor("listener_durability", help, None, MetricType::Gauge)?;
+        let mut told = BTreeSet::new();
+        for Standing { listener, durability, .. } in &standings {
+            if told.insert(listener) {
+                let labels = [("listener", listener.clone()), ("durability", durability.to_string())];
+                promises.encode_family(&labels)?.encode_gauge(&1i64)?;
+            }
+        }
+        let help = "1 while one of our workers answers at the address, and nobody else.";
+        let mut proofs =
+            encoder.encode_descriptor("listener_answered_by_us", help, None, MetricType::Gauge)?;
+        for Standing { listener, address, proof, .. } in &standings {
+            let labels = [("listener", listener.clone()), ("address", address.to_string())];
+            proofs.encode_family(&labels)?.encode_gauge(&i64::from(*proof == Proof::Ours))?;
+        }
+        Ok(())
     }
 }
 
@@ -176,7 +194,6 @@ mod tests {
             durability: Durability::Sync,
             async_interval: Duration::from_secs(1),
             writes: Writes::Direct,
-            listeners: Vec::new(),
         };
     }
 
@@ -192,7 +209,8 @@ mod tests {
             events: vec![EventQueue::new(1), EventQueue::new(1)],
             delivery_stats: vec![Arc::default()],
             readiness: Arc::default(),
-            spool: SpoolMode { listeners: vec![("mx".into(), Durability::Async)], ..SpoolMode::EXAMPLE },
+            spool: SpoolMode::EXAMPLE,
+            board: Arc::new(Board::example()),
             started_unix_secs: 1.5,
         };
         let text = text(&registry(sources)).unwrap();
@@ -202,6 +220,7 @@ mod tests {
             "ringmx_spool_info{durability=\"sync\",writes=\"direct\"} 1",
             "ringmx_spool_async_interval_seconds 1.0",
             "ringmx_listener_durability{listener=\"mx\",durability=\"async\"} 1",
+            "ringmx_listener_answered_by_us{listener=\"mx\",address=\"192.0.2.1:25\"} 1",
             "ringmx_messages_at_risk{worker=\"0\"} 0",
             "ringmx_ready 0",
             "ringmx_start_time_seconds 1.5",

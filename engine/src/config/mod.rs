@@ -53,6 +53,8 @@ pub struct Config {
     pub log: Log,
     pub replies: Replies,
     pub timeouts: Timeouts,
+    /// How often the server looks who answers at its addresses.
+    pub watch_interval: Duration,
 }
 
 /// One service: its addresses and the limits of its sessions.
@@ -62,6 +64,8 @@ pub struct Listener {
     pub name: String,
     /// At least one. Port 0 lets the system choose.
     pub bind: Vec<SocketAddr>,
+    /// False to share the addresses with other processes of the same user.
+    pub exclusive: bool,
     /// The name in the greeting, the reply to EHLO and the trace field. Default: that of the whole configuration.
     pub hostname: String,
     /// Printable ASCII behind the name in the greeting; None for the built-in one.

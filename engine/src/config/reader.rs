@@ -212,6 +212,15 @@ impl<'a> Section<'a> {
     }
 
     /// A size in octets: `"50MiB"`, or a number.
+    pub(super) fn boolean(&self, key: &'static str) -> Option<bool> {
+        let node = &self.entry(key)?.node;
+        if let Value::Boolean(value) = node.value {
+            return Some(value);
+        }
+        self.reader.error(node.span, format!("`{key}` takes true or false, without quotes"), "");
+        None
+    }
+
     pub(super) fn size(&self, key: &'static str, range: RangeInclusive<u64>) -> Option<(u64, Span)> {
         let node = &self.entry(key)?.node;
         let parsed = match node.value {

@@ -28,7 +28,8 @@ pub(super) enum Value {
     Integer(i64),
     Array(Vec<Node>),
     Table(Table),
-    /// What no key of the configuration takes: `float`, `boolean`, `datetime`, or an integer beyond 64 bits.
+    Boolean(bool),
+    /// What no key of the configuration takes: `float`, `datetime`, or an integer beyond 64 bits.
     Other(&'static str),
 }
 
@@ -54,6 +55,7 @@ impl Value {
             Self::Integer(_) => "a number",
             Self::Array(_) => "an array",
             Self::Table(_) => "a table",
+            Self::Boolean(_) => "true or false",
             Self::Other(kind) => kind,
         }
     }
@@ -158,7 +160,7 @@ fn convert(file_index: usize, spanned: Spanned<DeValue<'_>>) -> Node {
         DeValue::Integer(digits) => i64::from_str_radix(digits.as_str(), digits.radix())
             .map_or(Value::Other("a number beyond 64 bits"), Value::Integer),
         DeValue::Float(_) => Value::Other("a number with a fraction"),
-        DeValue::Boolean(_) => Value::Other("true or false"),
+        DeValue::Boolean(value) => Value::Boolean(value),
         DeValue::Datetime(_) => Value::Other("a date or time"),
         DeValue::Array(items) => {
             Value::Array(items.into_iter().map(|item| convert(file_index, item)).collect())

@@ -2,60 +2,135 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr};
 
-use procfs::net::{TcpNetEntry, TcpState, tcp, tcp6};
+use procfs::net::{TcpNetEntries, TcpNetEntry};
 use procfs::process::{FDTarget, Process, all_processes};
+use procfs::{FromBufReadSI, current_system_info};
+
+/// In the column `st` of /proc/net/tcp.
+const STATE_LISTEN: &str = "0A";
+const UNNAMED: &str = "a program of another user";
 
 /// Who listens on `address` or on one that overlaps it, in words. Reads all of /proc: for use after a bind failed.
 pub fn who_listens(address: SocketAddr) -> String {
-    let holders: Vec<String> = holders(address).iter().map(Holder::to_string).collect();
-    if holders.is_empty() {
-        return "by a program of another user, which only root can name (`ss -ltnp` as root)".to_owned();
+    let (found, hidden) = holders(&overlapping(address));
+    let named: Vec<String> = found.iter().map(Holder::to_string).collect();
+    if let (true, Some(Listening { user, .. })) = (named.is_empty(), hidden.first()) {
+        return format!(
+            "by a program of the user with id {user}, which only root can name (`ss -ltnp` as root)"
+        );
     }
-    holders.join(", ")
+    if named.is_empty() {
+        return "by a socket that is bound and does not listen (`ss -tanp`, or a program that is just starting)"
+            .to_owned();
+    }
+    named.join(", ")
+}
+
+/// Who listens where we do without being one of us, though the kernel should have kept it off: what is `ours` is
+/// addresses and the inodes of their sockets. IPv4 and IPv6 are looked at apart, as our sockets are.
+pub(super) fn strangers(ours: &[(SocketAddr, Vec<u64>)]) -> Vec<Holder> {
+    let is_strange = |entry: &Listening| {
+        let touches = |(address, _): &(SocketAddr, Vec<u64>)| {
+            address.is_ipv4() == entry.address.is_ipv4() && overlaps(entry.address, *address)
+        };
+        let is_ours = ours.iter().any(|(_, inodes)| inodes.contains(&entry.inode));
+        !is_ours && ours.iter().any(touches)
+    };
+    let strange: Vec<Listening> = listening().into_iter().filter(is_strange).collect();
+    if strange.is_empty() {
+        return Vec::new();
+    }
+    let (mut found, hidden) = holders(&strange);
+    let nameless = |entry: Listening| Holder { address: entry.address, program: UNNAMED.into(), pid: 0 };
+    found.extend(hidden.into_iter().map(nameless));
+    found
 }
 
 /// A process that listens on an address.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Holder {
-    address: SocketAddr,
-    program: String,
-    pid: i32,
+pub struct Holder {
+    pub address: SocketAddr,
+    pub program: String,
+    /// 0 where it is hidden from this user.
+    pub pid: i32,
 }
 
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (pid {}) listens on {}", self.program, self.pid, self.address)
+        match self.pid {
+            0 => write!(f, "{} listens on {}", self.program, self.address),
+            pid => write!(f, "{} (pid {pid}) listens on {}", self.program, self.address),
+        }
     }
 }
 
-/// As far as this process may see: the descriptors of other users are hidden from all but root.
-fn holders(address: SocketAddr) -> Vec<Holder> {
-    let entries = tcp().into_iter().chain(tcp6()).flatten();
-    let listening = entries.filter(|entry| entry.state == TcpState::Listen);
-    let by_inode: HashMap<u64, SocketAddr> = listening
-        .filter(|entry| overlaps(entry.local_address, address))
-        .map(|TcpNetEntry { inode, local_address, .. }| (inode, local_address))
-        .collect();
-    let processes = all_processes().into_iter().flatten().flatten();
-    let mut found: Vec<Holder> = processes.flat_map(|process| sockets_of(&process, &by_inode)).collect();
-    found.sort();
-    found.dedup();
-    found
+/// A listening socket of this network namespace.
+#[derive(Clone, Copy, Debug)]
+struct Listening {
+    address: SocketAddr,
+    inode: u64,
+    /// Who made the socket, or to whom it was given.
+    user: u32,
 }
 
-fn sockets_of(process: &Process, by_inode: &HashMap<u64, SocketAddr>) -> Vec<Holder> {
+/// The kernel lists listening sockets before all others, and no more than those are read: a busy server has hundreds of
+/// thousands of connections.
+fn listening() -> Vec<Listening> {
+    let of_file = |path: &str| -> Vec<Listening> {
+        let Ok(file) = File::open(path) else { return Vec::new() };
+        let is_listening = |line: &String| line.split_whitespace().nth(3) == Some(STATE_LISTEN);
+        let mut lines = BufReader::new(file).lines().map_while(Result::ok);
+        let mut text = lines.next().unwrap_or_default();
+        for line in lines.take_while(is_listening) {
+            text.push('\n');
+            text.push_str(&line);
+        }
+        let entries = TcpNetEntries::from_buf_read(text.as_bytes(), current_system_info());
+        let entry = |it: TcpNetEntry| Listening { address: it.local_address, inode: it.inode, user: it.uid };
+        entries.map_or_else(|_| Vec::new(), |entries| entries.0.into_iter().map(entry).collect())
+    };
+    ["/proc/net/tcp", "/proc/net/tcp6"].into_iter().flat_map(of_file).collect()
+}
+
+fn overlapping(address: SocketAddr) -> Vec<Listening> {
+    listening().into_iter().filter(|entry| overlaps(entry.address, address)).collect()
+}
+
+/// As far as this process may see; and what is left: the descriptors of other users are hidden from all but root.
+fn holders(sockets: &[Listening]) -> (Vec<Holder>, Vec<Listening>) {
+    let by_inode: HashMap<u64, Listening> = sockets.iter().map(|it| (it.inode, *it)).collect();
+    let mut hidden = by_inode.clone();
+    let mut found = Vec::new();
+    if !by_inode.is_empty() {
+        for process in all_processes().into_iter().flatten().flatten() {
+            found.extend(sockets_of(&process, &by_inode, &mut hidden));
+        }
+    }
+    found.sort();
+    found.dedup();
+    (found, hidden.into_values().collect())
+}
+
+fn sockets_of(
+    process: &Process,
+    by_inode: &HashMap<u64, Listening>,
+    hidden: &mut HashMap<u64, Listening>,
+) -> Vec<Holder> {
     let descriptors = process.fd().into_iter().flatten().flatten();
-    let addresses = descriptors.filter_map(|descriptor| match descriptor.target {
-        FDTarget::Socket(inode) => by_inode.get(&inode).copied(),
+    let sockets = descriptors.filter_map(|descriptor| match descriptor.target {
+        FDTarget::Socket(inode) => by_inode.get(&inode),
         _ => None,
     });
-    let holder = |address| {
-        let program = process.stat().map_or_else(|_| "a program".to_owned(), |stat| stat.comm);
+    let holder = |&Listening { address, inode, .. }: &Listening| {
+        hidden.remove(&inode);
+        let program = process.stat().map_or_else(|_| UNNAMED.to_owned(), |stat| stat.comm);
         Holder { address, program, pid: process.pid }
     };
-    addresses.map(holder).collect()
+    sockets.map(holder).collect()
 }
 
 /// Whether the kernel refuses the one where the other listens: the same port, and the same address or a wildcard. An
@@ -82,11 +157,16 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let pid = std::process::id() as i32;
         for asked in [address, SocketAddr::new("0.0.0.0".parse().unwrap(), address.port())] {
-            let found = holders(asked);
+            let (found, _) = holders(&overlapping(asked));
             assert!(found.iter().any(|holder| holder.pid == pid && holder.address == address), "{found:?}");
         }
         let other = SocketAddr::new("127.0.0.2".parse().unwrap(), address.port());
-        assert!(holders(other).iter().all(|holder| holder.pid != pid));
+        assert!(holders(&overlapping(other)).0.iter().all(|holder| holder.pid != pid));
+        assert_eq!(strangers(&[(other, Vec::new())]), []);
+        let strange = strangers(&[(address, Vec::new())]);
+        assert!(strange.iter().any(|holder| holder.pid == pid), "{strange:?}");
+        let inode = rustix::fs::fstat(&listener).unwrap().st_ino;
+        assert_eq!(strangers(&[(address, vec![inode])]), []);
     }
 
     #[test]

@@ -1,16 +1,23 @@
-//! The listening sockets of all workers, bound once, before any thread starts.
+//! The listening sockets of all workers: bound before any thread starts, and changed while they run.
+//!
+//! A change never touches what stays: the new sockets are bound first, and if one cannot be, all stays as it was. Then
+//! the workers are told. What listens on under other terms keeps its socket: its connections go on as they began, new
+//! ones come in by a new port of the same socket. What is removed is drained by [`super::retire`].
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-use ringmx_ring::{AcceptMode, BindError, Exclusivity, Fd, Listening, listen};
+use ringmx_ring::{AcceptMode, BindError, Exclusivity, Fd, Listening, Request, listen};
 
 use crate::config::{Config, Durability, Listener};
 use crate::policy::recipient::Recipients;
+use crate::server::retire::{self, Retired};
 use crate::server::worker::Port;
+use crate::server::{Board, ChangeSender, Latch, PortChange, PortId, Proof, Standing};
 use crate::session::{Replies, Service, Settings};
 
 /// Where the private owners of sealed sockets come from: above every range that systems give to people, services or
@@ -23,12 +30,23 @@ const OWNERS_COUNT: u32 = 0x0f00_0000;
 pub struct Listeners {
     /// Every address, in the order of the configuration.
     bound: Vec<Bound>,
+    workers_count: usize,
+    /// Of sealed sockets.
+    owner: u32,
+    next_id: u32,
+    board: Arc<Board>,
 }
 
 /// One address and what is offered there.
 #[derive(Debug)]
 struct Bound {
-    listening: Listening,
+    id: PortId,
+    listener: String,
+    /// What was asked for: the port may be 0.
+    asked: (SocketAddr, bool),
+    address: SocketAddr,
+    exclusivity: Exclusivity,
+    sockets: Arc<Vec<TcpListener>>,
     service: Arc<Service>,
     connections_max: usize,
     durability: Durability,
@@ -37,51 +55,133 @@ struct Bound {
 impl Listeners {
     /// Binds every address of the configuration for all workers, or none.
     pub fn bind(config: &Config, recipients: &Arc<Recipients>) -> Result<Self, BindError> {
-        let owner = private_owner();
-        let mut bound = Vec::new();
-        for listener in &config.listeners {
-            let service = Arc::new(service(config, listener, Arc::clone(recipients)));
-            for &address in &listener.bind {
-                let listening = listen(address, config.workers, owner)?;
-                let (service, connections_max) = (Arc::clone(&service), listener.connections_max);
-                let durability = config.durability_of(listener);
-                bound.push(Bound { listening, service, connections_max, durability });
-            }
+        let (owner, board) = (private_owner(), Arc::default());
+        let mut listeners =
+            Self { bound: Vec::new(), workers_count: config.workers, owner, next_id: 0, board };
+        listeners.bound = listeners.bind_all(config, recipients)?;
+        listeners.publish();
+        Ok(listeners)
+    }
+
+    /// Makes it what a configuration says, and tells the workers. What was bound stays bound where it is still wanted.
+    ///
+    /// # Errors
+    /// When an address cannot be bound. Then nothing has changed.
+    pub fn apply(
+        &mut self,
+        config: &Config,
+        recipients: &Arc<Recipients>,
+        workers: &[ChangeSender],
+    ) -> Result<(), BindError> {
+        let bound = self.bind_all(config, recipients)?;
+        let former = std::mem::replace(&mut self.bound, bound);
+        for (index, worker) in workers.iter().enumerate() {
+            worker.send(self.ports(index).into_iter().map(PortChange::Open));
         }
-        Ok(Self { bound })
+        let is_kept = |one: &Bound| self.bound.iter().any(|new| Arc::ptr_eq(&new.sockets, &one.sockets));
+        let (kept, removed): (Vec<Bound>, Vec<Bound>) = former.into_iter().partition(is_kept);
+        // Nobody waits for these: their sockets stay.
+        let latch = Arc::new(Latch::new(kept.len() * workers.len()));
+        for worker in workers {
+            worker.send(kept.iter().map(|Bound { id, .. }| PortChange::Close(*id, Arc::clone(&latch))));
+        }
+        let retired =
+            removed.into_iter().map(|Bound { id, address, sockets, .. }| Retired { id, address, sockets });
+        retire::start(retired.collect(), workers.to_vec());
+        self.publish();
+        Ok(())
+    }
+
+    /// Where those find it who want to know what there is.
+    pub fn board(&self) -> &Arc<Board> {
+        &self.board
     }
 
     /// One line for each address: what was bound and what keeps others off it.
     pub fn log(&self) {
-        for Bound { listening, durability, .. } in &self.bound {
-            let exclusive = match listening.exclusivity {
-                Exclusivity::Sealed => "sealed group, one socket per worker",
-                Exclusivity::Shared => "one socket shared by all workers",
-            };
-            tracing::info!(address = %listening.address, exclusive, %durability, "listening");
+        for Bound { listener, address, exclusivity, durability, .. } in &self.bound {
+            let exclusive = exclusivity.text();
+            tracing::info!(listener, %address, exclusive, %durability, "listening");
         }
     }
 
     /// The sockets of one worker.
     pub(super) fn ports(&self, worker_index: usize) -> Vec<Port> {
-        let port = |bound: &Bound| {
-            let Bound { listening, service, connections_max, durability } = bound;
-            let sockets = &listening.sockets;
-            let shared = sockets.len() == 1;
-            let mode = match listening.exclusivity {
-                Exclusivity::Sealed => AcceptMode::Multishot,
-                Exclusivity::Shared => AcceptMode::Single,
-            };
-            Port {
-                fd: Fd(sockets[if shared { 0 } else { worker_index }].as_raw_fd()),
-                mode,
-                service: Arc::clone(service),
-                connections_max: *connections_max,
-                durability: *durability,
-            }
-        };
-        self.bound.iter().map(port).collect()
+        self.bound.iter().map(|bound| bound.port(worker_index)).collect()
     }
+
+    /// The addresses of a configuration, with the sockets that there are already.
+    fn bind_all(&mut self, config: &Config, recipients: &Arc<Recipients>) -> Result<Vec<Bound>, BindError> {
+        let mut bound: Vec<Bound> = Vec::new();
+        for listener in &config.listeners {
+            let service = Arc::new(service(config, listener, Arc::clone(recipients)));
+            for &address in &listener.bind {
+                let asked = (address, listener.exclusive);
+                let is_taken = |one: &Bound| bound.iter().any(|new| Arc::ptr_eq(&new.sockets, &one.sockets));
+                let there = self.bound.iter().find(|one| one.asked == asked && !is_taken(one));
+                let (address, exclusivity, sockets) = match there {
+                    Some(Bound { address, exclusivity, sockets, .. }) => {
+                        (*address, *exclusivity, Arc::clone(sockets))
+                    }
+                    None => {
+                        let Listening { address, exclusivity, sockets } = self.listen(asked)?;
+                        (address, exclusivity, Arc::new(sockets))
+                    }
+                };
+                self.next_id += 1;
+                bound.push(Bound {
+                    id: PortId(self.next_id),
+                    listener: listener.name.clone(),
+                    asked,
+                    address,
+                    exclusivity,
+                    sockets,
+                    service: Arc::clone(&service),
+                    connections_max: listener.connections_max,
+                    durability: config.durability_of(listener),
+                });
+            }
+        }
+        Ok(bound)
+    }
+
+    fn listen(&self, (address, exclusive): (SocketAddr, bool)) -> Result<Listening, BindError> {
+        listen(&Request { address, threads_count: self.workers_count, owner: self.owner, exclusive })
+    }
+
+    fn publish(&self) {
+        let standing = |bound: &Bound| Standing {
+            id: bound.id,
+            listener: bound.listener.clone(),
+            address: bound.address,
+            exclusivity: bound.exclusivity,
+            durability: bound.durability,
+            inodes: bound.sockets.iter().filter_map(inode).collect(),
+            proof: Proof::Missing,
+        };
+        self.board.replace(self.bound.iter().map(standing).collect());
+    }
+}
+
+impl Bound {
+    fn port(&self, worker_index: usize) -> Port {
+        let shared = self.sockets.len() == 1;
+        // A socket that threads share must not be waited on by multishot: see `AcceptMode`.
+        let mode =
+            if self.exclusivity == Exclusivity::Shared { AcceptMode::Single } else { AcceptMode::Multishot };
+        Port {
+            id: self.id,
+            fd: Fd(self.sockets[if shared { 0 } else { worker_index }].as_raw_fd()),
+            mode,
+            service: Arc::clone(&self.service),
+            connections_max: self.connections_max,
+            durability: self.durability,
+        }
+    }
+}
+
+fn inode(socket: &TcpListener) -> Option<u64> {
+    rustix::fs::fstat(socket).ok().map(|stat| stat.st_ino)
 }
 
 fn service(config: &Config, listener: &Listener, recipients: Arc<Recipients>) -> Service {

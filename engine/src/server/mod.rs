@@ -1,13 +1,18 @@
 //! The data plane: listening sockets, and one worker per core that owns a ring, its connections and a shard of the
 //! spool.
 
+mod board;
 mod connection;
 mod conversation;
 mod holder;
 mod journal;
 mod listener;
 mod op;
+mod ports;
+mod retire;
 mod segments;
+mod visitors;
+mod watch;
 mod worker;
 
 use std::hash::RandomState;
@@ -18,11 +23,16 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
+use crossbeam_queue::ArrayQueue;
 use ringmx_ring::{Doorbell, Options, SetupError, Uring, pin_to_core};
 
-pub use holder::who_listens;
+pub use board::{Board, Proof, Standing};
+pub use holder::{Holder, who_listens};
 pub use journal::Segments;
 pub use listener::Listeners;
+pub use ports::{Latch, PortChange};
+pub use visitors::{Expected, PortId, Ticket, Visit, Visitors};
+pub use watch::{Unproven, Watch, WatchOptions};
 pub use worker::{Port, Setup, Stop, Worker};
 
 use crate::event::EventQueue;
@@ -45,6 +55,8 @@ pub enum WorkersError {
 #[derive(Debug)]
 pub struct WorkersOptions<'a> {
     pub listeners: &'a Listeners,
+    /// How the server recognises itself.
+    pub visitors: &'a Arc<Visitors>,
     /// The cores to pin to, one per worker; empty to let the kernel place them.
     pub cores: &'a [usize],
     /// Octets of content that all workers together may hold in memory.
@@ -57,17 +69,58 @@ pub struct WorkersOptions<'a> {
     pub drain_time: Duration,
 }
 
+/// What leads to a worker's thread.
+#[derive(Debug)]
+struct Handle {
+    stop: Arc<Stop>,
+    changes: Arc<ArrayQueue<PortChange>>,
+    thread: JoinHandle<()>,
+}
+
 /// The running workers.
 #[derive(Debug)]
 pub struct Workers {
-    handles: Vec<(Arc<Stop>, JoinHandle<()>)>,
+    handles: Vec<Handle>,
     /// By worker.
     pub stats: Vec<Arc<WorkerStats>>,
     /// By worker.
     pub events: Vec<EventQueue>,
 }
 
+/// Where a running worker is told of changes to its ports.
+#[derive(Clone, Debug)]
+pub struct ChangeSender {
+    changes: Arc<ArrayQueue<PortChange>>,
+    stop: Arc<Stop>,
+}
+
+impl ChangeSender {
+    /// Waits where the queue is full: the worker empties it at its next turn. One that has ended never does.
+    pub fn send(&self, changes: impl IntoIterator<Item = PortChange>) {
+        for mut change in changes {
+            while let Err(back) = self.changes.push(change) {
+                if self.stop.requested.load(Ordering::Acquire) {
+                    return;
+                }
+                change = back;
+                self.stop.bell.ring();
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        self.stop.bell.ring();
+    }
+}
+
 impl Workers {
+    /// To each worker.
+    pub fn change_senders(&self) -> Vec<ChangeSender> {
+        let sender = |handle: &Handle| {
+            let (changes, stop) = (Arc::clone(&handle.changes), Arc::clone(&handle.stop));
+            ChangeSender { changes, stop }
+        };
+        self.handles.iter().map(sender).collect()
+    }
+
     /// Starts a worker for each shard. `reader` gives the bell of the egress thread that reads a shard; `ended` is
     /// called on a worker's thread when it ends, with the error if nobody told it to.
     ///
@@ -85,6 +138,7 @@ impl Workers {
         let clients = Arc::new(Clients::new(limits::CLIENTS_COUNT_MAX, RandomState::new()));
         for (index, handles) in shards.into_iter().enumerate() {
             let stop = Arc::new(Stop { requested: AtomicBool::new(false), bell: Doorbell::new()? });
+            let changes = Arc::new(ArrayQueue::new(2 * limits::PORTS_COUNT_MAX));
             let (stats, events) = (Arc::default(), EventQueue::new(options.events_count_max));
             workers.stats.push(Arc::clone(&stats));
             workers.events.push(events.clone());
@@ -98,13 +152,15 @@ impl Workers {
                 stats,
                 events,
                 stop: Arc::clone(&stop),
+                changes: Arc::clone(&changes),
+                visitors: Arc::clone(options.visitors),
             };
             let segments = ShardSegments { reader: reader(handles.shard), handles };
             let (core, started, ended) = (options.cores.get(index).copied(), started.clone(), ended.clone());
             let thread = Builder::new()
                 .name(format!("worker-{index}"))
                 .spawn(move || work(core, segments, setup, &started, ended))?;
-            workers.handles.push((stop, thread));
+            workers.handles.push(Handle { stop, changes, thread });
         }
         for result in starts.iter().take(shards_count) {
             if let Err(error) = result {
@@ -117,12 +173,12 @@ impl Workers {
 
     /// Tells every worker to drain and waits for them.
     pub fn stop(&mut self) {
-        for (stop, _) in &self.handles {
+        for Handle { stop, .. } in &self.handles {
             stop.requested.store(true, Ordering::Release);
             stop.bell.ring();
         }
-        for (_, thread) in self.handles.drain(..) {
-            if thread.join().is_err() {
+        for handle in self.handles.drain(..) {
+            if handle.thread.join().is_err() {
                 tracing::error!("a worker panicked");
             }
         }

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use ringmx_ring::{AcceptMode, Completion, Doorbell, Errno, Fd, Key, Payload, Ring, Slab, Wheel};
+use crossbeam_queue::ArrayQueue;
+use ringmx_ring::{AcceptMode, Completion, Doorbell, Fd, Key, Payload, Ring, Slab, Wheel};
 
 use crate::config::Durability;
 use crate::event::{Event, EventQueue, Kind};
@@ -20,14 +21,18 @@ use crate::policy::clients::Clients;
 use crate::server::connection::Connection;
 use crate::server::journal::{Journal, Segments, key_of};
 use crate::server::op::{ConnectionOp, Op};
+use crate::server::ports::{PortChange, Use};
+use crate::server::visitors::{PortId, Visit, Visitors};
 use crate::session::{Error, Pool, Service, Session};
 use crate::spool::commit::{FlightId, Ticket};
 use crate::stats::WorkerStats;
 use crate::time::Now;
 
-/// A listening socket of one worker and what is offered there.
+/// A listening socket of one worker and what is offered there. It never changes: what is offered anew is another port,
+/// perhaps with the same socket, so that sessions keep what they began with.
 #[derive(Clone, Debug)]
 pub struct Port {
+    pub id: PortId,
     pub fd: Fd,
     pub mode: AcceptMode,
     pub service: Arc<Service>,
@@ -61,11 +66,14 @@ pub struct Setup {
     pub stats: Arc<WorkerStats>,
     pub events: EventQueue,
     pub stop: Arc<Stop>,
+    /// Looked at when the bell of `stop` rings.
+    pub changes: Arc<ArrayQueue<PortChange>>,
+    pub visitors: Arc<Visitors>,
 }
 
 /// Somebody to ask whether they are due.
 #[derive(Clone, Copy, Debug)]
-enum Due {
+pub(super) enum Due {
     Connection(Key),
     Listener(u32),
 }
@@ -76,19 +84,21 @@ pub struct Worker<R: Ring, S: Segments> {
     pub(super) pool: Pool,
     pub(super) ports: Vec<Port>,
     pub(super) connections: Slab<Connection>,
-    /// Open connections by listener, without those that were or could not be told that there is no session for them.
-    open_counts: Vec<usize>,
+    /// By port.
+    pub(super) uses: Vec<Use>,
     ids: SessionIds,
     pub(super) stats: Arc<WorkerStats>,
     stop: Arc<Stop>,
+    changes: Arc<ArrayQueue<PortChange>>,
+    visitors: Arc<Visitors>,
     async_interval: Duration,
     /// When the messages that were answered without a sync get one. Not in the wheel, which may be late.
     sync_at: Option<Duration>,
     drain_time: Duration,
     /// Set when the stop was seen: what is still open then is ended.
-    drain_until: Option<Duration>,
+    pub(super) drain_until: Option<Duration>,
     pub(super) now: Now,
-    wheel: Wheel<Due>,
+    pub(super) wheel: Wheel<Due>,
     due: Vec<Due>,
     completions: Vec<Completion>,
     /// Connections with something to send this turn.
@@ -111,11 +121,13 @@ impl<R: Ring, S: Segments> Worker<R, S> {
             stats,
             events,
             stop,
+            changes,
+            visitors,
         } = setup;
         let clock = ring.clock();
         let shard = u16::from(worker_index);
         let connections_max: usize = ports.iter().map(|port| port.connections_max).sum();
-        let open_counts = vec![0; ports.len()];
+        let uses = ports.iter().map(|_| Use::default()).collect();
         let mut pool = Pool::new(Arc::clone(&stats), events.clone(), content_len_max, usize::MAX);
         pool.clients = clients;
         let mut worker = Self {
@@ -123,11 +135,16 @@ impl<R: Ring, S: Segments> Worker<R, S> {
             journal: Journal::new(shard, segments, Arc::clone(&stats), events),
             pool,
             ports,
-            connections: Slab::new(connections_max + limits::SHED_CONNECTIONS_COUNT_MAX),
-            open_counts,
+            // With address space for ports that come later.
+            connections: Slab::new(
+                connections_max.max(limits::CONNECTIONS_COUNT_LEAST) + limits::SHED_CONNECTIONS_COUNT_MAX,
+            ),
+            uses,
             ids: SessionIds::new(worker_index),
             stats,
             stop,
+            changes,
+            visitors,
             async_interval,
             sync_at: None,
             drain_time,
@@ -230,39 +247,16 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         }
     }
 
-    fn accept(&mut self, listener_index: u32) {
-        let port = &self.ports[listener_index as usize];
-        self.ring.accept(Op::Accept { listener_index }.token(), port.fd, port.mode);
-    }
-
-    fn on_accept(&mut self, listener_index: u32, completion: &Completion) {
-        let mut pause = false;
-        match completion.result {
-            Ok(fd) => self.begin(Fd(fd as i32), listener_index),
-            Err(Errno::CANCELED) => return,
-            // The client gave up while it waited in the queue.
-            Err(Errno::CONNECTION_ABORTED) => {}
-            Err(errno) => {
-                self.log(Kind::RingError { operation: "accept", errno: errno.0 });
-                pause = true;
-            }
-        }
-        if completion.more || self.drain_until.is_some() {
-            return;
-        }
-        if pause {
-            self.wheel.schedule(Due::Listener(listener_index), self.now.monotonic + limits::ACCEPT_PAUSE);
-        } else {
-            self.accept(listener_index);
-        }
-    }
-
     /// A new connection: the server speaks first.
-    fn begin(&mut self, fd: Fd, listener_index: u32) {
+    pub(super) fn begin(&mut self, fd: Fd, listener_index: u32) {
         let Some(client) = self.ring.peer(fd) else {
             // Reset before we came to it.
             return self.ring.close(Op::Aside.token(), fd);
         };
+        let port = &self.ports[listener_index as usize];
+        if self.visitors.arrived(client, port.id) == Some(Visit::Look) {
+            return self.ring.close(Op::Aside.token(), fd);
+        }
         let now = self.now.monotonic;
         let session = Session::new(self.ids.next(self.now), client, now);
         let refusal = self.refusal(listener_index);
@@ -272,7 +266,9 @@ impl<R: Ring, S: Segments> Worker<R, S> {
             self.stats.connections_shed.bump();
             return self.ring.close(Op::Aside.token(), fd);
         };
-        self.open_counts[listener_index as usize] += usize::from(counted);
+        let used = &mut self.uses[listener_index as usize];
+        used.connections_count += 1;
+        used.sessions_count += usize::from(counted);
         self.stats.connections.bump();
         self.stats.connections_now.set(self.connections.len() as u64);
         self.greet(key, refusal);
@@ -284,7 +280,7 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         if self.drain_until.is_some() {
             // It was accepted before the cancel came to it.
             Some(Error::Stopping)
-        } else if self.open_counts[index] >= self.ports[index].connections_max {
+        } else if self.uses[index].sessions_count >= self.ports[index].connections_max {
             Some(Error::Full)
         } else if self.journal.error() == Some(Error::SpoolFailed) {
             Some(Error::SpoolStopped)
@@ -324,8 +320,13 @@ impl<R: Ring, S: Segments> Worker<R, S> {
             // Armed again it would fail again, at once and for ever.
             return self.log(Kind::RingError { operation: "wake", errno: errno.0 });
         }
-        if !self.stop.requested.load(Ordering::Acquire) {
-            return self.await_stop();
+        while let Some(change) = self.changes.pop() {
+            self.apply(change);
+        }
+        // It goes on being rung while sessions end.
+        self.await_stop();
+        if !self.stop.requested.load(Ordering::Acquire) || self.drain_until.is_some() {
+            return;
         }
         self.drain_until = Some(self.now.monotonic + self.drain_time);
         self.pool.draining = true;
@@ -347,8 +348,7 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         self.wheel.advance(now, &mut due);
         for entry in due.drain(..) {
             match entry {
-                Due::Listener(listener_index) if self.drain_until.is_none() => self.accept(listener_index),
-                Due::Listener(_) => {}
+                Due::Listener(listener_index) => self.accept(listener_index),
                 Due::Connection(key) => {
                     if let Some(deadline) = self.on_due(key) {
                         self.wheel.schedule(entry, deadline);
@@ -372,18 +372,20 @@ impl<R: Ring, S: Segments> Worker<R, S> {
             return false;
         }
         connection.counted = false;
-        self.open_counts[connection.listener_index as usize] -= 1;
-        let sessions_count: usize = self.open_counts.iter().sum();
+        self.uses[connection.listener_index as usize].sessions_count -= 1;
+        let sessions_count: usize = self.uses.iter().map(|used| used.sessions_count).sum();
         self.connections.len() - sessions_count > limits::SHED_CONNECTIONS_COUNT_MAX
     }
 
     /// The slot of a connection is free.
     pub(super) fn left(&mut self, connection: &Connection) {
-        self.open_counts[connection.listener_index as usize] -= usize::from(connection.counted);
+        let used = &mut self.uses[connection.listener_index as usize];
+        used.connections_count -= 1;
+        used.sessions_count -= usize::from(connection.counted);
         self.stats.connections_now.set(self.connections.len() as u64);
     }
 
-    fn log(&self, kind: Kind) {
+    pub(super) fn log(&self, kind: Kind) {
         self.pool.events.push(Event { at: self.now, session: SessionId::default(), kind });
     }
 }

@@ -8,7 +8,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ringmx_ring::{AcceptMode, Exclusivity, Options, Uring, listen, pin_to_core};
+use ringmx_ring::{AcceptMode, Exclusivity, Options, Request, Uring, listen, pin_to_core};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use self::server::{Server, Totals};
@@ -21,7 +21,9 @@ const RING: Options = Options { entries: 4096, buffers_count: 1024, buffer_len: 
 /// Serves until SIGINT or SIGTERM; the first line printed says where.
 pub fn run(args: &SinkArgs) -> Result<(), RunError> {
     raise_descriptor_limit(u64::from(args.connections_max) * u64::from(args.threads));
-    let listening = listen(args.bind, args.threads as usize, private_owner())?;
+    let threads_count = args.threads as usize;
+    let request = Request { address: args.bind, threads_count, owner: private_owner(), exclusive: true };
+    let listening = listen(&request)?;
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&stop))?;

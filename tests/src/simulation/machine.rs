@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crossbeam_queue::ArrayQueue;
 use ringmx::config::Durability;
 use ringmx::event::EventQueue;
 use ringmx::policy::clients::Clients;
 use ringmx::policy::recipient::Recipients;
-use ringmx::server::{Port, Setup, Stop, Worker};
+use ringmx::server::{Port, PortId, Setup, Stop, Worker};
 use ringmx::session::{Guard, Service, Settings as ServiceSettings};
 use ringmx::stats::WorkerStats;
 use ringmx_ring::sim::{Client, Faults, Random, Settings, Simulation};
@@ -94,8 +95,10 @@ impl Machine {
         let (probe, ledger) = Probe::new(simulation.ring(), plan.syncs, bell.fd(), wake, all_durable);
         let stop = Arc::new(Stop { requested: AtomicBool::new(false), bell });
         let keeper = SegmentKeeper::new(&simulation, plan, seed);
+        let changes = Arc::new(ArrayQueue::new(16));
         let (stats, events) = (Arc::<WorkerStats>::default(), EventQueue::new(1024));
-        let port = |&(fd, durability): &(Fd, Durability)| Port {
+        let port = |(id, &(fd, durability)): (usize, &(Fd, Durability))| Port {
+            id: PortId(id as u32),
             fd,
             mode: plan.accept_mode,
             service: Arc::clone(&service),
@@ -105,13 +108,15 @@ impl Machine {
         let setup = Setup {
             drain_time: DRAIN_TIME,
             worker_index: 0,
-            ports: listeners.iter().map(port).collect(),
+            ports: listeners.iter().enumerate().map(port).collect(),
             content_len_max: plan.content_len_max,
             clients: Arc::new(Clients::new(1024, RandomState::new())),
             async_interval: plan.async_interval,
             stats: Arc::clone(&stats),
             events: events.clone(),
             stop: Arc::clone(&stop),
+            changes: Arc::clone(&changes),
+            visitors: Arc::default(),
         };
         let worker = Worker::new(probe, keeper.segments(), setup);
         Self {

@@ -76,6 +76,7 @@ fn listener(section: Section<'_>, number: usize, hostname: &str, limits: &Limits
     let listener = Listener {
         name: name.unwrap_or_else(|| format!("listener-{number}")),
         bind: bind(&section),
+        exclusive: section.boolean("exclusive").unwrap_or(true),
         hostname: section
             .text("hostname")
             .and_then(|text| domain(reader, "hostname", &text))

@@ -25,6 +25,9 @@ const SPOOL_PATH_DEFAULT: &str = "/var/spool/ringmx";
 const ASYNC_INTERVAL_DEFAULT: Duration = Duration::from_secs(1);
 /// Shorter than a few syncs it is `sync` with less of a promise; longer than a minute nobody can mean.
 const ASYNC_INTERVALS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(60);
+/// A connection from time to time, and soon enough for a monitor that asks each half minute.
+const WATCH_INTERVAL_DEFAULT: Duration = Duration::from_secs(10);
+const WATCH_INTERVALS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
 const DRAIN_DEFAULT: Duration = Duration::from_secs(30);
 
 /// The configuration, and where in the text those parts stand that [`super::analysis`] has something to say about.
@@ -80,6 +83,7 @@ pub(super) fn build(reader: &Reader, table: &Table) -> Built {
         log: log(&root),
         replies: replies::replies(&root),
         timeouts: timeouts(&root),
+        watch_interval: watch_interval(&root),
     };
     root.finish();
     let places = Places {
@@ -223,6 +227,19 @@ fn timeouts(root: &Section<'_>) -> Timeouts {
     }
     section.finish();
     timeouts
+}
+
+fn watch_interval(root: &Section<'_>) -> Duration {
+    let Some(section) = root.section("watch") else { return WATCH_INTERVAL_DEFAULT };
+    let interval = section.duration("interval").map(|(interval, span)| {
+        if !WATCH_INTERVALS.contains(&interval) {
+            let message = "`interval` of [watch] takes 100ms to 1h";
+            section.reader.error(span, message, "write \"10s\"");
+        }
+        interval
+    });
+    section.finish();
+    interval.unwrap_or(WATCH_INTERVAL_DEFAULT)
 }
 
 fn one_of(reader: &Reader, key: &str, text: &Text, choices: &[&str]) {
