@@ -11,7 +11,7 @@ use super::flush::{Flush, FlushJob, Flushed, FlushedJob, FlushedWriter};
 use super::job::{Origin, Verdict};
 use super::moves::{Move, MoveKind, Moved, Sources, Target};
 use super::report::Topic;
-use super::tail::{Event, Tail};
+use super::tail::{Event, FINISHED_COUNT_MAX, Tail};
 use crate::store::{AckWriter, DeferError};
 
 /// Between two tries to write acknowledgements, and to write to the log of deferred mail.
@@ -19,10 +19,19 @@ const WRITE_WAIT: Duration = Duration::from_secs(1);
 /// Between two looks for a segment to write deferred mail to: the keeper makes one.
 const SEGMENT_WAIT: Duration = Duration::from_millis(10);
 
+/// From the start of one flush to that of the next: each is syncs for which the commits of fresh mail wait at the
+/// disk. A crash in this time delivers again what was not acknowledged.
+const FLUSH_INTERVAL: Duration = Duration::from_millis(20);
+/// Finished messages that do not wait for it.
+const FLUSH_COUNT: usize = FINISHED_COUNT_MAX / 2;
+
 impl Tail {
-    /// Starts a flush for all that is finished, unless one is under way: the end of that one starts the next.
+    /// Starts a flush for all that is finished, unless one is under way or was started just now.
     pub(super) fn start_flush(&mut self) {
         let now = Instant::now();
+        if self.next_flush_at().is_some_and(|at| now < at) && !self.is_stopping() {
+            return;
+        }
         if self.flushing.is_some() || self.acks_at.is_some_and(|acks_at| now < acks_at) {
             return;
         }
@@ -46,10 +55,16 @@ impl Tail {
             moves = if log_rests { Vec::new() } else { self.take_moves(&jobs, &mut writers) };
         }
         self.flushing = Some(jobs.len());
+        self.flushed_at = Some(now);
         self.stats.flushes.bump();
         let log = if log_rests { None } else { self.deferred.log.take() };
         let flush = Flush { jobs, moves, log, writers, config: self.config.clone() };
         self.tasks.spawn_local(async { Event::Flushed(flush.run().await) });
+    }
+
+    /// `None`: nothing has to wait.
+    pub(super) fn next_flush_at(&self) -> Option<Instant> {
+        self.flushed_at.filter(|_| self.finished.len() < FLUSH_COUNT).map(|at| at + FLUSH_INTERVAL)
     }
 
     fn take_finished(&mut self, writers: &mut Vec<(u64, AckWriter)>) -> Vec<FlushJob> {

@@ -38,7 +38,7 @@ const RETRIES_COUNT_MAX: usize = DELIVERIES_COUNT_MAX / 2;
 /// Octets of content held for deliveries. One message more may be held, of whatever length.
 const CONTENT_LEN_MAX: usize = 64 << 20;
 /// Messages tried and neither acknowledged nor deferred yet.
-const FINISHED_COUNT_MAX: usize = 1024;
+pub(super) const FINISHED_COUNT_MAX: usize = 1024;
 /// Between two tries to read a deferred message, or all of them.
 const READ_WAIT: Duration = Duration::from_secs(1);
 /// Longest sleep without a look at the segments, should a bell not have rung.
@@ -83,6 +83,8 @@ pub(super) struct Tail {
     pub(super) log_failed_at: Option<Instant>,
     /// Jobs in the flush under way.
     pub(super) flushing: Option<usize>,
+    /// When the last flush was started.
+    pub(super) flushed_at: Option<Instant>,
     /// Acknowledgements could not be written: not before then are they written again, and nothing is read meanwhile.
     pub(super) acks_at: Option<Instant>,
     /// Reused for records that are read again.
@@ -124,6 +126,7 @@ impl Tail {
             log_rests_until: None,
             log_failed_at: None,
             flushing: None,
+            flushed_at: None,
             acks_at: None,
             record_buffer: Vec::new(),
         })
@@ -367,7 +370,9 @@ impl Tail {
             Instant::now() + Duration::from_millis(due.saturating_add(1).saturating_sub(unix_us() / 1000))
         });
         let log_at = self.log_rests_until.filter(|_| self.flushing.is_none());
-        let wake_at = [due_at, log_at].into_iter().flatten().fold(until, Instant::min);
+        let now = Instant::now();
+        let flush_at = self.next_flush_at().filter(|&at| self.flushing.is_none() && at > now);
+        let wake_at = [due_at, log_at, flush_at].into_iter().flatten().fold(until, Instant::min);
         tokio::select! {
             biased;
             Some(event) = self.tasks.join_next(), if !self.tasks.is_empty() => self.on_event(ended(event)),
