@@ -49,8 +49,8 @@ fn every_check() -> Guard {
 }
 
 fn transaction(c: &mut Criterion) {
-    let recipients = Arc::new(Recipients::new(["example.com"]).expect("a domain"));
-    let service = || Service::new(Settings::new("mx1.example.com", recipients.clone()));
+    let policy = Recipients::new(["example.com"]).expect("a domain").into();
+    let service = || Service::new(Settings::new("mx1.example.com"));
     let mut checked = service();
     checked.settings.guard = every_check();
     let events = EventQueue::new(16);
@@ -68,7 +68,7 @@ fn transaction(c: &mut Criterion) {
         {
             let mut session = Session::new(SessionId(1), client, now.monotonic);
             let mut out = Vec::new();
-            let cx = &mut Context { now, service, pool: &mut pool };
+            let cx = &mut Context { now, service, policy: &policy, pool: &mut pool };
             session.greet(cx, None, &mut out);
             session.receive(cx, b"EHLO client.example\r\n", &mut out);
             group.throughput(Throughput::Elements(1));

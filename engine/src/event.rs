@@ -34,6 +34,15 @@ pub enum Kind {
     Noted { client: SocketAddr, fault: &'static str },
     /// A command or the content was refused: the client's fault.
     Faulted { client: SocketAddr, fault: &'static str, code: u16 },
+    /// A rule refused: by its number in the configuration of this generation. `code`: 0 where it said nothing.
+    Ruled {
+        client: SocketAddr,
+        generation: u32,
+        rule: u32,
+        stage: &'static str,
+        action: &'static str,
+        code: u16,
+    },
     /// A message is durable and its 250 is on the way. `wait` is the time from end-of-data to the commit.
     Accepted {
         message: MessageId,

@@ -64,6 +64,8 @@ counters! {
         commands,
         /// Faults of clients: commands or contents refused.
         faults,
+        /// Sessions, commands and recipients refused by rules.
+        rules_refused,
         /// Recipients refused.
         recipients_refused,
         /// Messages made durable and answered 250.
@@ -86,6 +88,8 @@ counters! {
         spool_octets,
         /// 1 once a write to the shard failed: it takes no more mail.
         shards_failed,
+        /// The configuration that new transactions begin under: each reload has the next number.
+        policy_generation_now,
         /// Turns of the worker's loop.
         turns,
         /// Completions handled.

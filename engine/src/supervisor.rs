@@ -15,11 +15,11 @@ use signal_hook::iterator::Signals;
 use crate::admin::control::{self, ControlHandles, SpoolMode};
 use crate::config::Config;
 use crate::egress::{self, EgressError};
-use crate::policy::recipient::{NotADomain, Recipients};
+use crate::policy::Policy;
 use crate::readiness::{Obstacle, Readiness};
 use crate::server::{
-    Listeners, Unproven, Visitors, Watch as PortWatch, WatchOptions, Workers, WorkersError, WorkersOptions,
-    who_listens,
+    Listeners, Publisher, Unproven, Visitors, Watch as PortWatch, WatchOptions, Workers, WorkersError,
+    WorkersOptions, who_listens,
 };
 use crate::stats::WorkerStats;
 use crate::store::{KeeperState, Spool, SpoolOptions, StoreError};
@@ -38,8 +38,6 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(250);
 /// Why the server did not start, or ended before it was told to.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    #[error(transparent)]
-    Recipients(#[from] NotADomain),
     #[error(transparent)]
     Bind(BindError),
     #[error("{address} is taken: {by}; stop it, or bind another address")]
@@ -87,8 +85,7 @@ pub fn run(config: &Arc<Config>) -> Result<(), ServeError> {
     let cores = available_cores().map_err(system("cannot read which cores are available"))?;
     raise_descriptor_limit(config);
     // Everything that can be taken by somebody else comes first.
-    let recipients = Arc::new(Recipients::new(config.recipient_domains())?);
-    let listeners = Listeners::bind(config, &recipients)?;
+    let listeners = Listeners::bind(config)?;
     let admin = config.admin.map(control::bind).transpose().map_err(ServeError::Admin)?;
     let spool = Spool::open(spool_options(config))?;
     let writes = spool.writes();
@@ -102,10 +99,12 @@ pub fn run(config: &Arc<Config>) -> Result<(), ServeError> {
 
     let (notify, notices) = channel();
     watch_signals(notify.clone())?;
+    let publisher = Publisher::new(policy_of(config));
     let visitors = Arc::new(Visitors::default());
     let options = WorkersOptions {
         listeners: &listeners,
         visitors: &visitors,
+        policy: publisher.published(),
         // With more workers than cores nobody has one alone.
         cores: if config.workers <= cores.len() { &cores } else { &[] },
         content_len_max: CONTENT_LEN_MAX,
@@ -212,6 +211,11 @@ impl Watch<'_> {
             tracing::info!(reason = obstacle.text(), "over");
         }
     }
+}
+
+fn policy_of(config: &Config) -> Policy {
+    let (recipients, rules) = (Arc::clone(&config.recipients.table), Arc::clone(&config.rules));
+    Policy { generation: 1, recipients, rules }
 }
 
 fn spool_options(config: &Config) -> SpoolOptions {

@@ -14,7 +14,8 @@
 //! M: a@example.org -> b@example.com, postmaster
 //!                               the next stored message's envelope (`<>`: null reverse-path); `M: *` for any.
 //!                               `; 8bit` or `; 7bit` behind it is the BODY that the client declared, `; utf8` its
-//!                               SMTPUTF8, `; full` or `; hdrs` its RET, `; envid=x` its ENVID
+//!                               SMTPUTF8, `; full` or `; hdrs` its RET, `; envid=x` its ENVID,
+//!                               `; tags=a,b` what rules tagged it with
 //! N| SUCCESS,DELAY rfc822;b@example.com
 //!                               NOTIFY and ORCPT of its next recipient, `-` for none
 //! M| Subject: x                 and its content, line by line, without the trace field
@@ -99,6 +100,7 @@ struct Expected {
     smtputf8: bool,
     ret: Option<Ret>,
     envid: Option<Vec<u8>>,
+    tags: Vec<String>,
     notices: Vec<Notice>,
     content: Option<Vec<u8>>,
     trace: Vec<String>,
@@ -227,6 +229,8 @@ impl Dialogue {
             "max_message_size" => self.options.max_message_size = number()?,
             "memory_max" => self.options.memory_max = number()? as usize,
             "inline_size" => self.options.inline_size = number()? as usize,
+            "rule" => self.options.rules.push(value.to_owned()),
+            "recipients" => self.options.recipients = Some(value.to_owned()),
             "domains" => self.options.domains = value.split(", ").map(str::to_owned).collect(),
             "client" => self.options.client = value.parse().map_err(|_| "not an address".to_owned())?,
             "command_timeout" => self.options.command_timeout = duration(value)?,
@@ -259,7 +263,9 @@ impl Dialogue {
 
     /// Whether the operator's words stand in place of ours.
     pub fn has_own_texts(&self) -> bool {
-        !self.options.texts.is_empty() || self.options.help_url.is_some() || self.options.banner.is_some()
+        let of_rules = |rule: &String| rule.contains("text = ") || rule.contains("code = ");
+        let Options { texts, help_url, banner, rules, .. } = &self.options;
+        !texts.is_empty() || help_url.is_some() || banner.is_some() || rules.iter().any(of_rules)
     }
 
     /// Plays it; or what was not as written.
@@ -415,8 +421,8 @@ impl Expected {
             if message.body != self.body {
                 return Err(format!("stored is BODY {:?}", message.body));
             }
-            let kept = (message.smtputf8, message.ret, &message.envid);
-            if kept != (self.smtputf8, self.ret, &self.envid) {
+            let kept = (message.smtputf8, message.ret, &message.envid, &message.tags);
+            if kept != (self.smtputf8, self.ret, &self.envid, &self.tags) {
                 return Err(format!("stored are SMTPUTF8, RET and ENVID {kept:?}"));
             }
             let mut expected = self.notices.clone();
@@ -472,6 +478,10 @@ fn envelope(text: &str) -> Result<Expected, String> {
             "full" => expected.ret = Some(Ret::Full),
             "hdrs" => expected.ret = Some(Ret::Headers),
             _ => {
+                if let Some(tags) = part.strip_prefix("tags=") {
+                    expected.tags = tags.split(',').map(str::to_owned).collect();
+                    continue;
+                }
                 let envid = part.strip_prefix("envid=").ok_or("unknown parameter of the envelope")?;
                 expected.envid = Some(envid.into());
             }

@@ -9,13 +9,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ringmx::config::Config;
 use ringmx::event::{EventQueue, Kind};
 use ringmx::id::SessionIds;
 use ringmx::limits;
+use ringmx::policy::Policy;
 use ringmx::policy::clients::{Amount, Clients};
 use ringmx::policy::network::NetworkSet;
 use ringmx::policy::newline::BareNewline;
 use ringmx::policy::recipient::Recipients;
+use ringmx::policy::rules::RuleSet;
 use ringmx::protocol::envelope::Envelope;
 use ringmx::protocol::extension::Extensions;
 use ringmx::protocol::params::{Body, Notify, Ret};
@@ -54,6 +57,10 @@ pub struct Options {
     pub guard: Guard,
     /// Clients that are connected already, each as often as it is there.
     pub connected: Vec<IpAddr>,
+    /// `[[rule]]`s, each a text of `key = value; key = value`.
+    pub rules: Vec<String>,
+    /// The keys of `[recipients]`, in the same form; in place of `domains`.
+    pub recipients: Option<String>,
     /// Faults that the client committed in sessions before.
     pub faults_before: u64,
 }
@@ -80,8 +87,32 @@ impl Default for Options {
             help_url: None,
             guard: Guard::default(),
             connected: Vec::new(),
+            rules: Vec::new(),
+            recipients: None,
             faults_before: 0,
         }
+    }
+}
+
+impl Options {
+    /// What a configuration with these rules and recipients comes to.
+    fn configured(&self) -> (Arc<RuleSet>, Arc<Recipients>) {
+        let domains = || Arc::new(Recipients::new(&self.domains).expect("domains"));
+        if self.rules.is_empty() && self.recipients.is_none() {
+            return (Arc::default(), domains());
+        }
+        let keys = |text: &str| text.replace("; ", "\n");
+        let recipients = keys(self.recipients.as_deref().unwrap_or("domains = [\"example.com\"]"));
+        let mut text = format!(
+            "hostname = \"{HOSTNAME}\"\n[[listener]]\nname = \"mx\"\nbind = [\"127.0.0.1:0\"]\n\
+             [recipients]\n{recipients}\n[[route]]\ndomains = [\"*\"]\ndeliver = \"hold\"\n"
+        );
+        for rule in &self.rules {
+            text += &format!("[[rule]]\n{}\n", keys(rule));
+        }
+        let config = Config::parse(&text, "dialogue.toml").unwrap_or_else(|error| panic!("{error}"));
+        let recipients = if self.recipients.is_some() { config.recipients.table } else { domains() };
+        (config.rules, recipients)
     }
 }
 
@@ -106,6 +137,8 @@ pub struct Stored {
     pub smtputf8: bool,
     pub ret: Option<Ret>,
     pub envid: Option<Vec<u8>>,
+    /// Of rules.
+    pub tags: Vec<String>,
     pub helo: Vec<u8>,
     /// Our trace field: the lines up to the first that is not folded.
     pub trace: Vec<u8>,
@@ -118,6 +151,7 @@ pub struct Stored {
 pub struct Pair {
     session: Session,
     service: Service,
+    policy: Policy,
     pool: Pool,
     now: Now,
     /// Received, not consumed.
@@ -141,6 +175,8 @@ impl Pair {
     pub fn new(options: &Options) -> Self {
         let unix = Duration::from_secs(UNIX_SECS);
         let now = Now { monotonic: Duration::from_secs(1000), unix };
+        let (rules, recipients) = options.configured();
+        let policy = Policy { generation: 0, recipients, rules };
         let service = Service::new(Settings {
             hostname: HOSTNAME.into(),
             banner: options.banner.clone(),
@@ -148,7 +184,7 @@ impl Pair {
             extensions: options.extensions,
             bare_newline: options.bare_newline,
             bare_newline_exclude: options.bare_newline_exclude.clone(),
-            recipients: Arc::new(Recipients::new(&options.domains).expect("domains")),
+            listener: "mx".into(),
             replies: Arc::new(Replies::new(options.texts.clone(), options.help_url.clone())),
             guard: options.guard.clone(),
             command_timeout: options.command_timeout,
@@ -168,6 +204,7 @@ impl Pair {
         Self {
             session: Session::new(SessionIds::new(3).next(now), options.client, now.monotonic),
             service,
+            policy,
             pool,
             now,
             parked: Vec::new(),
@@ -192,7 +229,12 @@ impl Pair {
     }
 
     pub fn greet(&mut self, refusal: Option<Error>) {
-        let cx = &mut Context { now: self.now, service: &self.service, pool: &mut self.pool };
+        let cx = &mut Context {
+            now: self.now,
+            service: &self.service,
+            policy: &self.policy,
+            pool: &mut self.pool,
+        };
         let next = self.session.greet(cx, refusal, &mut self.out);
         self.follow(next);
     }
@@ -213,7 +255,12 @@ impl Pair {
 
     /// The connection is gone.
     pub fn vanish(&mut self) {
-        let cx = &mut Context { now: self.now, service: &self.service, pool: &mut self.pool };
+        let cx = &mut Context {
+            now: self.now,
+            service: &self.service,
+            policy: &self.policy,
+            pool: &mut self.pool,
+        };
         self.session.end(cx);
         self.closed = true;
         self.out.clear();
@@ -226,7 +273,12 @@ impl Pair {
             self.session.deadline(&self.service).filter(|&at| at <= until && !self.closed)
         {
             self.advance_to(deadline);
-            let cx = &mut Context { now: self.now, service: &self.service, pool: &mut self.pool };
+            let cx = &mut Context {
+                now: self.now,
+                service: &self.service,
+                policy: &self.policy,
+                pool: &mut self.pool,
+            };
             let next = self.session.timeout(cx, &mut self.out);
             self.follow(next);
             self.pump();
@@ -242,7 +294,12 @@ impl Pair {
     /// The server is told to stop.
     pub fn stop(&mut self) {
         self.pool.draining = true;
-        let cx = &mut Context { now: self.now, service: &self.service, pool: &mut self.pool };
+        let cx = &mut Context {
+            now: self.now,
+            service: &self.service,
+            policy: &self.policy,
+            pool: &mut self.pool,
+        };
         let next = self.session.stop(cx, &mut self.out);
         self.follow(next);
     }
@@ -289,6 +346,7 @@ impl Pair {
                 Kind::Faulted { fault: name, code, .. } | Kind::Failed { error: name, code, .. } => {
                     Some((name, code))
                 }
+                Kind::Ruled { action, code, .. } => Some((action, code)),
                 _ => None,
             },
         ));
@@ -312,7 +370,12 @@ impl Pair {
 
     fn pump(&mut self) {
         while !self.closed && !self.is_committing() && !self.session.is_delayed() {
-            let cx = &mut Context { now: self.now, service: &self.service, pool: &mut self.pool };
+            let cx = &mut Context {
+                now: self.now,
+                service: &self.service,
+                policy: &self.policy,
+                pool: &mut self.pool,
+            };
             let progress = self.session.receive(cx, &self.parked, &mut self.out);
             assert!(progress.consumed <= self.parked.len());
             self.parked.drain(..progress.consumed);
@@ -342,7 +405,12 @@ impl Pair {
 
     /// Does what the content of a large message wants; false if that is nothing.
     fn spill(&mut self) -> bool {
-        let cx = &mut Context { now: self.now, service: &self.service, pool: &mut self.pool };
+        let cx = &mut Context {
+            now: self.now,
+            service: &self.service,
+            policy: &self.policy,
+            pool: &mut self.pool,
+        };
         let wanted = self.session.wants_file();
         match self.files {
             Ok(()) if wanted => {
@@ -392,12 +460,18 @@ impl Pair {
                 smtputf8: envelope.smtputf8(),
                 ret: envelope.ret(),
                 envid: envelope.envid().map(<[u8]>::to_vec),
+                tags: envelope.tags().map(str::to_owned).collect(),
                 helo: envelope.helo().unwrap_or_default().to_vec(),
                 trace: trace.to_vec(),
                 content: content.to_vec(),
             });
         }
-        let cx = &mut Context { now: self.now, service: &self.service, pool: &mut self.pool };
+        let cx = &mut Context {
+            now: self.now,
+            service: &self.service,
+            policy: &self.policy,
+            pool: &mut self.pool,
+        };
         let next = self.session.committed(cx, result, &mut self.out);
         self.follow(next);
     }
@@ -406,7 +480,12 @@ impl Pair {
         if next == Next::Close {
             self.closed = true;
             assert!(self.ended || !self.session.ended_by().is_empty(), "the log is told why");
-            let cx = &mut Context { now: self.now, service: &self.service, pool: &mut self.pool };
+            let cx = &mut Context {
+                now: self.now,
+                service: &self.service,
+                policy: &self.policy,
+                pool: &mut self.pool,
+            };
             self.session.end(cx);
             assert_eq!(self.content_octets_held(), 0, "a session that is over holds no content");
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ringmx::event::EventQueue;
 use ringmx::id::SessionIds;
+use ringmx::policy::Policy;
 use ringmx::policy::recipient::Recipients;
 use ringmx::session::{Context, Next, Pool, Service, Session, Settings};
 use ringmx::stats::WorkerStats;
@@ -18,6 +19,7 @@ static ALLOCATOR: Counting = Counting;
 struct Driver {
     session: Session,
     service: Service,
+    policy: Policy,
     pool: Pool,
     now: Now,
     out: Vec<u8>,
@@ -27,14 +29,14 @@ struct Driver {
 impl Driver {
     fn new() -> Self {
         let now = Now { monotonic: Duration::from_secs(1), unix: Duration::from_secs(1_795_317_300) };
-        let recipients = Arc::new(Recipients::new(["example.com"]).expect("a domain"));
         Self {
             session: Session::new(
                 SessionIds::new(0).next(now),
                 "192.0.2.7:40123".parse().expect("an address"),
                 now.monotonic,
             ),
-            service: Service::new(Settings::new("mx.example", recipients)),
+            service: Service::new(Settings::new("mx.example")),
+            policy: Recipients::new(["example.com"]).expect("a domain").into(),
             pool: Pool::new(Arc::new(WorkerStats::default()), EventQueue::new(64), 64 << 20, 256 << 10),
             now,
             out: Vec::with_capacity(1 << 16),
@@ -44,7 +46,12 @@ impl Driver {
 
     fn send(&mut self, mut input: &[u8]) {
         while !input.is_empty() {
-            let cx = &mut Context { now: self.now, service: &self.service, pool: &mut self.pool };
+            let cx = &mut Context {
+                now: self.now,
+                service: &self.service,
+                policy: &self.policy,
+                pool: &mut self.pool,
+            };
             let progress = self.session.receive(cx, input, &mut self.out);
             input = &input[progress.consumed..];
             if progress.next == Next::Commit {

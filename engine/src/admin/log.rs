@@ -69,6 +69,10 @@ fn write(event: &Event) {
         Kind::Faulted { client, fault, code } => {
             info!(session, client = %Client(client), fault, code, "refused");
         }
+        Kind::Ruled { client, generation, rule, stage, action, code } => {
+            let (client, code) = (Client(client), (code != 0).then_some(code));
+            info!(session, %client, stage, rule, action, code, generation, "refused by a rule");
+        }
         Kind::Accepted { message, client, content_len, recipients_count, wait } => {
             let wait_us = micros(wait);
             let (octets, recipients) = (content_len, recipients_count);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use rustix::fs::{Access, access};
 
 use super::reader::Reader;
+use super::rule_analysis;
 use super::sections::{Built, default_workers};
 use super::source::Span;
 use super::{Deliver, DomainPattern, Durability, Recipients, Route};
@@ -50,6 +51,7 @@ pub(super) fn analyse(reader: &Reader, built: &Built) {
     }
     listeners(reader, built);
     routes(reader, built);
+    rule_analysis::analyse(reader, built);
     writable(reader, "the spool", &config.spool.path, places.spool_path.unwrap_or(places.root));
     spool_site(reader, built);
     for (route, places) in config.routes.iter().zip(&places.routes) {

@@ -19,6 +19,9 @@ pub fn to_ascii(domain: &str) -> Cow<'_, str> {
 /// The ways in which a client may write a domain that is given in lower case and with A-labels: each of its labels in
 /// either form.
 pub(super) fn spellings(domain: &str) -> Vec<String> {
+    if !domain.contains("xn--") {
+        return vec![domain.to_owned()];
+    }
     let (unicode, result) = idna::domain_to_unicode(domain);
     if result.is_err() || unicode == domain {
         return vec![domain.to_owned()];

@@ -31,7 +31,13 @@ impl Loader {
             Ok(text) => Some(self.load_text(text, &path.to_string_lossy())),
             Err(why) => {
                 let message = format!("cannot read the configuration {}: {why}", path.display());
-                self.problems.push(Problem { severity: Severity::Error, span: None, message, help: None });
+                self.problems.push(Problem {
+                    code: Severity::Error.default_code(),
+                    severity: Severity::Error,
+                    span: None,
+                    message,
+                    help: None,
+                });
                 None
             }
         }
@@ -112,7 +118,13 @@ impl Loader {
 
     fn error(&mut self, span: Span, message: String, help: &str) {
         let help = Some(help.to_owned());
-        self.problems.push(Problem { severity: Severity::Error, span: Some(span), message, help });
+        self.problems.push(Problem {
+            code: Severity::Error.default_code(),
+            severity: Severity::Error,
+            span: Some(span),
+            message,
+            help,
+        });
     }
 }
 

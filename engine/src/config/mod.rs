@@ -11,7 +11,9 @@ mod analysis;
 mod finding;
 pub mod idn;
 mod include;
+mod list;
 mod reader;
+mod rule_analysis;
 mod sections;
 mod source;
 mod template;
@@ -20,6 +22,7 @@ mod value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use finding::{ConfigError, Finding, Place, Severity};
@@ -28,6 +31,8 @@ pub use value::format_size;
 
 use crate::policy::network::NetworkSet;
 use crate::policy::newline::BareNewline;
+use crate::policy::recipient;
+use crate::policy::rules::RuleSet;
 use crate::protocol::extension::Extensions;
 use crate::session::Guard;
 use crate::store::Retention;
@@ -46,6 +51,7 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     pub spool: SpoolConfig,
     pub recipients: Recipients,
+    pub rules: Arc<RuleSet>,
     /// The first that matches wins; each domain of `recipients` has one.
     pub routes: Vec<Route>,
     /// Where the admin HTTP listens; None where it is not wanted.
@@ -121,6 +127,8 @@ pub struct Recipients {
     /// The domain of a `<Postmaster>` without one (RFC 5321 §4.1.1.3): the host name where it is one of `domains`,
     /// otherwise the first of them as configured.
     pub postmaster_domain: String,
+    /// With the domains in every form in which a client may write them, and the mailboxes.
+    pub table: Arc<recipient::Recipients>,
 }
 
 /// Where the mail of some domains goes.
@@ -215,11 +223,6 @@ impl Config {
     /// Everything that is wrong with it.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         check_file(path).into_result()
-    }
-
-    /// The domains of `recipients` in every form in which a client may write them.
-    pub fn recipient_domains(&self) -> impl Iterator<Item = String> {
-        self.recipients.domains.iter().flat_map(|domain| idn::spellings(domain))
     }
 
     /// The route of a recipient's domain, in any case of letters and form of labels, and its position. None only for a

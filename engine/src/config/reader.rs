@@ -19,15 +19,8 @@ const SECRET_LEN_MAX: u64 = 64 << 10;
 const SIMILARITY_MIN: f64 = 0.8;
 
 /// Keys the configuration is designed to have and this version does not know: section (empty: top level) and key.
-const NOT_AVAILABLE: &[(&str, &str)] = &[
-    ("", "rule"),
-    ("", "certificate"),
-    ("", "bounce"),
-    ("listener", "tls"),
-    ("recipients", "mailboxes_file"),
-    ("route", "next_hop"),
-    ("route", "lifetime"),
-];
+const NOT_AVAILABLE: &[(&str, &str)] =
+    &[("", "certificate"), ("", "bounce"), ("listener", "tls"), ("route", "next_hop"), ("route", "lifetime")];
 
 /// A text of the configuration and where it stands.
 #[derive(Clone, Debug)]
@@ -75,9 +68,24 @@ impl Reader {
         self.report(Severity::Warning, span, message.into(), help.into());
     }
 
+    /// A warning under a code of its own.
+    pub(super) fn warn_as(
+        &self,
+        code: &'static str,
+        span: Span,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        self.report(Severity::Warning, span, message.into(), help.into());
+        if let Some(problem) = self.problems.borrow_mut().last_mut() {
+            problem.code = code;
+        }
+    }
+
     fn report(&self, severity: Severity, span: Span, message: String, help: String) {
         let help = Some(help).filter(|help| !help.is_empty());
-        self.problems.borrow_mut().push(Problem { severity, span: Some(span), message, help });
+        let code = severity.default_code();
+        self.problems.borrow_mut().push(Problem { code, severity, span: Some(span), message, help });
     }
 
     pub(super) fn has_errors(&self) -> bool {
@@ -184,16 +192,18 @@ impl<'a> Section<'a> {
     /// An array of networks; empty where it is not there.
     pub(super) fn networks(&self, key: &'static str) -> NetworkSet {
         let texts = self.texts(key).map_or_else(Vec::new, |list| list.texts);
-        let network = |text: &Text| {
-            let parsed = text.text.parse::<Network>();
-            parsed
-                .map_err(|why| {
-                    let message = format!("`{}` in `{key}` is no network: {why}", text.text.escape_debug());
-                    self.reader.error(text.span, message, "");
-                })
-                .ok()
-        };
-        texts.iter().filter_map(network).collect()
+        texts.iter().filter_map(|text| self.network(key, text)).collect()
+    }
+
+    /// One of an array of networks.
+    pub(super) fn network(&self, key: &str, text: &Text) -> Option<Network> {
+        let parsed = text.text.parse::<Network>();
+        parsed
+            .map_err(|why| {
+                let message = format!("`{}` in `{key}` is no network: {why}", text.text.escape_debug());
+                self.reader.error(text.span, message, "");
+            })
+            .ok()
     }
 
     /// A whole number of the range.

@@ -70,6 +70,7 @@ impl Table {
 /// A finding whose place is not looked up yet.
 #[derive(Debug)]
 pub(super) struct Problem {
+    pub(super) code: &'static str,
     pub(super) severity: Severity,
     pub(super) span: Option<Span>,
     pub(super) message: String,
@@ -94,6 +95,7 @@ impl Sources {
         let file_index = self.files.len();
         let (root, errors) = DeTable::parse_recoverable(&text);
         problems.extend(errors.iter().map(|error| Problem {
+            code: Severity::Error.default_code(),
             severity: Severity::Error,
             span: error.span().map(|span| Span { file_index, start: span.start, end: span.end }),
             message: error.message().replace('\n', ", ").replace(", expected nothing", ""),
@@ -134,6 +136,7 @@ impl Sources {
     pub(super) fn findings(&self, mut problems: Vec<Problem>) -> Vec<Finding> {
         problems.sort_by_key(|problem| problem.span);
         let finding = |problem: Problem| Finding {
+            code: problem.code,
             severity: problem.severity,
             place: problem.span.map(|span| self.place(span)),
             message: problem.message,

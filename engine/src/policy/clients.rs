@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::policy::network::Network;
+use crate::policy::rules::RuleLimit;
 
 /// Entries where a client may be: a lookup reads no more than these, each one cache line.
 const PLACES_COUNT: usize = 8;
@@ -91,7 +92,12 @@ pub struct Visit {
     /// `None` where the table had no place.
     client: Option<Place>,
     network: Option<Place>,
+    /// Of rules that limit connections; those of a third and further ones are not counted.
+    rules: [Option<Place>; 2],
 }
+
+/// As many connections are open under an entry as may be.
+struct Full;
 
 /// Index of an entry, plus 1: an `Option` of it is as small as it.
 type Place = std::num::NonZeroU32;
@@ -122,12 +128,9 @@ impl Clients {
         let now = nanos(now);
         let mut visit = Visit::default();
         for scope in [Scope::Client, Scope::Network] {
-            let place = match self.occupy(scope, client, limits.of(scope), now) {
-                Ok(place) => place,
-                Err(limit) => {
-                    self.leave(visit);
-                    return Err(limit);
-                }
+            let Ok(place) = self.occupy(self.hash(scope, client), limits.of(scope).open_max, now) else {
+                self.leave(visit);
+                return Err(Limit::Open(scope));
             };
             *visit.place(scope) = place;
         }
@@ -175,11 +178,38 @@ impl Clients {
         }
     }
 
+    /// Whether a rule's limit lets the client do one more; then it is counted. Where the table has no place for it, it
+    /// is let through.
+    pub fn admit(&self, visit: &mut Visit, client: IpAddr, limit: &RuleLimit, now: Duration) -> bool {
+        let now = nanos(now);
+        let prefix_len =
+            if client.to_canonical().is_ipv4() { limit.prefix_len_ipv4 } else { limit.prefix_len_ipv6 };
+        let hash = self.secret.hash_one((limit.key, Network::around(client, prefix_len)));
+        let place = match self.occupy(hash, limit.open_max, now) {
+            Ok(Some(place)) => place,
+            Ok(None) => return true,
+            Err(Full) => return false,
+        };
+        let one_more = |at| limit.rate.map_or(Some(at), |rate| rate.one_more(at, now));
+        let rate = &self.entry(place).recovered_at[0];
+        let is_admitted = rate.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok();
+        let free = visit.rules.iter_mut().find(|rule| rule.is_none());
+        match free.filter(|_| is_admitted && limit.open_max.is_some()) {
+            Some(free) => *free = Some(place),
+            None => self.release(place),
+        }
+        is_admitted
+    }
+
     /// The connection is over.
     pub fn leave(&self, visit: Visit) {
-        for place in [visit.client, visit.network].into_iter().flatten() {
-            self.entry(place).word.fetch_sub(1, Ordering::Release);
+        for place in [visit.client, visit.network].into_iter().chain(visit.rules).flatten() {
+            self.release(place);
         }
+    }
+
+    fn release(&self, place: Place) {
+        self.entry(place).word.fetch_sub(1, Ordering::Release);
     }
 
     /// Whether one more would be beyond a rate.
@@ -219,16 +249,9 @@ impl Clients {
         [of(Scope::Client, visit.client), of(Scope::Network, visit.network)].into_iter().flatten()
     }
 
-    /// Opens a connection under the client's entry, which is found or taken; `None` where no place is free.
-    fn occupy(
-        &self,
-        scope: Scope,
-        client: IpAddr,
-        limits: &ScopeLimits,
-        now: u64,
-    ) -> Result<Option<Place>, Limit> {
-        let open_max = limits.open_max.map_or(OPEN_MAX, |max| u64::from(max).min(OPEN_MAX));
-        let hash = self.hash(scope, client);
+    /// Opens a connection under the entry of this hash, which is found or taken; `None` where no place is free.
+    fn occupy(&self, hash: u64, open_max: Option<u32>, now: u64) -> Result<Option<Place>, Full> {
+        let open_max = open_max.map_or(OPEN_MAX, |max| u64::from(max).min(OPEN_MAX));
         let first = hash as usize & (self.entries.len() - 1) & !(PLACES_COUNT - 1);
         // 0 is nobody's.
         let owner = (hash >> OPEN_BITS << OPEN_BITS) | (1 << OPEN_BITS);
@@ -249,7 +272,7 @@ impl Clients {
             let Some((index, word)) = found else { return Ok(None) };
             let open_count = if word & !OPEN_MAX == owner { word & OPEN_MAX } else { 0 };
             if open_count >= open_max {
-                return Err(Limit::Open(scope));
+                return Err(Full);
             }
             let taken = &self.entries[index].word;
             if taken

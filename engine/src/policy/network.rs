@@ -34,6 +34,9 @@ pub enum NotANetwork {
 }
 
 impl Network {
+    pub const ALL_IPV4: Self = Self { first: IpAddr::V4(Ipv4Addr::UNSPECIFIED), prefix_len: 0 };
+    pub const ALL_IPV6: Self = Self { first: IpAddr::V6(Ipv6Addr::UNSPECIFIED), prefix_len: 0 };
+
     /// The network with a prefix of this length that `address` is in; a length beyond the address's is the address
     /// itself.
     pub fn around(address: IpAddr, prefix_len: u8) -> Self {

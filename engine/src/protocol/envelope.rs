@@ -14,6 +14,7 @@
 //! | 5 | received | microseconds since 1970, 8 octets, little endian |
 //! | 6 | ret | RET of MAIL (RFC 3461 §4.3). 0: FULL, 1: HDRS |
 //! | 7 | envid | ENVID of MAIL (§4.4), in xtext |
+//! | 8 | tag | a tag that a rule gave the message, ASCII; once for each |
 //! | 32, 33 | deferral, last error | of a message that was tried before: see [`super::deferral`] |
 //! | 128 | reverse-path | mailbox as the client wrote it, without brackets; empty: the null reverse-path; exactly once |
 //! | 129 | forward-path | mailbox as the client wrote it, or `postmaster`; once for each recipient, in order, at least once |
@@ -21,8 +22,8 @@
 //! | 131 | notify | NOTIFY of the RCPT before it (RFC 3461 §4.1): 0 NEVER, or the sum of 1 SUCCESS, 2 FAILURE, 4 DELAY |
 //! | 132 | orcpt | ORCPT of the RCPT before it (§4.2): `addr-type;xtext` |
 //!
-//! Tags below 128 are optional, may stand once, and a reader skips those that it does not know. Of the others it must
-//! know each one, since leaving it out would deliver wrongly: an unknown one is an error.
+//! Tags below 128 are optional, may stand once (8 may be repeated), and a reader skips those that it does not know. Of
+//! the others it must know each one, since leaving it out would deliver wrongly: an unknown one is an error.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -36,6 +37,7 @@ const TAG_LISTENER: u8 = 4;
 const TAG_RECEIVED: u8 = 5;
 const TAG_RET: u8 = 6;
 const TAG_ENVID: u8 = 7;
+const TAG_TAG: u8 = 8;
 /// The first tag that a reader must know.
 const TAG_CRITICAL_MIN: u8 = 128;
 const TAG_REVERSE_PATH: u8 = 128;
@@ -86,6 +88,11 @@ impl Writer<'_> {
 
     pub fn envid(&mut self, envid: &[u8]) {
         self.field_with(TAG_ENVID, |out| out.extend_from_slice(envid));
+    }
+
+    /// Once for each tag.
+    pub fn tag(&mut self, tag: &str) {
+        self.field_with(TAG_TAG, |out| out.extend_from_slice(tag.as_bytes()));
     }
 
     pub fn client(&mut self, address: IpAddr, port: u16) {
@@ -257,6 +264,20 @@ impl<'a> Envelope<'a> {
         })
     }
 
+    /// The tags that rules gave the message.
+    pub fn tags(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        let mut rest = self.fields;
+        std::iter::from_fn(move || {
+            loop {
+                let (tag, value, after) = field(rest)?;
+                rest = after;
+                if tag == TAG_TAG {
+                    break str::from_utf8(value).ok();
+                }
+            }
+        })
+    }
+
     pub fn recipients_count(&self) -> usize {
         self.recipients_count
     }
@@ -294,6 +315,11 @@ impl<'a> Envelope<'a> {
     pub fn envid(&self) -> Option<&'a [u8]> {
         self.envid
     }
+}
+
+/// The value of the first field; empty where there is none.
+pub fn first_value(octets: &[u8]) -> &[u8] {
+    field(octets).map_or(&[], |(_, value, _)| value)
 }
 
 /// Tag and value of the first field, and what follows it.

@@ -73,6 +73,13 @@ impl<'a> ReversePath<'a> {
     }
 }
 
+impl<'a> ReversePath<'a> {
+    /// Parses all of `text`, the stored form: empty for the null reverse-path.
+    pub fn parse_stored(text: &'a [u8]) -> Result<Self, PathFault> {
+        if text.is_empty() { Ok(Self::Null) } else { Mailbox::parse(text).map(Self::Mailbox) }
+    }
+}
+
 impl<'a> ForwardPath<'a> {
     /// Parses a path off the front of `input`; gives what follows it too.
     ///

@@ -80,6 +80,8 @@ replies! {
     BARE_NEWLINE = 421 "4.5.2" "line ended with a bare <LF>; closing, end lines with <CRLF>";
     /// BDAT whose argument does not tell how much follows: what follows is not read.
     BAD_CHUNK = 421 "4.5.4" "size of the chunk not understood; closing, send BDAT octets or BDAT octets LAST";
+    /// A rule with `action = "defer"` or `"limit"` at the greeting.
+    RULE_DEFERS_CLIENT = 421 "4.7.1" "not now, by a rule of this server; closing, try again later";
     /// An over-long command line went on beyond all bounds.
     ENDLESS_LINE = 421 "4.7.0" "command line does not end; closing, send commands in lines";
     /// More commands came than any message needs.
@@ -103,6 +105,8 @@ replies! {
     /// The client, or its network, sends more octets than it may.
     CLIENT_SIZE_RATE = 421 "4.7.0" "octets from your address or network come too fast; closing, try again later";
 
+    /// A rule with `action = "defer"` or `"limit"`, without a text of its own.
+    RULE_DEFERS = 450 "4.7.1" "not now, by a rule of this server; try again later";
     /// The message could not be made durable.
     LOCAL_ERROR = 451 "4.3.0" "an error of this server, the message was not stored; try again later";
     /// MAIL, or the end of data: there is no room.
@@ -161,6 +165,13 @@ replies! {
     /// MAIL, RCPT or DATA between the chunks of BDAT.
     EXPECTED_BDAT = 503 "5.5.1" "content has begun with BDAT; send BDAT, or RSET to begin another transaction";
 
+    /// Any command but QUIT from a client that was refused at its greeting (RFC 5321 §3.1).
+    TURNED_AWAY = 503 "5.7.1" "no service for this client; send QUIT";
+
+    /// RCPT of a mailbox that is not there, in a domain that is served.
+    NO_MAILBOX = 550 "5.1.1" "no such mailbox here; check the address";
+    /// A rule with `action = "reject"`, without a text of its own.
+    RULE_REJECTS = 550 "5.7.1" "refused by a rule of this server; ask its postmaster";
     /// RCPT of a domain that is not served: never an open relay.
     RELAY_DENIED = 550 "5.7.1" "mail for the recipient's domain is not accepted here; check the address, and the domain's MX record";
     /// The content held a bare CR or LF, which the listener does not take.
@@ -173,6 +184,8 @@ replies! {
     NON_ASCII_RECIPIENT = 553 "5.6.7" "recipient is internationalized; use an ASCII one, or SMTPUTF8 where EHLO lists it";
     /// The message has passed too many servers (RFC 5321 §6.3).
     LOOP = 554 "5.4.6" "more than 100 Received fields, a mail loop; correct the forwarding that sends it here again";
+    /// A rule with `action = "reject"` at the greeting; only QUIT is obeyed behind it.
+    RULE_REJECTS_CLIENT = 554 "5.7.1" "no service for this client, by a rule of this server; ask its postmaster";
     /// Something came before the reply that it had to wait for, the greeting included.
     EARLY_TALKER = 554 "5.5.0" "something came before the reply that it has to wait for; wait for the reply to each command";
     /// DATA when every RCPT was refused.
@@ -183,6 +196,21 @@ replies! {
     UNKNOWN_PARAMETER = 555 "5.5.4" "parameter not implemented; send only what the reply to EHLO lists";
     /// BODY with a value that is not announced.
     UNSUPPORTED_BODY = 555 "5.5.4" "BODY value not implemented; send BODY=7BIT or BODY=8BITMIME";
+}
+
+/// RFC 5321 §3.8: with this reply, and no other negative one, the server closes the connection.
+pub const CLOSING_CODE: u16 = 421;
+/// What the operator's rules may refuse with. For a greeting RFC 5321 §3.1 has the one code, and §3.8 the other.
+pub const REJECT_CODES_AT_CONNECT: &[u16] = &[554];
+pub const DEFER_CODES_AT_CONNECT: &[u16] = &[CLOSING_CODE];
+/// RFC 5321 §4.3.2, for EHLO, HELO, MAIL and RCPT; those that say something else, such as that a verb is not known, are
+/// left out.
+pub const REJECT_CODES: &[u16] = &[550, 553, 554];
+pub const DEFER_CODES: &[u16] = &[450, 451, 452, CLOSING_CODE];
+
+/// A whole reply line of the operator's.
+pub fn encode_own(code: u16, enhanced: &str, text: &str) -> Box<[u8]> {
+    format!("{code} {enhanced} {text}\r\n").into_bytes().into()
 }
 
 /// Appends the reply's line.

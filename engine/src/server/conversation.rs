@@ -25,7 +25,8 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         let (session, client) = (connection.session.id(), connection.session.client());
         let is_shed = refusal.is_some();
         let service = &self.ports[connection.listener_index as usize].service;
-        let cx = &mut Context { now: self.now, service, pool: &mut self.pool };
+        let policy = self.policies.of(&connection.session);
+        let cx = &mut Context { now: self.now, service, policy, pool: &mut self.pool };
         lend_output(connection, &mut self.spare);
         if connection.session.greet(cx, refusal, &mut connection.out) == Next::Close {
             finish(connection, self.now.monotonic);
@@ -76,7 +77,8 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         match &mut connection.state {
             State::Open if connection.parked.is_empty() => {
                 let Port { service, durability, .. } = &self.ports[connection.listener_index as usize];
-                let cx = &mut Context { now: self.now, service, pool: &mut self.pool };
+                let policy = self.policies.of(&connection.session);
+                let cx = &mut Context { now: self.now, service, policy, pool: &mut self.pool };
                 lend_output(connection, &mut self.spare);
                 let consumed = pump(connection, key, bytes, cx, (&mut self.journal, *durability));
                 if consumed < bytes.len() && connection.state == State::Open {
@@ -110,7 +112,8 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         }
         let mut parked = std::mem::take(&mut connection.parked);
         let Port { service, durability, .. } = &self.ports[connection.listener_index as usize];
-        let cx = &mut Context { now: self.now, service, pool: &mut self.pool };
+        let policy = self.policies.of(&connection.session);
+        let cx = &mut Context { now: self.now, service, policy, pool: &mut self.pool };
         lend_output(connection, &mut self.spare);
         let consumed = pump(connection, key, &parked, cx, (&mut self.journal, *durability));
         parked.drain(..consumed);
@@ -126,7 +129,8 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         let Some(connection) = self.connections.get_mut(key) else { return };
         connection.ops_count -= 1;
         let service = &self.ports[connection.listener_index as usize].service;
-        let cx = &mut Context { now: self.now, service, pool: &mut self.pool };
+        let policy = self.policies.of(&connection.session);
+        let cx = &mut Context { now: self.now, service, policy, pool: &mut self.pool };
         lend_output(connection, &mut self.spare);
         let next = connection.session.committed(cx, result, &mut connection.out);
         if next == Next::Close {
@@ -198,7 +202,8 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         // Far away, so that `settle` schedules whatever the new state asks for.
         connection.alarm_at = Duration::MAX;
         if connection.state == State::Open && !connection.sending {
-            let cx = &mut Context { now: self.now, service: &service, pool: &mut self.pool };
+            let policy = self.policies.of(&connection.session);
+            let cx = &mut Context { now: self.now, service: &service, policy, pool: &mut self.pool };
             lend_output(connection, &mut self.spare);
             if connection.session.timeout(cx, &mut connection.out) == Next::Close {
                 finish(connection, now);
@@ -216,7 +221,8 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         let Some(connection) = self.connections.get_mut(key) else { return };
         if connection.state == State::Open {
             let service = &self.ports[connection.listener_index as usize].service;
-            let cx = &mut Context { now: self.now, service, pool: &mut self.pool };
+            let policy = self.policies.of(&connection.session);
+            let cx = &mut Context { now: self.now, service, policy, pool: &mut self.pool };
             if connection.session.stop(cx, &mut connection.out) == Next::Close {
                 finish(connection, self.now.monotonic);
             }
@@ -346,7 +352,8 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         let Some(mut connection) = self.connections.remove(key) else { return };
         self.left(&connection);
         let service = &self.ports[connection.listener_index as usize].service;
-        let cx = &mut Context { now: self.now, service, pool: &mut self.pool };
+        let policy = self.policies.of(&connection.session);
+        let cx = &mut Context { now: self.now, service, policy, pool: &mut self.pool };
         let reason = if connection.session.is_check() { event::CHECK } else { connection.reason };
         connection.session.end(cx);
         let (session, client) = (connection.session.id(), connection.session.client());

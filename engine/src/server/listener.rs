@@ -14,7 +14,6 @@ use std::sync::Arc;
 use ringmx_ring::{AcceptMode, BindError, Exclusivity, Fd, Listening, Request, listen};
 
 use crate::config::{Config, Durability, Listener};
-use crate::policy::recipient::Recipients;
 use crate::server::retire::{self, Retired};
 use crate::server::worker::Port;
 use crate::server::{Board, ChangeSender, Latch, PortChange, PortId, Proof, Standing};
@@ -54,11 +53,11 @@ struct Bound {
 
 impl Listeners {
     /// Binds every address of the configuration for all workers, or none.
-    pub fn bind(config: &Config, recipients: &Arc<Recipients>) -> Result<Self, BindError> {
+    pub fn bind(config: &Config) -> Result<Self, BindError> {
         let (owner, board) = (private_owner(), Arc::default());
         let mut listeners =
             Self { bound: Vec::new(), workers_count: config.workers, owner, next_id: 0, board };
-        listeners.bound = listeners.bind_all(config, recipients)?;
+        listeners.bound = listeners.bind_all(config)?;
         listeners.publish();
         Ok(listeners)
     }
@@ -67,13 +66,8 @@ impl Listeners {
     ///
     /// # Errors
     /// When an address cannot be bound. Then nothing has changed.
-    pub fn apply(
-        &mut self,
-        config: &Config,
-        recipients: &Arc<Recipients>,
-        workers: &[ChangeSender],
-    ) -> Result<(), BindError> {
-        let bound = self.bind_all(config, recipients)?;
+    pub fn apply(&mut self, config: &Config, workers: &[ChangeSender]) -> Result<(), BindError> {
+        let bound = self.bind_all(config)?;
         let former = std::mem::replace(&mut self.bound, bound);
         for (index, worker) in workers.iter().enumerate() {
             worker.send(self.ports(index).into_iter().map(PortChange::Open));
@@ -111,10 +105,10 @@ impl Listeners {
     }
 
     /// The addresses of a configuration, with the sockets that there are already.
-    fn bind_all(&mut self, config: &Config, recipients: &Arc<Recipients>) -> Result<Vec<Bound>, BindError> {
+    fn bind_all(&mut self, config: &Config) -> Result<Vec<Bound>, BindError> {
         let mut bound: Vec<Bound> = Vec::new();
         for listener in &config.listeners {
-            let service = Arc::new(service(config, listener, Arc::clone(recipients)));
+            let service = Arc::new(service(config, listener));
             for &address in &listener.bind {
                 let asked = (address, listener.exclusive);
                 let is_taken = |one: &Bound| bound.iter().any(|new| Arc::ptr_eq(&new.sockets, &one.sockets));
@@ -184,7 +178,7 @@ fn inode(socket: &TcpListener) -> Option<u64> {
     rustix::fs::fstat(socket).ok().map(|stat| stat.st_ino)
 }
 
-fn service(config: &Config, listener: &Listener, recipients: Arc<Recipients>) -> Service {
+fn service(config: &Config, listener: &Listener) -> Service {
     let boxed = |text: &String| text.as_str().into();
     let texts: HashMap<Box<str>, Box<str>> =
         config.replies.texts.iter().map(|(code, text)| (boxed(code), boxed(text))).collect();
@@ -196,7 +190,7 @@ fn service(config: &Config, listener: &Listener, recipients: Arc<Recipients>) ->
         extensions: listener.extensions,
         bare_newline: listener.bare_newline,
         bare_newline_exclude: listener.bare_newline_exclude.clone(),
-        recipients,
+        listener: boxed(&listener.name),
         replies: Arc::new(replies),
         guard: listener.guard.clone(),
         command_timeout: listener.command_timeout,

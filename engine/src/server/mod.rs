@@ -8,6 +8,7 @@ mod holder;
 mod journal;
 mod listener;
 mod op;
+mod policies;
 mod ports;
 mod retire;
 mod segments;
@@ -30,6 +31,7 @@ pub use board::{Board, Proof, Standing};
 pub use holder::{Holder, who_listens};
 pub use journal::Segments;
 pub use listener::Listeners;
+pub use policies::{Policies, Published, Publisher};
 pub use ports::{Latch, PortChange};
 pub use visitors::{Expected, PortId, Ticket, Visit, Visitors};
 pub use watch::{Unproven, Watch, WatchOptions};
@@ -57,6 +59,7 @@ pub struct WorkersOptions<'a> {
     pub listeners: &'a Listeners,
     /// How the server recognises itself.
     pub visitors: &'a Arc<Visitors>,
+    pub policy: &'a Arc<Published>,
     /// The cores to pin to, one per worker; empty to let the kernel place them.
     pub cores: &'a [usize],
     /// Octets of content that all workers together may hold in memory.
@@ -145,6 +148,7 @@ impl Workers {
             let setup = Setup {
                 worker_index: index as u8,
                 ports: options.listeners.ports(index),
+                policy: Arc::clone(options.policy),
                 content_len_max: options.content_len_max / shards_count,
                 clients: Arc::clone(&clients),
                 async_interval: options.async_interval,

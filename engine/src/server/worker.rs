@@ -21,6 +21,7 @@ use crate::policy::clients::Clients;
 use crate::server::connection::Connection;
 use crate::server::journal::{Journal, Segments, key_of};
 use crate::server::op::{ConnectionOp, Op};
+use crate::server::policies::{Policies, Published};
 use crate::server::ports::{PortChange, Use};
 use crate::server::visitors::{PortId, Visit, Visitors};
 use crate::session::{Error, Pool, Service, Session};
@@ -55,6 +56,8 @@ pub struct Setup {
     /// Also the number of its shard.
     pub worker_index: u8,
     pub ports: Vec<Port>,
+    /// Where the newest is found.
+    pub policy: Arc<Published>,
     /// Octets of content that its sessions may hold in memory together.
     pub content_len_max: usize,
     /// What clients do, over all workers.
@@ -83,6 +86,7 @@ pub struct Worker<R: Ring, S: Segments> {
     pub(super) journal: Journal<S>,
     pub(super) pool: Pool,
     pub(super) ports: Vec<Port>,
+    pub(super) policies: Policies,
     pub(super) connections: Slab<Connection>,
     /// By port.
     pub(super) uses: Vec<Use>,
@@ -114,6 +118,7 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         let Setup {
             worker_index,
             ports,
+            policy,
             content_len_max,
             clients,
             async_interval,
@@ -130,11 +135,14 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         let uses = ports.iter().map(|_| Use::default()).collect();
         let mut pool = Pool::new(Arc::clone(&stats), events.clone(), content_len_max, usize::MAX);
         pool.clients = clients;
+        let policies = Policies::new(policy, &mut pool.live);
+        stats.policy_generation_now.set(policies.newest().into());
         let mut worker = Self {
             ring,
             journal: Journal::new(shard, segments, Arc::clone(&stats), events),
             pool,
             ports,
+            policies,
             // With address space for ports that come later.
             connections: Slab::new(
                 connections_max.max(limits::CONNECTIONS_COUNT_LEAST) + limits::SHED_CONNECTIONS_COUNT_MAX,
@@ -182,6 +190,10 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         let clock = self.ring.clock();
         self.now = Now { monotonic: clock.monotonic, unix: clock.unix };
         self.pool.storage_error = self.journal.error();
+        if self.policies.refresh(&mut self.pool.live) {
+            // Whoever waits for it may say from now on that nobody is answered by an older one.
+            self.stats.policy_generation_now.set(self.policies.newest().into());
+        }
         self.stats.turns.bump();
         self.stats.completions.add(completions.len() as u64);
         for completion in completions.drain(..) {

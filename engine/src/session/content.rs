@@ -46,7 +46,8 @@ impl Session {
             },
         );
         transaction.begin_content(&pool.trace, pool.inline_len_max, &mut pool.memory);
-        (self.content_began_at, self.progress_len) = (cx.now.monotonic, 0);
+        transaction.content_began_at = cx.now.monotonic;
+        self.progress_len = 0;
         self.enter(cx, Phase::Body(transaction));
         Ok(())
     }

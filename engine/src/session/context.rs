@@ -8,8 +8,10 @@ use ringmx_ring::BlockBuffer;
 use crate::event::{Event, EventQueue, Kind};
 use crate::id::SessionId;
 use crate::limits;
+use crate::policy::Policy;
 use crate::policy::clients::Clients;
 use crate::protocol::reply::Reply;
+use crate::session::live::LiveTransactions;
 use crate::session::memory::Memory;
 use crate::session::{DateCache, Error, Next, Service, Transaction};
 use crate::stats::WorkerStats;
@@ -20,6 +22,8 @@ use crate::time::Now;
 pub struct Context<'a> {
     pub now: Now,
     pub service: &'a Service,
+    /// That of its transaction, or the newest.
+    pub policy: &'a Policy,
     pub pool: &'a mut Pool,
 }
 
@@ -45,6 +49,8 @@ pub struct Pool {
     pub date: DateCache,
     /// Why the spool cannot take another message, if it cannot: what MAIL is answered.
     pub storage_error: Option<Error>,
+    /// Under which configurations the open transactions were begun.
+    pub live: LiveTransactions,
     /// The server stops: no new transaction.
     pub draining: bool,
     /// Octets of content, trace field included, that a message has in memory and in its record at most; what is longer
@@ -75,6 +81,7 @@ impl Pool {
             clients: Arc::new(Clients::new(1, RandomState::new())),
             date: DateCache::default(),
             storage_error: None,
+            live: LiveTransactions::default(),
             draining: false,
             inline_len_max,
             memory: Memory::new(memory_len_max),
@@ -87,7 +94,11 @@ impl Pool {
     pub(super) fn take_transaction(&mut self) -> Option<Box<Transaction>> {
         let full = self.memory.is_full();
         self.stats.memory_full_now.set(u64::from(full));
-        (!full).then(|| self.spare.pop().unwrap_or_default())
+        (!full).then(|| {
+            let mut transaction = self.spare.pop().unwrap_or_default();
+            transaction.generation = self.live.begin();
+            transaction
+        })
     }
 
     /// Takes the buffer of a [`Piece`](super::Piece) back, whatever came of its write.
@@ -97,6 +108,7 @@ impl Pool {
     }
 
     pub(super) fn release(&mut self, mut transaction: Box<Transaction>) {
+        self.live.end(transaction.generation);
         transaction.clear(&mut self.memory);
         self.stats.memory_octets_now.set(self.memory.held_len() as u64);
         if self.spare.len() < limits::POOLED_TRANSACTIONS_COUNT_MAX {

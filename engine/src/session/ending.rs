@@ -11,13 +11,13 @@ use crate::session::{Context, Error, Fault, Next, Service, Session};
 impl Session {
     /// When [`timeout`](Self::timeout) is to be called if nothing comes; `None` while the session waits for its caller.
     pub fn deadline(&self, service: &Service) -> Option<Duration> {
-        match self.phase {
+        match &self.phase {
             _ if self.is_waiting() => None,
             Phase::Committing { .. } | Phase::Closing(_) => None,
-            Phase::Greeting { until, .. } | Phase::Tarpit { until, .. } => Some(until),
+            Phase::Greeting { until, .. } | Phase::Tarpit { until, .. } => Some(*until),
             Phase::Proxy => Some(self.active_at + limits::PROXY_HEADER_TIME_MAX),
-            Phase::Body(_) => {
-                let last = self.content_began_at + service.settings.guard.data_time_max;
+            Phase::Body(transaction) => {
+                let last = transaction.content_began_at + service.settings.guard.data_time_max;
                 Some(last.min(self.active_at + service.settings.data_timeout))
             }
             _ if self.skipped.is_some() => Some(self.active_at + service.settings.data_timeout),
@@ -28,12 +28,13 @@ impl Session {
     /// The deadline has passed: what had to wait for it goes on, or the session ends (RFC 5321 §4.5.3.2.7). Input that
     /// was left unread is to be presented again.
     pub fn timeout(&mut self, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Next {
-        let fault = match self.phase {
+        let fault = match &self.phase {
             Phase::Greeting { .. } => return self.say_greeting(cx, out),
             Phase::Tarpit { .. } => return self.leave_tarpit(cx),
             Phase::Proxy => return self.give_up_proxy(cx, "no header in time"),
-            Phase::Body(_)
-                if cx.now.monotonic >= self.content_began_at + cx.service.settings.guard.data_time_max =>
+            Phase::Body(transaction)
+                if cx.now.monotonic
+                    >= transaction.content_began_at + cx.service.settings.guard.data_time_max =>
             {
                 Fault::ContentTooLong
             }
@@ -45,7 +46,7 @@ impl Session {
     /// The server stops. A session outside of a transaction ends now, others when theirs has.
     pub fn stop(&mut self, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Next {
         match self.phase {
-            Phase::Proxy | Phase::Greeting { .. } | Phase::Start | Phase::Idle => {
+            Phase::Proxy | Phase::Greeting { .. } | Phase::TurnedAway | Phase::Start | Phase::Idle => {
                 self.fail_and_close(cx, Error::Stopping, out)
             }
             Phase::Tarpit { transaction: None, .. } => self.fail_and_close(cx, Error::Stopping, out),

@@ -1,6 +1,7 @@
 //! Why a session says no: faults of the client and errors of ours, and the only place where a cause becomes a reply.
 
 use crate::policy::clients::{Amount, Limit};
+use crate::policy::recipient::NotOurs;
 use crate::protocol::command::{Malformed, Side};
 use crate::protocol::reply::{self, Reply};
 use crate::session::SessionLimits;
@@ -25,6 +26,10 @@ pub enum Fault {
     DeclaredTooLarge,
     ContentTooLarge,
     RelayDenied,
+    /// The domain is served, the mailbox is not there.
+    NoMailbox,
+    /// A command of a client that was refused at its greeting.
+    TurnedAway,
     TooManyRecipients,
     EndOfDataLookalike,
     BareNewlineInContent,
@@ -61,6 +66,15 @@ pub enum Error {
     SpoolStopped,
 }
 
+impl From<NotOurs> for Fault {
+    fn from(why: NotOurs) -> Self {
+        match why {
+            NotOurs::Domain => Self::RelayDenied,
+            NotOurs::Mailbox => Self::NoMailbox,
+        }
+    }
+}
+
 impl From<Fault> for Reply {
     fn from(fault: Fault) -> Self {
         match fault {
@@ -80,6 +94,8 @@ impl From<Fault> for Reply {
             Fault::ChunkEndless => reply::ENDLESS_CHUNK,
             Fault::DeclaredTooLarge | Fault::ContentTooLarge => reply::TOO_LARGE,
             Fault::RelayDenied => reply::RELAY_DENIED,
+            Fault::NoMailbox => reply::NO_MAILBOX,
+            Fault::TurnedAway => reply::TURNED_AWAY,
             Fault::TooManyRecipients => reply::TOO_MANY_RECIPIENTS,
             Fault::EndOfDataLookalike => reply::END_OF_DATA_LOOKALIKE,
             Fault::BareNewlineInContent => reply::BARE_NEWLINE_IN_CONTENT,
@@ -127,6 +143,8 @@ impl Fault {
             Self::DeclaredTooLarge => "declared-too-large",
             Self::ContentTooLarge => "content-too-large",
             Self::RelayDenied => "relay-denied",
+            Self::NoMailbox => "no-mailbox",
+            Self::TurnedAway => "turned-away",
             Self::TooManyRecipients => "too-many-recipients",
             Self::EndOfDataLookalike => "end-of-data-lookalike",
             Self::BareNewlineInContent => "bare-newline-in-content",
@@ -148,7 +166,11 @@ impl Fault {
 impl Fault {
     /// Against the protocol, rather than what an honest sender with an old list or with many recipients runs into.
     pub(super) fn is_misconduct(self) -> bool {
-        !matches!(self, Self::RelayDenied | Self::TooManyRecipients | Self::NoValidRecipients)
+        !self.is_refused_recipient() && !matches!(self, Self::TooManyRecipients | Self::NoValidRecipients)
+    }
+
+    fn is_refused_recipient(self) -> bool {
+        matches!(self, Self::RelayDenied | Self::NoMailbox)
     }
 }
 
@@ -179,7 +201,7 @@ impl Budget {
     pub(super) fn spend(&mut self, fault: Fault, limits: &SessionLimits) -> Option<Fault> {
         let (count, max, last) = if fault.is_misconduct() {
             (&mut self.faults_count, limits.faults_max, Fault::TooMany)
-        } else if fault == Fault::RelayDenied {
+        } else if fault.is_refused_recipient() {
             (
                 &mut self.refused_recipients_count,
                 limits.refused_recipients_max,

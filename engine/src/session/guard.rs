@@ -7,10 +7,12 @@ use crate::event::Kind;
 use crate::limits;
 use crate::policy::clients::{Amount, ClientLimits};
 use crate::policy::network::NetworkSet;
+use crate::policy::rules::Stage;
 use crate::protocol::command::Malformed;
 use crate::protocol::proxy::{self, Origin};
 use crate::protocol::xclient;
 use crate::session::phase::Phase;
+use crate::session::rules::{Asked, Asking};
 use crate::session::{Context, Fault, Next, Progress, Session};
 
 /// A listener's guard; immutable.
@@ -147,7 +149,13 @@ impl Session {
                 }
             }
         }
-        if greet_delay.is_zero() || self.is_unlimited {
+        let matching = self.matching(cx, Stage::Connect, &Asking::default());
+        let asked = if self.is_check { Asked::default() } else { self.ask(cx, matching) };
+        if let Some(next) = self.refuse_as_ruled(cx, Stage::Connect, &asked, out) {
+            return next;
+        }
+        let greet_delay = if self.is_unlimited { asked.delay } else { greet_delay.max(asked.delay) };
+        if greet_delay.is_zero() {
             return self.say_greeting(cx, out);
         }
         self.enter(cx, Phase::Greeting { until: now + greet_delay, is_early: false });
@@ -310,11 +318,17 @@ impl Session {
         let guard = &cx.service.settings.guard;
         let waits =
             !guard.tarpit.is_zero() && !self.is_unlimited && self.budget.is_half_spent(&guard.session_limits);
-        if waits && matches!(self.phase, Phase::Start | Phase::Idle | Phase::Mail(_)) {
+        if waits {
+            self.wait(cx, guard.tarpit);
+        }
+    }
+
+    /// The client's next command stays unread for so long.
+    pub(super) fn wait(&mut self, cx: &mut Context<'_>, delay: Duration) {
+        if !delay.is_zero() && matches!(self.phase, Phase::Start | Phase::Idle | Phase::Mail(_)) {
             cx.pool.stats.tarpits.bump();
             let transaction = self.phase.take().into_transaction();
-            let until = cx.now.monotonic + guard.tarpit;
-            self.enter(cx, Phase::Tarpit { until, transaction });
+            self.enter(cx, Phase::Tarpit { until: cx.now.monotonic + delay, transaction });
         }
     }
 

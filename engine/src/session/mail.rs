@@ -2,9 +2,11 @@
 
 use crate::id::MessageId;
 use crate::limits;
+use crate::policy::rules::Stage;
 use crate::protocol::command::{HeloName, Mail, Malformed, Rcpt, Side};
 use crate::protocol::reply;
 use crate::session::phase::Phase;
+use crate::session::rules::Asking;
 use crate::session::{Context, Error, Fault, Next, Session};
 
 impl Session {
@@ -16,6 +18,12 @@ impl Session {
         extended: bool,
         out: &mut Vec<u8>,
     ) -> Next {
+        let matching = self.matching(cx, Stage::Helo, &Asking { helo: Some(name.0), ..Asking::default() });
+        let asked = self.ask(cx, matching);
+        // RFC 5321 §4.1.4: an EHLO that is refused leaves things as they are.
+        if let Some(next) = self.refuse_as_ruled(cx, Stage::Helo, &asked, out) {
+            return next;
+        }
         self.enter(cx, Phase::Idle);
         self.helo.clear();
         self.helo.extend_from_slice(name.0);
@@ -26,6 +34,7 @@ impl Session {
             (true, true) => &service.xclient_ehlo_reply,
             (false, _) => &service.helo_reply,
         });
+        self.wait(cx, asked.delay);
         Next::Input
     }
 
@@ -40,6 +49,13 @@ impl Session {
         if let Err(fault) = self.admit_transaction(cx) {
             return self.dismiss(cx, fault, out);
         }
+        let Mail { reverse_path, params } = mail;
+        let asking = Asking { reverse_path: Some(*reverse_path), size: params.size, ..Asking::default() };
+        let matching = self.matching(cx, Stage::Mail, &asking);
+        let asked = self.ask(cx, matching);
+        if let Some(next) = self.refuse_as_ruled(cx, Stage::Mail, &asked, out) {
+            return next;
+        }
         let taken = match cx.pool.storage_error {
             Some(error) => Err(error),
             None => cx.pool.take_transaction().ok_or(Error::NoMemory),
@@ -52,10 +68,13 @@ impl Session {
         self.transactions_count = self.transactions_count.saturating_add(1);
         let message = MessageId { session: self.id, transaction: self.transactions_count };
         transaction.begin(message, cx.now, self.client, &self.helo, mail);
+        transaction.add_tags(self.tags_before_mail(cx) | asked.tags, &cx.policy.rules);
         // Small, and there was room for it: only recipients can make an envelope grow.
         transaction.hold_envelope(&mut cx.pool.memory);
         self.enter(cx, Phase::Mail(transaction));
-        cx.reply(&reply::SENDER_OK, out)
+        cx.reply(&reply::SENDER_OK, out);
+        self.wait(cx, asked.delay);
+        Next::Input
     }
 
     pub(super) fn rcpt(&mut self, cx: &mut Context<'_>, rcpt: &Rcpt<'_>, out: &mut Vec<u8>) -> Next {
@@ -65,18 +84,34 @@ impl Session {
             transaction.refused_count = transaction.refused_count.saturating_add(1);
             return self.refuse(cx, Fault::Malformed(Malformed::NonAsciiPath(Side::Recipient)), out);
         }
-        if !cx.service.settings.recipients.accepts(&rcpt.forward_path) {
-            cx.pool.stats.recipients_refused.bump();
-            transaction.refused_count = transaction.refused_count.saturating_add(1);
-            return self.refuse(cx, Fault::RelayDenied, out);
+        let asked = self.ask_about(cx, &rcpt.forward_path);
+        if let Some(next) = self.refuse_as_ruled(cx, Stage::Rcpt, &asked, out) {
+            return next;
         }
+        if !asked.relays()
+            && let Err(why) = cx.policy.recipients.check(&rcpt.forward_path)
+        {
+            self.count_refused_recipient(cx);
+            return self.refuse(cx, Fault::from(why), out);
+        }
+        let Phase::Mail(transaction) = &mut self.phase else { unreachable!("checked by `obey`") };
         if transaction.recipients_count() >= limits::RECIPIENTS_COUNT_MAX {
             return self.refuse(cx, Fault::TooManyRecipients, out);
         }
+        transaction.add_tags(asked.tags, &cx.policy.rules);
         if !transaction.add_recipient(rcpt, &mut cx.pool.memory) {
             // RFC 5321 §4.5.3.1.10: the others stand.
             return self.fail(cx, Error::NoMemory, out);
         }
-        cx.reply(&reply::RECIPIENT_OK, out)
+        cx.reply(&reply::RECIPIENT_OK, out);
+        self.wait(cx, asked.delay);
+        Next::Input
+    }
+
+    pub(super) fn count_refused_recipient(&mut self, cx: &Context<'_>) {
+        cx.pool.stats.recipients_refused.bump();
+        if let Some(transaction) = self.phase.transaction_mut() {
+            transaction.refused_count = transaction.refused_count.saturating_add(1);
+        }
     }
 }

@@ -20,9 +20,11 @@ mod ending;
 mod fault;
 mod guard;
 mod held;
+mod live;
 mod mail;
 mod memory;
 mod phase;
+mod rules;
 mod service;
 #[cfg(test)]
 mod tests;
@@ -40,6 +42,7 @@ pub use fault::{Error, Fault};
 use guard::Usage;
 pub use guard::{EarlyTalker, Guard, SessionLimits};
 pub use held::{Piece, Spilled};
+pub use live::{LiveTransactions, OLDER_GENERATIONS_COUNT_MAX};
 use phase::Phase;
 pub use service::{Replies, Service, Settings};
 pub use trace::DateCache;
@@ -105,8 +108,6 @@ pub struct Session {
     active_at: Duration,
     /// Octets of content since then.
     progress_len: u32,
-    /// When the reply to DATA was given.
-    content_began_at: Duration,
 }
 
 impl Session {
@@ -131,12 +132,16 @@ impl Session {
             messages_count: 0,
             active_at: now,
             progress_len: 0,
-            content_began_at: now,
         }
     }
 
     pub fn id(&self) -> SessionId {
         self.id
+    }
+
+    /// The configuration that its open transaction began under.
+    pub fn generation(&self) -> Option<u32> {
+        self.phase.transaction().map(|transaction| transaction.generation)
     }
 
     pub fn client(&self) -> SocketAddr {
@@ -213,6 +218,9 @@ impl Session {
                     }
                     // Where the next command begins is not known.
                     Err(Malformed::Chunk) => self.dismiss(cx, Fault::Malformed(Malformed::Chunk), out),
+                    Err(_) if matches!(self.phase, Phase::TurnedAway) => {
+                        self.refuse(cx, Fault::TurnedAway, out)
+                    }
                     Err(malformed) => self.refuse(cx, Fault::Malformed(malformed), out),
                 };
                 Some(Progress { consumed, next })
@@ -253,6 +261,8 @@ impl Session {
                 cx.reply(&reply::CLOSING, out);
                 Next::Close
             }
+            (Phase::TurnedAway, Command::Bdat(chunk)) => self.skip_chunk(cx, chunk, Fault::TurnedAway, out),
+            (Phase::TurnedAway, _) => self.refuse(cx, Fault::TurnedAway, out),
             (_, Command::Ehlo(name)) => self.hello(cx, name, true, out),
             (_, Command::Helo(name)) => self.hello(cx, name, false, out),
             (_, Command::Noop) => cx.reply(&reply::OK, out),

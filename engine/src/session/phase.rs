@@ -11,6 +11,7 @@ use crate::session::Transaction;
 ///                       │  └──RSET─────┘<┘     BDAT│  │chunk    │               │
 ///                       │  └──RSET──────────────> Chunks        │               │
 ///                       └───────────────────────────────────────┴───────────────┘
+/// Proxy, Greeting ──refused by a rule──> TurnedAway
 /// Start, Idle, Mail ──fault beyond half a budget──> Tarpit ──time over──> where it was
 /// any ──QUIT, time-out, too many faults, stop──> Closing
 /// ```
@@ -22,6 +23,8 @@ pub(super) enum Phase {
     Proxy,
     /// The client has connected; our greeting waits, to see whether it does too. `is_early`: it did not.
     Greeting { until: Duration, is_early: bool },
+    /// Refused at the greeting: every command but QUIT is answered so (RFC 5321 §3.1).
+    TurnedAway,
     /// Greeted by us; no EHLO or HELO yet.
     Start,
     /// No transaction.
@@ -53,7 +56,12 @@ impl Phase {
             | Self::Chunks(transaction)
             | Self::Committing { transaction, .. } => Some(transaction),
             Self::Tarpit { transaction, .. } => transaction.as_deref(),
-            Self::Proxy | Self::Greeting { .. } | Self::Start | Self::Idle | Self::Closing(_) => None,
+            Self::Proxy
+            | Self::Greeting { .. }
+            | Self::TurnedAway
+            | Self::Start
+            | Self::Idle
+            | Self::Closing(_) => None,
         }
     }
 
@@ -64,7 +72,12 @@ impl Phase {
             | Self::Chunks(transaction)
             | Self::Committing { transaction, .. } => Some(transaction),
             Self::Tarpit { transaction, .. } => transaction.as_deref_mut(),
-            Self::Proxy | Self::Greeting { .. } | Self::Start | Self::Idle | Self::Closing(_) => None,
+            Self::Proxy
+            | Self::Greeting { .. }
+            | Self::TurnedAway
+            | Self::Start
+            | Self::Idle
+            | Self::Closing(_) => None,
         }
     }
 
@@ -75,7 +88,12 @@ impl Phase {
             | Self::Chunks(transaction)
             | Self::Committing { transaction, .. } => Some(transaction),
             Self::Tarpit { transaction, .. } => transaction,
-            Self::Proxy | Self::Greeting { .. } | Self::Start | Self::Idle | Self::Closing(_) => None,
+            Self::Proxy
+            | Self::Greeting { .. }
+            | Self::TurnedAway
+            | Self::Start
+            | Self::Idle
+            | Self::Closing(_) => None,
         }
     }
 }

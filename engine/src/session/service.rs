@@ -8,7 +8,6 @@ use std::time::Duration;
 use crate::limits;
 use crate::policy::network::NetworkSet;
 use crate::policy::newline::BareNewline;
-use crate::policy::recipient::Recipients;
 use crate::protocol::extension::{Extension, Extensions};
 use crate::protocol::reply::{self, Reply};
 use crate::protocol::xclient;
@@ -27,7 +26,8 @@ pub struct Settings {
     pub bare_newline: BareNewline,
     /// Clients whose line ends are only noted, whatever `bare_newline` says.
     pub bare_newline_exclude: NetworkSet,
-    pub recipients: Arc<Recipients>,
+    /// The listener's name, as the rules know it.
+    pub listener: Box<str>,
     pub replies: Arc<Replies>,
     /// Whom it trusts, and what it lets clients do.
     pub guard: Guard,
@@ -39,7 +39,7 @@ pub struct Settings {
 
 impl Settings {
     /// What the configuration's defaults come to.
-    pub fn new(hostname: &str, recipients: Arc<Recipients>) -> Self {
+    pub fn new(hostname: &str) -> Self {
         Self {
             hostname: hostname.into(),
             banner: None,
@@ -47,7 +47,7 @@ impl Settings {
             extensions: Extensions::DEFAULT,
             bare_newline: BareNewline::default(),
             bare_newline_exclude: NetworkSet::default(),
-            recipients,
+            listener: "".into(),
             replies: Arc::default(),
             guard: Guard::default(),
             command_timeout: Duration::from_secs(300),

@@ -1,10 +1,12 @@
 //! One mail transaction (RFC 5321 §3.3): envelope and content, in buffers that are used again.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use crate::id::MessageId;
 use crate::limits;
 use crate::policy::newline::{BareNewline, Refusal};
+use crate::policy::rules::RuleSet;
 use crate::protocol::command::{Chunk, Mail, Rcpt};
 use crate::protocol::data::{Decoder, End, Sink};
 use crate::protocol::envelope;
@@ -19,6 +21,14 @@ use crate::time::Now;
 #[derive(Debug, Default)]
 pub struct Transaction {
     pub id: MessageId,
+    /// The configuration that it began under.
+    pub(super) generation: u32,
+    /// When the reply to DATA was given (monotonic).
+    pub(super) content_began_at: Duration,
+    /// What MAIL said of the content's size.
+    pub(super) announced_size: Option<u64>,
+    /// Bit n: it has tag n of its generation.
+    tags: u64,
     /// When end-of-data came, in microseconds since 1970; before it, when MAIL did.
     pub received_unix_us: u64,
     /// Recipients refused.
@@ -84,7 +94,16 @@ impl Transaction {
         let (mut envelope, held) = (std::mem::take(&mut self.envelope), std::mem::take(&mut self.held));
         envelope.clear();
         let smtputf8 = mail.params.smtputf8;
-        *self = Self { id, received_unix_us: now.unix_us(), envelope, held, smtputf8, ..Self::default() };
+        *self = Self {
+            id,
+            generation: self.generation,
+            announced_size: mail.params.size,
+            received_unix_us: now.unix_us(),
+            envelope,
+            held,
+            smtputf8,
+            ..Self::default()
+        };
         let mut writer = envelope::Writer(&mut self.envelope);
         match &mail.reverse_path {
             ReversePath::Null => writer.reverse_path(None),
@@ -103,6 +122,22 @@ impl Transaction {
         }
         if let Some(envid) = mail.params.envid {
             writer.envid(envid);
+        }
+    }
+
+    /// `local-part@domain`; empty for the null reverse-path.
+    pub(super) fn reverse_path(&self) -> &[u8] {
+        envelope::first_value(&self.envelope)
+    }
+
+    /// Gives the message tags that it does not have yet; bit n is tag n of `rules`.
+    pub(super) fn add_tags(&mut self, tags: u64, rules: &RuleSet) {
+        let mut new = tags & !self.tags;
+        self.tags |= new;
+        while new != 0 {
+            let tag = new.trailing_zeros() as u8;
+            envelope::Writer(&mut self.envelope).tag(rules.tag(tag));
+            new &= new - 1;
         }
     }
 

@@ -13,7 +13,7 @@ use ringmx::config::Durability;
 use ringmx::event::EventQueue;
 use ringmx::policy::clients::Clients;
 use ringmx::policy::recipient::Recipients;
-use ringmx::server::{Port, PortId, Setup, Stop, Worker};
+use ringmx::server::{Port, PortId, Publisher, Setup, Stop, Worker};
 use ringmx::session::{Guard, Service, Settings as ServiceSettings};
 use ringmx::stats::WorkerStats;
 use ringmx_ring::sim::{Client, Faults, Random, Settings, Simulation};
@@ -83,13 +83,13 @@ impl Machine {
         let listeners: Vec<_> = plan.durabilities.iter().map(listener).collect();
         let wake = simulation.create_eventfd();
         let all_durable = plan.durabilities == [Durability::Sync];
-        let recipients = Arc::new(Recipients::new(["example.com"]).expect("a domain"));
+        let publisher = Publisher::new(Recipients::new(["example.com"]).expect("a domain").into());
         let service = Arc::new(Service::new(ServiceSettings {
             message_len_max: MESSAGE_LEN_MAX,
             guard: plan.guard.clone(),
             command_timeout: plan.command_timeout,
             data_timeout: plan.data_timeout,
-            ..ServiceSettings::new("mx.example", recipients)
+            ..ServiceSettings::new("mx.example")
         }));
         let bell = Doorbell::new().expect("an eventfd");
         let (probe, ledger) = Probe::new(simulation.ring(), plan.syncs, bell.fd(), wake, all_durable);
@@ -109,6 +109,7 @@ impl Machine {
             drain_time: DRAIN_TIME,
             worker_index: 0,
             ports: listeners.iter().enumerate().map(port).collect(),
+            policy: Arc::clone(publisher.published()),
             content_len_max: plan.content_len_max,
             clients: Arc::new(Clients::new(1024, RandomState::new())),
             async_interval: plan.async_interval,

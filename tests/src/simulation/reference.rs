@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ringmx::event::EventQueue;
 use ringmx::id::SessionId;
+use ringmx::policy::recipient::Recipients;
 use ringmx::protocol::envelope::Envelope;
 use ringmx::session::{Context, Error, Next, Pool, Service, Session};
 use ringmx::time::Now;
@@ -45,7 +46,8 @@ impl Reference {
         let mut session = Session::new(SessionId(1), client, now.monotonic);
         let (mut reference, mut out) = (Self::default(), Vec::new());
         let refusal = got.and_then(|got| error(got, b"")).filter(|error| *error != Error::NoStorage);
-        let cx = &mut Context { now, service, pool: &mut pool };
+        let policy = Recipients::new(["example.com"]).expect("a domain").into();
+        let cx = &mut Context { now, service, policy: &policy, pool: &mut pool };
         let mut next = session.greet(cx, refusal, &mut out);
         reference.replies.append(&mut out);
         let (mut from, mut to) = (0, 0);

@@ -156,7 +156,7 @@ fn early_talker(listener: &Section<'_>) -> EarlyTalker {
 }
 
 /// A whole number from 1 on, or `"none"`.
-fn set_number(section: &Section<'_>, key: &'static str, max: &mut Option<u32>) {
+pub(super) fn set_number(section: &Section<'_>, key: &'static str, max: &mut Option<u32>) {
     let Some(entry) = section.entry(key) else { return };
     match &entry.node.value {
         Value::Integer(number) if u32::try_from(*number).is_ok_and(|number| number > 0) => {

@@ -3,19 +3,25 @@
 
 mod limits;
 mod listener;
+mod names;
 mod recipients;
 mod replies;
 mod route;
+mod rule;
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+
+pub(super) use rule::Rules;
 
 use super::reader::{Reader, Section, Text, nearest};
 use super::source::{Span, Table, Value};
 use super::value::{format_size, parse_bind, parse_domain, parse_duration, parse_size};
 use super::{Config, Durability, Listener, Log, LogFormat, LogLevel, SpoolConfig, Timeouts};
+use crate::policy::rules::Hidden;
 use crate::spool::segment::{SEGMENT_SIZE_DEFAULT, SEGMENT_SIZE_MAX, segment_size_min};
 use crate::store::Retention;
 
@@ -35,6 +41,8 @@ const DRAIN_DEFAULT: Duration = Duration::from_secs(30);
 pub(super) struct Built {
     pub(super) config: Config,
     pub(super) places: Places,
+    pub(super) rules: Rules,
+    pub(super) hidden_rules: Vec<Hidden>,
 }
 
 /// None, or the section's own place, where the text leaves the default.
@@ -72,12 +80,15 @@ pub(super) fn build(reader: &Reader, table: &Table) -> Built {
     let recipients = recipients::recipients(&root, &hostname);
     let (routes, route_places) = route::routes(&root);
     route::check_coverage(&root, &recipients, &routes);
+    let rules = rule::rules(&root, &listeners);
+    let (rule_set, hidden_rules) = rules.compile(&root, &recipients);
     let config = Config {
         hostname,
         workers,
         listeners,
         spool,
         recipients,
+        rules: Arc::new(rule_set),
         routes,
         admin: admin(&root),
         log: log(&root),
@@ -96,7 +107,7 @@ pub(super) fn build(reader: &Reader, table: &Table) -> Built {
         routes: route_places,
         admin: place_in("admin", "bind"),
     };
-    Built { config, places }
+    Built { config, places, rules, hidden_rules }
 }
 
 fn hostname(root: &Section<'_>) -> String {

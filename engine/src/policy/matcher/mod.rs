@@ -12,7 +12,11 @@
 mod classes;
 mod ipv4;
 mod ipv6;
+mod key;
+mod names;
+mod pattern;
 mod sweep;
+mod table;
 #[cfg(test)]
 mod tests;
 
@@ -21,7 +25,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub use classes::{Class, Classes, RuleIndex, TooManyClasses};
 use ipv4::Ipv4Table;
 use ipv6::Ipv6Table;
+pub use key::Key;
+pub use names::{NameMatcher, NameRules};
+pub use pattern::{Pattern, Patterns};
 use sweep::Interval;
+pub use table::{NameTable, Position};
 
 use crate::policy::network::Network;
 

@@ -1,0 +1,208 @@
+//! The rules: what is done with whom, as the operator lists it, compiled so that a verdict takes the same time for ten
+//! rules and for ten thousand.
+//!
+//! The rules of a stage are tried in their order, and the first that matches and decides ends the stage. Rules that
+//! only tag, delay or limit decide nothing, unless their limit is reached: the rules behind them are tried too. What a
+//! verdict means is the session's affair.
+
+mod action;
+mod compile;
+#[cfg(test)]
+mod tests;
+
+use std::net::IpAddr;
+
+pub use action::{Action, LIMIT_PER_IPV4, LIMIT_PER_IPV6, Refusal, RuleLimit};
+pub use compile::{CompileError, Hidden, RuleSpec, TAGS_COUNT_MAX, Why};
+
+use crate::policy::matcher::{Key, NameMatcher, NetworkMatcher, RuleIndex, first_common};
+use crate::protocol::path::{Domain, ForwardPath, ReversePath};
+
+/// When a rule is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Stage {
+    /// The client has connected, and its address is known.
+    Connect,
+    /// EHLO or HELO.
+    Helo,
+    /// MAIL.
+    Mail,
+    /// RCPT.
+    Rcpt,
+}
+
+/// What is known of a session at a stage.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts<'a> {
+    pub client: IpAddr,
+    /// As given with EHLO or HELO; empty before.
+    pub helo: &'a [u8],
+    /// `None` before MAIL.
+    pub reverse_path: Option<ReversePath<'a>>,
+    /// `None` before RCPT.
+    pub forward_path: Option<&'a ForwardPath<'a>>,
+    /// What MAIL announced.
+    pub size: Option<u64>,
+}
+
+/// A compiled rule: what of it is not in the matchers of its stage.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    pub action: Action,
+    /// Among all rules of the configuration, from 1 on.
+    pub number: u32,
+    /// File and line.
+    pub place: Box<str>,
+    /// `None`: any.
+    listeners: Option<Box<[Box<str>]>>,
+    /// Matches only if MAIL announced more octets.
+    size_over: Option<u64>,
+}
+
+/// All rules; immutable.
+#[derive(Debug, Default)]
+pub struct RuleSet {
+    stages: [StageRules; Stage::ALL.len()],
+    /// By tag.
+    tags: Box<[Box<str>]>,
+    /// The domain of a `<Postmaster>` without one.
+    postmaster_domain: Box<str>,
+}
+
+#[derive(Debug, Default)]
+struct StageRules {
+    rules: Box<[Rule]>,
+    /// The rules there are, up to the first that nothing can get behind.
+    all: Box<[RuleIndex]>,
+    /// `None` where no rule asks for it; so below.
+    client: Option<NetworkMatcher>,
+    helo: Option<NameMatcher>,
+    reverse_path: Option<NameMatcher>,
+    forward_path: Option<NameMatcher>,
+}
+
+/// The rules of a stage that match some facts, in their order.
+#[derive(Clone, Debug)]
+pub struct Matching<'a> {
+    rules: &'a [Rule],
+    listener: &'a str,
+    size: Option<u64>,
+    lists: [&'a [RuleIndex]; 4],
+    from: RuleIndex,
+}
+
+impl Stage {
+    pub const ALL: [Self; 4] = [Self::Connect, Self::Helo, Self::Mail, Self::Rcpt];
+
+    /// The name in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Helo => "helo",
+            Self::Mail => "mail",
+            Self::Rcpt => "rcpt",
+        }
+    }
+}
+
+impl RuleSet {
+    /// The rules that match what has come to the listener of this name, in their order. Nothing is allocated.
+    pub fn matching<'a>(&'a self, stage: Stage, listener: &'a str, facts: &Facts<'_>) -> Matching<'a> {
+        let StageRules { rules, all, client, helo, reverse_path, forward_path } =
+            &self.stages[stage as usize];
+        let mut lists = [&all[..]; 4];
+        // Most servers have no rule at most stages.
+        if !rules.is_empty() {
+            if let Some(matcher) = client {
+                lists[0] = matcher.rules(facts.client);
+            }
+            if let Some(matcher) = helo {
+                lists[1] = matcher.rules(&helo_key(facts.helo));
+            }
+            if let (Some(matcher), Some(path)) = (reverse_path, facts.reverse_path) {
+                lists[2] = match path {
+                    ReversePath::Mailbox(mailbox) => matcher.rules(&Key::of_mailbox(&mailbox)),
+                    ReversePath::Null => matcher.rules_of_null(),
+                };
+            }
+            if let (Some(matcher), Some(path)) = (forward_path, facts.forward_path) {
+                lists[3] = matcher.rules(&self.recipient_key(path));
+            }
+        }
+        Matching { rules, listener, size: facts.size, lists, from: 0 }
+    }
+
+    /// Whether a stage has any rule.
+    pub fn has(&self, stage: Stage) -> bool {
+        !self.stages[stage as usize].rules.is_empty()
+    }
+
+    /// All of a stage.
+    pub fn rules(&self, stage: Stage) -> &[Rule] {
+        &self.stages[stage as usize].rules
+    }
+
+    /// Whether any message gets a tag.
+    pub fn has_tags(&self) -> bool {
+        !self.tags.is_empty()
+    }
+
+    /// File and line of each rule, by its number less 1.
+    pub fn places(&self) -> Vec<Box<str>> {
+        let mut rules: Vec<&Rule> = self.stages.iter().flat_map(|stage| &stage.rules).collect();
+        rules.sort_unstable_by_key(|rule| rule.number);
+        rules.into_iter().map(|rule| rule.place.clone()).collect()
+    }
+
+    /// The text of a tag.
+    pub fn tag(&self, tag: u8) -> &str {
+        &self.tags[usize::from(tag)]
+    }
+
+    /// Octets of memory of its tables.
+    pub fn memory_len(&self) -> usize {
+        let names = |matcher: &Option<NameMatcher>| matcher.as_ref().map_or(0, NameMatcher::memory_len);
+        let of_stage = |stage: &StageRules| {
+            let clients = stage.client.as_ref().map_or(0, NetworkMatcher::memory_len);
+            clients + names(&stage.helo) + names(&stage.reverse_path) + names(&stage.forward_path)
+        };
+        self.stages.iter().map(of_stage).sum()
+    }
+
+    fn recipient_key(&self, path: &ForwardPath<'_>) -> Key {
+        match path {
+            ForwardPath::Mailbox(mailbox) => Key::of_mailbox(mailbox),
+            ForwardPath::Postmaster => Key::of_postmaster(&self.postmaster_domain),
+        }
+    }
+}
+
+impl<'a> Iterator for Matching<'a> {
+    type Item = &'a Rule;
+
+    fn next(&mut self) -> Option<&'a Rule> {
+        loop {
+            let index = first_common(self.lists, self.from)?;
+            let rule = &self.rules[usize::from(index)];
+            self.from = index.checked_add(1)?;
+            if rule.matches(self.listener, self.size) {
+                return Some(rule);
+            }
+        }
+    }
+}
+
+impl Rule {
+    /// The conditions that no matcher knows.
+    fn matches(&self, listener: &str, announced_size: Option<u64>) -> bool {
+        let by_listener =
+            self.listeners.as_ref().is_none_or(|listeners| listeners.iter().any(|name| **name == *listener));
+        let by_size = |size: u64| announced_size.is_some_and(|announced| announced > size);
+        by_listener && self.size_over.is_none_or(by_size)
+    }
+}
+
+/// What a client calls itself need not be a domain.
+fn helo_key(helo: &[u8]) -> Key {
+    Domain::parse(helo).map_or_else(|_| Key::of_text(helo), |domain| Key::of_domain(&domain))
+}
