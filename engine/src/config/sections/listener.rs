@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::limits::{Limits, guard};
-use super::{address, domain, durability, one_of};
+use super::spool::durability;
+use super::{address, domain, one_of};
 use crate::config::Listener;
 use crate::config::reader::Section;
 use crate::config::source::Span;

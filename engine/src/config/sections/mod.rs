@@ -8,10 +8,10 @@ mod recipients;
 mod replies;
 mod route;
 mod rule;
+mod spool;
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,18 +19,12 @@ pub(super) use rule::Rules;
 
 use super::reader::{Reader, Section, Text, nearest};
 use super::source::{Span, Table, Value};
-use super::value::{format_size, parse_bind, parse_domain, parse_duration, parse_size};
-use super::{Config, Durability, Listener, Log, LogFormat, LogLevel, SpoolConfig, Timeouts};
+use super::value::{parse_bind, parse_domain};
+use super::{Config, Log, LogFormat, LogLevel, Timeouts};
 use crate::policy::rules::Hidden;
-use crate::spool::segment::{SEGMENT_SIZE_DEFAULT, SEGMENT_SIZE_MAX, segment_size_min};
-use crate::store::Retention;
 
 /// A worker's index is 8 bits of each session id.
 const WORKERS_MAX: usize = 256;
-const SPOOL_PATH_DEFAULT: &str = "/var/spool/ringmx";
-const ASYNC_INTERVAL_DEFAULT: Duration = Duration::from_secs(1);
-/// Shorter than a few syncs it is `sync` with less of a promise; longer than a minute nobody can mean.
-const ASYNC_INTERVALS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(60);
 /// A connection from time to time, and soon enough for a monitor that asks each half minute.
 const WATCH_INTERVAL_DEFAULT: Duration = Duration::from_secs(10);
 const WATCH_INTERVALS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
@@ -76,7 +70,7 @@ pub(super) fn build(reader: &Reader, table: &Table) -> Built {
     let workers = root.number("workers", 1..=WORKERS_MAX).unwrap_or_else(default_workers);
     let limits = limits::limits(&root, &limits::Limits::default());
     let (listeners, listener_places) = listener::listeners(&root, &hostname, &limits);
-    let spool = spool(&root, &listeners);
+    let spool = spool::spool(&root, &listeners);
     let recipients = recipients::recipients(&root, &hostname);
     let (routes, route_places) = route::routes(&root);
     route::check_coverage(&root, &recipients, &routes);
@@ -132,70 +126,6 @@ fn domain(reader: &Reader, key: &str, text: &Text) -> Option<String> {
             reader.error(text.span, message, "");
         })
         .ok()
-}
-
-/// A time or a size.
-fn retention(reader: &Reader, text: &Text) -> Option<Retention> {
-    match (parse_duration(&text.text), parse_size(&text.text)) {
-        (Ok(time), _) => Some(Retention::Time(time)),
-        // A number without a unit is a size elsewhere; here it could be meant as a time.
-        (_, Ok(octets)) if text.text.ends_with(|last: char| last.is_ascii_alphabetic()) => {
-            Some(Retention::Octets(octets))
-        }
-        _ => {
-            let message =
-                format!("`retain` takes a time or a size, and \"{}\" is neither", text.text.escape_debug());
-            reader.error(text.span, message, r#"write numbers and their units, such as "1h" or "10GiB""#);
-            None
-        }
-    }
-}
-
-fn spool(root: &Section<'_>, listeners: &[Listener]) -> SpoolConfig {
-    let largest = listeners.iter().map(|listener| listener.max_message_size).max();
-    let largest = largest.unwrap_or(listener::MAX_MESSAGE_SIZE_DEFAULT);
-    let least = segment_size_min(largest).next_multiple_of(1 << 20);
-    let default_size = least.max(SEGMENT_SIZE_DEFAULT);
-    let Some(section) = root.section("spool") else {
-        let path = PathBuf::from(SPOOL_PATH_DEFAULT);
-        let (durability, async_interval) = (Durability::Sync, ASYNC_INTERVAL_DEFAULT);
-        return SpoolConfig { path, durability, async_interval, segment_size: default_size, retention: None };
-    };
-    let reader = section.reader;
-    let path = section.text("path").map_or_else(
-        || PathBuf::from(SPOOL_PATH_DEFAULT),
-        |text| {
-            if text.text.is_empty() {
-                reader.error(text.span, "`path` is empty", "name the spool's directory");
-            }
-            reader.path(&text.text, text.span)
-        },
-    );
-    let durability = section.text("durability").map_or(Durability::Sync, |text| durability(reader, &text));
-    let async_interval = match section.duration("async_interval") {
-        Some((interval, span)) if !ASYNC_INTERVALS.contains(&interval) => {
-            let message = "`async_interval` takes 10ms to 1m: what a crash may lose of acknowledged mail";
-            reader.error(span, message, "write \"1s\"");
-            ASYNC_INTERVAL_DEFAULT
-        }
-        Some((interval, _)) => interval,
-        None => ASYNC_INTERVAL_DEFAULT,
-    };
-    let segment_size = match section.size("segment_size", 0..=SEGMENT_SIZE_MAX) {
-        Some((size, span)) if size < least => {
-            let (size, largest) = (format_size(size), format_size(largest));
-            let message =
-                format!("`segment_size` of {size} cannot hold a message of {largest} and its envelope");
-            let help = format!("write \"{}\" or more, or lower max_message_size", format_size(least));
-            reader.error(span, message, help);
-            default_size
-        }
-        Some((size, _)) => size,
-        None => default_size,
-    };
-    let retention = section.text("retain").and_then(|text| retention(reader, &text));
-    section.finish();
-    SpoolConfig { path, durability, async_interval, segment_size, retention }
 }
 
 fn admin(root: &Section<'_>) -> Option<SocketAddr> {
@@ -261,16 +191,6 @@ fn one_of(reader: &Reader, key: &str, text: &Text, choices: &[&str]) {
         None => format!("write one of {}", quoted.join(", ")),
     };
     reader.error(text.span, message, help);
-}
-
-fn durability(reader: &Reader, text: &Text) -> Durability {
-    match text.text.as_str() {
-        "sync" => return Durability::Sync,
-        "async" => return Durability::Async,
-        "none" => return Durability::None,
-        _ => one_of(reader, "durability", text, &["sync", "async", "none"]),
-    }
-    Durability::Sync
 }
 
 fn address(reader: &Reader, text: &Text) -> Option<SocketAddr> {
