@@ -68,6 +68,13 @@ const _: () = assert!(PATH_LEN_MAX >= 256);
 /// Octets of the longest piece that content is written to a file in: long enough that a disk is at its full speed,
 /// short enough that 200 streams with two each hold 50 MiB.
 pub const CHUNK_LEN_MAX: usize = 128 * 1024;
+/// Pieces of one message that are written at the same time: as many as content of the default inline size is in.
+pub const WRITING_PIECES_COUNT_MAX: u8 = 16;
+/// How long a session waits for a file before its message is answered 452. Files are made within milliseconds; a disk
+/// that takes longer is no disk for a large message.
+pub const FILE_WAIT_MAX: Duration = Duration::from_secs(10);
+/// Between two looks for a file while somebody waits for one.
+pub const FILE_LOOK_INTERVAL: Duration = Duration::from_millis(5);
 /// Octets of content that a transaction holds in memory at most while memory is short: what most messages have.
 pub const PRESSED_CONTENT_LEN_MAX: usize = 16 * 1024;
 /// Octets of unused buffers that a worker keeps: the content of a thousand small messages.

@@ -11,6 +11,10 @@ pub enum Obstacle {
     Draining,
     /// No segment can be made ready: new mail is answered 452.
     SpoolFull,
+    /// The disk has less room than is kept for delivering: new mail is answered 452.
+    SpoolLow,
+    /// A worker's sessions hold all the memory there is for content: new mail is answered 452 there.
+    MemoryFull,
     /// A shard failed and takes no more mail.
     ShardFailed,
     /// A worker ended before its time.
@@ -19,10 +23,12 @@ pub enum Obstacle {
     PortLost,
 }
 
-const ALL: [Obstacle; 6] = [
+const ALL: [Obstacle; 8] = [
     Obstacle::Starting,
     Obstacle::Draining,
     Obstacle::SpoolFull,
+    Obstacle::SpoolLow,
+    Obstacle::MemoryFull,
     Obstacle::ShardFailed,
     Obstacle::WorkerFailed,
     Obstacle::PortLost,
@@ -39,6 +45,10 @@ impl Obstacle {
             Self::Starting => "starting: the listeners are not up yet",
             Self::Draining => "draining: the server is stopping",
             Self::SpoolFull => "spool full: no segment can be made, new mail is answered 452",
+            Self::SpoolLow => "spool low: less than `min_free` is free, new mail is answered 452",
+            Self::MemoryFull => {
+                "memory full: content takes all of `[spool] memory`, new mail is answered 452"
+            }
             Self::ShardFailed => "spool failed: a write to a shard failed, see the log",
             Self::WorkerFailed => "worker failed: see the log",
             Self::PortLost => "port lost: an address of ours is not answered by us, see the log",

@@ -86,6 +86,10 @@ counters! {
         messages_at_risk_now,
         /// Octets written to the spool.
         spool_octets,
+        /// Messages whose content got a file of its own.
+        content_files,
+        /// Of those, given up because a write to the file failed.
+        content_files_failed,
         /// 1 once a write to the shard failed: it takes no more mail.
         shards_failed,
         /// The configuration that new transactions begin under: each reload has the next number.

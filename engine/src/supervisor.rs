@@ -21,15 +21,14 @@ use crate::server::{
     Listeners, Publisher, Unproven, Visitors, Watch as PortWatch, WatchOptions, Workers, WorkersError,
     WorkersOptions, who_listens,
 };
+use crate::spool::record::content_len_max;
 use crate::stats::WorkerStats;
-use crate::store::{KeeperState, Spool, SpoolOptions, StoreError};
+use crate::store::{Keeper, Marks, Room, ShardHandles, Spool, SpoolOptions, StoreError};
 use crate::systemd;
 
 /// Events that a worker may be ahead of the log: what it logs in the 50 ms between two looks at the highest rate. About
 /// 4 MiB a worker.
 const EVENTS_COUNT_MAX: usize = 32 * 1024;
-/// Octets of content that all workers together hold in memory.
-const CONTENT_LEN_MAX: usize = 1 << 30;
 /// Descriptors besides those of connections: sockets, segments, Maildir files.
 const OTHER_DESCRIPTORS_COUNT: u64 = 1024;
 /// How often readiness is judged anew.
@@ -91,10 +90,7 @@ pub fn run(config: &Arc<Config>) -> Result<(), ServeError> {
     let writes = spool.writes();
     tracing::info!(path = %config.spool.path.display(), %writes, "spool");
     let (keeper, shards, feeds) = spool.start()?;
-    // Without a segment the first clients would be told that there is no room.
-    while keeper.state().is_healthy() && shards.iter().any(|shard| shard.ready.is_empty()) {
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    await_segments(&keeper, &shards);
     let egress = egress::start(feeds, Arc::clone(config), config.workers.div_ceil(2))?;
 
     let (notify, notices) = channel();
@@ -107,7 +103,8 @@ pub fn run(config: &Arc<Config>) -> Result<(), ServeError> {
         policy: publisher.published(),
         // With more workers than cores nobody has one alone.
         cores: if config.workers <= cores.len() { &cores } else { &[] },
-        content_len_max: CONTENT_LEN_MAX,
+        memory_len_max: usize::try_from(config.spool.memory).unwrap_or(usize::MAX),
+        inline_len_max: usize::try_from(config.spool.inline_size).unwrap_or(usize::MAX),
         events_count_max: EVENTS_COUNT_MAX,
         async_interval: config.spool.async_interval,
         drain_time: config.timeouts.drain,
@@ -126,6 +123,7 @@ pub fn run(config: &Arc<Config>) -> Result<(), ServeError> {
         spool: SpoolMode::new(config, writes),
         board: Arc::clone(listeners.board()),
         delivery_stats: egress.stats().to_vec(),
+        storage: Arc::clone(keeper.storage()),
         stop: stop_control.clone(),
     })
     .map_err(system("cannot start the control thread"))?;
@@ -136,7 +134,7 @@ pub fn run(config: &Arc<Config>) -> Result<(), ServeError> {
         readiness: Arc::clone(&readiness),
         interval: config.watch_interval,
     };
-    let watch = Watch { readiness: &readiness, keeper: keeper.state(), stats: &workers.stats, config };
+    let watch = Watch { readiness: &readiness, keeper: &keeper, stats: &workers.stats, config };
     let ended = watch.prove(proof).and_then(|_looking| watch.until_end(&notices));
     systemd::notify("STOPPING=1");
     readiness.set(Obstacle::Draining);
@@ -151,10 +149,17 @@ pub fn run(config: &Arc<Config>) -> Result<(), ServeError> {
     ended
 }
 
+/// Without a segment the first clients would be told that there is no room.
+fn await_segments(keeper: &Keeper, shards: &[ShardHandles]) {
+    while keeper.state().is_healthy() && shards.iter().any(|shard| shard.ready.is_empty()) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 /// What readiness depends on while the server runs.
 struct Watch<'a> {
     readiness: &'a Readiness,
-    keeper: &'a KeeperState,
+    keeper: &'a Keeper,
     stats: &'a [Arc<WorkerStats>],
     config: &'a Config,
 }
@@ -199,7 +204,9 @@ impl Watch<'_> {
             tracing::info!(workers, durability = %spool.durability, "ready");
             systemd::notify("READY=1");
         }
-        self.set(Obstacle::SpoolFull, !self.keeper.is_healthy());
+        self.set(Obstacle::SpoolFull, !self.keeper.state().is_healthy());
+        self.set(Obstacle::SpoolLow, self.keeper.storage().room() > Room::Plenty);
+        self.set(Obstacle::MemoryFull, self.stats.iter().any(|stats| stats.memory_full_now.get() > 0));
         self.set(Obstacle::ShardFailed, self.stats.iter().any(|stats| stats.shards_failed.get() > 0));
     }
 
@@ -219,10 +226,12 @@ fn policy_of(config: &Config) -> Policy {
 }
 
 fn spool_options(config: &Config) -> SpoolOptions {
-    let max_message_size = config.listeners.iter().map(|listener| listener.max_message_size).max();
-    let options =
-        SpoolOptions::new(&config.spool.path, config.workers as u16, max_message_size.unwrap_or_default());
-    SpoolOptions { segment_size: config.spool.segment_size, retention: config.spool.retention, ..options }
+    let largest = config.listeners.iter().map(|listener| listener.max_message_size).max().unwrap_or_default();
+    let record_content_max = content_len_max(config.spool.inline_size).min(largest);
+    let options = SpoolOptions::new(&config.spool.path, config.workers as u16, record_content_max);
+    let (segment_size, retention) = (config.spool.segment_size, config.spool.retention);
+    let marks = Marks { free_min: config.spool.min_free };
+    SpoolOptions { segment_size, retention, marks, ..options }
 }
 
 /// A thread that turns signals into notices.
@@ -239,7 +248,8 @@ fn watch_signals(notify: Sender<Notice>) -> Result<(), ServeError> {
 /// got.
 fn raise_descriptor_limit(config: &Config) {
     let connections: usize = config.listeners.iter().map(|listener| listener.connections_max).sum();
-    let wanted = (connections * config.workers) as u64 + OTHER_DESCRIPTORS_COUNT;
+    // Each may have a file for its content, too.
+    let wanted = 2 * (connections * config.workers) as u64 + OTHER_DESCRIPTORS_COUNT;
     let limit = getrlimit(Resource::Nofile);
     // No limit, or enough.
     if limit.current.is_none_or(|current| current >= wanted) {
@@ -257,7 +267,7 @@ fn raise_descriptor_limit(config: &Config) {
     tracing::warn!(
         wanted,
         got = got.unwrap_or_default(),
-        "fewer descriptors than connections_max * workers: connections beyond are refused; raise the hard limit \
-         (ulimit -Hn, systemd LimitNOFILE=) or lower connections_max"
+        "fewer descriptors than two for each of connections_max * workers: connections beyond are refused; raise the \
+         hard limit (ulimit -Hn, systemd LimitNOFILE=) or lower connections_max"
     );
 }

@@ -59,6 +59,8 @@ pub struct Options {
     pub deliver: Option<&'static str>,
     /// Lines of `[[listener]]`.
     pub listener: &'static str,
+    /// Lines of `[spool]`.
+    pub spool: &'static str,
 }
 
 impl Default for Options {
@@ -70,6 +72,7 @@ impl Default for Options {
             workers: 2,
             deliver: None,
             listener: "",
+            spool: "",
         }
     }
 }
@@ -99,12 +102,13 @@ impl Home {
     }
 
     pub fn configure(&self, options: &Options, bind: &str) {
-        let Options { max_message_size, segment_size, durability, workers, deliver, listener } = options;
+        let Options { max_message_size, segment_size, durability, workers, deliver, listener, spool } =
+            options;
         let deliver = deliver.unwrap_or("deliver = \"maildir\"\npath = \"maildir\"");
         let text = format!(
             "hostname = \"mx.example\"\nworkers = {workers}\n\n[[listener]]\nname = \"mx\"\nbind = [\"{bind}\"]\n\
              max_message_size = \"{max_message_size}\"\n{listener}\n\n[spool]\npath = \"spool\"\n\
-             durability = \"{durability}\"\nsegment_size = \"{segment_size}\"\n\n[recipients]\n\
+             durability = \"{durability}\"\nsegment_size = \"{segment_size}\"\n{spool}\n\n[recipients]\n\
              domains = [\"example.com\"]\n\n[[route]]\ndomains = [\"*\"]\n{deliver}\nretry = [\"1s\"]\n"
         );
         std::fs::write(self.config(), text).expect("a configuration is written");

@@ -60,7 +60,7 @@ fn the_power_may_fail_behind_every_turn_of_a_failing_disk() {
 /// The tests above fail where a sync is missing, or they would prove nothing.
 #[test]
 fn a_missing_sync_is_found() {
-    for syncs in [Syncs::NoBatch, Syncs::NoHeader] {
+    for syncs in [Syncs::NoBatch, Syncs::NoHeader, Syncs::NoContent] {
         let play = |seed, syncs| {
             catch_unwind(AssertUnwindSafe(|| play(5_000_000 + seed, World::Healthy, Cuts::Always(syncs))))
         };

@@ -151,7 +151,7 @@ fn input_behind_a_commit_is_bounded() {
 /// Refused contents must not eat up what others hold: the budget is exact.
 #[test]
 fn refused_contents_do_not_loosen_the_memory_budget() {
-    let plan = Plan { content_len_max: 24 << 10, ..Plan::default() };
+    let plan = Plan { memory_len_max: 24 << 10, ..Plan::default() };
     let mut machine = Machine::new(11, &plan);
     let (holder, _) = machine.connect();
     let (other, _) = machine.connect();

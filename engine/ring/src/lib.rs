@@ -62,6 +62,7 @@ pub struct Errno(pub i32);
 impl Errno {
     pub const IO: Self = Self(5);
     pub const NO_SPACE: Self = Self(28);
+    pub const QUOTA: Self = Self(122);
     pub const CANCELED: Self = Self(125);
     pub const NO_BUFFERS: Self = Self(105);
     pub const CONNECTION_RESET: Self = Self(104);

@@ -18,6 +18,7 @@ use crate::event::EventQueue;
 use crate::readiness::Readiness;
 use crate::server::{Board, who_listens};
 use crate::stats::WorkerStats;
+use crate::store::Storage;
 
 /// How often the workers' events are looked at; also the longest a stop waits.
 const TICK: Duration = Duration::from_millis(50);
@@ -39,6 +40,7 @@ pub struct ControlHandles {
     pub board: Arc<Board>,
     /// By shard.
     pub delivery_stats: Vec<Arc<EgressStats>>,
+    pub storage: Arc<Storage>,
     pub stop: Stop,
 }
 
@@ -80,8 +82,8 @@ pub fn spawn(handles: ControlHandles) -> io::Result<JoinHandle<io::Result<()>>> 
 /// # Errors
 /// Of the system, before the first answer; later ones are logged.
 pub fn run(handles: ControlHandles) -> io::Result<()> {
-    let ControlHandles { worker_stats, events, admin, readiness, spool, board, delivery_stats, stop } =
-        handles;
+    let ControlHandles { worker_stats, events, admin, readiness, spool, .. } = handles;
+    let ControlHandles { board, delivery_stats, storage, stop, .. } = handles;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let sources = Sources {
@@ -90,6 +92,7 @@ pub fn run(handles: ControlHandles) -> io::Result<()> {
         delivery_stats,
         spool,
         board,
+        storage,
         readiness: Arc::clone(&readiness),
         started_unix_secs: started.as_secs_f64(),
     };
@@ -147,6 +150,7 @@ mod tests {
             spool: SpoolMode { durability: crate::config::Durability::None, ..SpoolMode::EXAMPLE },
             board: Arc::default(),
             delivery_stats: Vec::new(),
+            storage: Arc::default(),
             stop: stop.clone(),
         })
         .unwrap();

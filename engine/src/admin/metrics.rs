@@ -18,7 +18,7 @@ use crate::event::EventQueue;
 use crate::readiness::Readiness;
 use crate::server::{Board, Proof, Standing};
 use crate::stats::WorkerStats;
-use crate::store::Writes;
+use crate::store::{Storage, Writes};
 
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -55,6 +55,7 @@ pub(super) struct Sources {
     pub(super) readiness: Arc<Readiness>,
     pub(super) spool: SpoolMode,
     pub(super) board: Arc<Board>,
+    pub(super) storage: Arc<Storage>,
     /// When the process started, in seconds since 1970.
     pub(super) started_unix_secs: f64,
 }
@@ -86,6 +87,16 @@ impl Collector for Sources {
         encoder
             .encode_descriptor("ready", "1 when the server takes mail.", None, MetricType::Gauge)?
             .encode_gauge(&ready)?;
+        let free = i64::try_from(self.storage.free()).unwrap_or(i64::MAX);
+        let help = "What is free on the spool's file system.";
+        encoder
+            .encode_descriptor("spool_free", help, Some(&Unit::Bytes), MetricType::Gauge)?
+            .encode_gauge(&free)?;
+        let free_inodes = i64::try_from(self.storage.free_inodes()).unwrap_or(i64::MAX);
+        let help = "Inodes that are free there; 0 also where their number is not fixed.";
+        encoder
+            .encode_descriptor("spool_free_inodes", help, None, MetricType::Gauge)?
+            .encode_gauge(&free_inodes)?;
         let started = "When the process started, since 1970.";
         encoder
             .encode_descriptor("start_time", started, Some(&Unit::Seconds), MetricType::Gauge)?
@@ -211,6 +222,7 @@ mod tests {
             readiness: Arc::default(),
             spool: SpoolMode::EXAMPLE,
             board: Arc::new(Board::example()),
+            storage: Arc::default(),
             started_unix_secs: 1.5,
         };
         let text = text(&registry(sources)).unwrap();

@@ -102,10 +102,16 @@ pub struct SpoolConfig {
     pub durability: Durability,
     /// How long mail of listeners with [`Durability::Async`] may wait for its sync.
     pub async_interval: Duration,
-    /// Octets of one segment file; holds the largest message of any listener.
+    /// Octets of one segment file; holds the largest message that has no file of its own.
     pub segment_size: u64,
     /// How long delivered mail stays readable; `None`: until its place is needed.
     pub retention: Option<Retention>,
+    /// Octets of content from which on a message gets a file of its own.
+    pub inline_size: u64,
+    /// Octets of envelopes and content that all workers together hold in memory.
+    pub memory: u64,
+    /// Octets of the spool's file system that must stay free; `None` for a twentieth, 1 GiB at most.
+    pub min_free: Option<u64>,
 }
 
 /// What a 250 promises.

@@ -230,8 +230,8 @@ fn values_that_do_not_fit_together_are_errors() {
     for (place, more, expected) in [
         (
             "[[route]]",
-            "[spool]\nsegment_size = \"16MiB\"\n[[route]]",
-            "`segment_size` of 16MiB cannot hold a message of 50MiB",
+            "[spool]\nsegment_size = \"64KiB\"\n[[route]]",
+            "`segment_size` of 64KiB cannot hold a message of `inline_size`, 256KiB",
         ),
         ("[[route]]", "[spool]\nasync_interval = \"0s\"\n[[route]]", "`async_interval` takes 10ms to 1m"),
         ("[[route]]", "[spool]\nasync_interval = \"61s\"\n[[route]]", "`async_interval` takes 10ms to 1m"),

@@ -1,16 +1,19 @@
 //! One message on its way: from the spool to its Maildirs, then to its acknowledgement or to the deferred mail.
 
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::DeliveryError;
+use super::large::{LargeContent, PIECE_LEN};
 use super::maildir;
 use super::plan::{Kept, MaildirCopy, Plan};
 use super::waiting::retry_wait;
 use crate::config::{Config, Route};
 use crate::protocol::deferral::Deferral;
 use crate::spool::ack::AckKind;
+use crate::spool::content_ref::ContentRef;
 use crate::spool::index::Handle;
 use crate::spool::record::{Record, RecordMeta};
 use crate::store::Segment;
@@ -48,8 +51,26 @@ pub(super) struct Job {
     pub kept: Option<Kept>,
     kept_recipients: Vec<u16>,
     pub discards: bool,
-    /// The content with LF line ends; empty where there is nothing to deliver, or no more.
-    pub content: Vec<u8>,
+    pub content: Content,
+}
+
+/// The content of a message that is being delivered.
+#[derive(Debug)]
+pub(super) enum Content {
+    /// With LF line ends; empty where there is nothing to deliver, or no more.
+    Inline(Vec<u8>),
+    /// Read while it is delivered.
+    File(LargeContent),
+}
+
+impl Content {
+    /// Octets of memory.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Inline(content) => content.len(),
+            Self::File(_) => PIECE_LEN,
+        }
+    }
 }
 
 /// One copy of the message and how it went.
@@ -101,20 +122,51 @@ impl Ticket {
 }
 
 impl Job {
-    pub(super) fn new(ticket: Ticket, envelope: &[u8], content: &[u8], config: &Config) -> Self {
+    /// `envelope` is the present one, which may not be the record's. `directory`: of the shard, where content is that
+    /// has a file of its own.
+    pub(super) fn new(
+        ticket: Ticket,
+        envelope: &[u8],
+        record: &Record<'_>,
+        config: &Config,
+        directory: &Arc<Path>,
+    ) -> Self {
         let Plan { copies, kept, kept_recipients, discards } = Plan::new(envelope, config);
-        let mut with_lf = Vec::new();
-        if !copies.is_empty() {
-            maildir::append_with_lf(content, &mut with_lf);
-        }
+        let content = match ContentRef::of(record) {
+            Some(content) => Content::File(LargeContent { directory: Arc::clone(directory), content }),
+            None => {
+                let mut with_lf = Vec::new();
+                if !copies.is_empty() {
+                    maildir::append_with_lf(record.content, &mut with_lf);
+                }
+                Content::Inline(with_lf)
+            }
+        };
         let copies = copies.into_iter().map(|copy| Attempt { copy, octets: 0, outcome: Ok(()) }).collect();
-        Self { ticket, copies, kept, kept_recipients, discards, content: with_lf }
+        Self { ticket, copies, kept, kept_recipients, discards, content }
+    }
+
+    /// The number of the file that holds its content, if one does.
+    pub(super) fn content_file(&self) -> Option<u32> {
+        match &self.content {
+            Content::Inline(_) => None,
+            Content::File(content) => Some(content.content.number),
+        }
     }
 
     /// Writes each copy into its `new`, one after the other; a failure does not keep the others from being delivered.
     pub(super) async fn deliver(mut self, hostname: &str) -> Self {
         let name = maildir::file_name(&self.ticket.meta, hostname);
-        let mut bytes = std::mem::take(&mut self.content);
+        let mut bytes = match &mut self.content {
+            Content::Inline(bytes) => std::mem::take(bytes),
+            Content::File(content) => {
+                for Attempt { copy, octets, outcome } in &mut self.copies {
+                    let delivered = maildir::deliver_large(&copy.directory, &name, &copy.head, content).await;
+                    *outcome = delivered.map(|len| *octets = len).map_err(Rc::new);
+                }
+                return self;
+            }
+        };
         let mut head_len = 0;
         for Attempt { copy, octets, outcome } in &mut self.copies {
             // The head of the copy before makes room for this one's.

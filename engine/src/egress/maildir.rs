@@ -11,6 +11,7 @@ use rustix::fs::OFlags;
 use tokio_uring::fs::{DirBuilder, File, OpenOptions, remove_file, rename};
 
 use super::error::DeliveryError;
+use super::large::LargeContent;
 use crate::spool::record::RecordMeta;
 
 /// Directories ringmx makes are for the owner of the mail alone, and so are the files.
@@ -93,6 +94,34 @@ pub(super) async fn deliver(
         drop(remove_file(&tmp_path).await);
     }
     (delivered, bytes)
+}
+
+/// As [`deliver`], `head` and then content that has a file of its own. Returns the octets of the file delivered.
+pub(super) async fn deliver_large(
+    maildir: &Path,
+    name: &str,
+    head: &[u8],
+    content: &LargeContent,
+) -> Result<u64, DeliveryError> {
+    let tmp_path = maildir.join("tmp").join(name);
+    let file = create(maildir, &tmp_path).await?;
+    let written = async {
+        let (written, head) = file.write_all_at(head.to_vec(), 0).await;
+        written.map_err(DeliveryError::of("write", &tmp_path))?;
+        let len = content.copy(&file, &tmp_path, head.len() as u64).await?;
+        file.sync_data().await.map_err(DeliveryError::of("sync", &tmp_path))?;
+        Ok(len)
+    };
+    let written = written.await;
+    let closed = file.close().await.map_err(DeliveryError::of("write", &tmp_path));
+    let mut delivered = written.and_then(|len| closed.map(|()| len));
+    if let Ok(len) = delivered {
+        delivered = publish(maildir, &tmp_path, name).await.map(|()| len);
+    }
+    if delivered.is_err() {
+        drop(remove_file(&tmp_path).await);
+    }
+    delivered
 }
 
 /// Opens a new file in `tmp`; makes the Maildir if it is not there.

@@ -16,6 +16,7 @@ mod deferred;
 mod error;
 mod flush;
 mod job;
+mod large;
 mod maildir;
 mod moves;
 mod outcome;

@@ -176,8 +176,11 @@ impl Tail {
             tracing::info!(shard = self.stats.shard, "acknowledgements can be written again");
         }
         for FlushedJob { job, target, epoch, verdict } in jobs {
-            if let (Target::Known(handle), Verdict::Settled(_)) = (target, &verdict) {
-                self.deferred.await_acknowledgement(epoch, Settled::Removed(handle));
+            if let Verdict::Settled(_) = verdict {
+                self.settled_content.extend(job.content_file().map(|number| (epoch, number)));
+                if let Target::Known(handle) = target {
+                    self.deferred.await_acknowledgement(epoch, Settled::Removed(handle));
+                }
             }
             self.conclude(job, &verdict);
         }
@@ -186,8 +189,22 @@ impl Tail {
         }
         for epoch in durable_epochs {
             self.deferred.on_acknowledged(epoch);
+            let (durable, rest) =
+                std::mem::take(&mut self.settled_content).into_iter().partition(|(of, _)| *of == epoch);
+            self.settled_content = rest;
+            self.idle_content.extend(Vec::into_iter(durable).map(|(_, number)| number));
         }
         self.deferred.retire(self.segments.recovered_is_settled());
+    }
+
+    /// Nobody needs these files any more. But while segments of a former run are not settled, a record may stand there
+    /// of which a copy was delivered: it names the same file, and until it is acknowledged too nothing else may be in
+    /// there.
+    pub(super) fn give_content_back(&mut self) {
+        if self.segments.recovered_is_settled() {
+            self.idle_content.drain(..).for_each(|number| self.segments.give_content_back(number));
+        }
+        self.segments.give_unnamed_content_back();
     }
 
     fn on_moved(&mut self, moved: Moved) {

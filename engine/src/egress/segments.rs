@@ -1,6 +1,6 @@
 //! The segments of one shard: read in order, given back when all of their records are acknowledged.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
@@ -14,9 +14,10 @@ use crate::id::MessageId;
 use crate::spool::ack::AckKind;
 use crate::spool::backlog::is_copied;
 use crate::spool::commit::Place;
+use crate::spool::content_ref::ContentRef;
 use crate::spool::record::{Record, RecordKind};
 use crate::spool::walk::{Damage, Found};
-use crate::store::{AckSet, AckWriter, Done, Reader, Segment, describe};
+use crate::store::{AckSet, AckWriter, Done, FormerContent, Reader, Segment, describe};
 
 /// Segments open for reading at once: more than a worker fills and has ready, far fewer than a long backlog has.
 const READING_COUNT_MAX: usize = 8;
@@ -37,6 +38,10 @@ pub(super) struct Segments {
     /// Known, but not yet open: in order.
     arriving: VecDeque<Arc<Segment>>,
     open: BTreeMap<u64, Open>,
+    former_content: FormerContent,
+    /// Nothing of former runs comes any more; what deferred mail names is known.
+    former_is_known: bool,
+    backlog_is_read: bool,
 }
 
 #[derive(Debug)]
@@ -57,7 +62,12 @@ struct Open {
 }
 
 impl Segments {
-    pub(super) fn new(recovered: Vec<Arc<Segment>>, incoming: Receiver<Arc<Segment>>, done: Done) -> Self {
+    pub(super) fn new(
+        recovered: Vec<Arc<Segment>>,
+        former_content: FormerContent,
+        incoming: Receiver<Arc<Segment>>,
+        done: Done,
+    ) -> Self {
         Self {
             incoming,
             done,
@@ -66,11 +76,15 @@ impl Segments {
             copied: Vec::new(),
             arriving: VecDeque::new(),
             open: BTreeMap::new(),
+            former_content,
+            former_is_known: false,
+            backlog_is_read: false,
         }
     }
 
     /// Lets the segments of former runs be read. `copied` are the places of records to leave out, ascending.
     pub(super) fn release_recovered(&mut self, mut copied: Vec<Place>) {
+        self.backlog_is_read = true;
         if self.recovered.is_empty() {
             return;
         }
@@ -79,6 +93,45 @@ impl Segments {
         for segment in std::mem::take(&mut self.recovered).into_iter().rev() {
             self.arriving.push_front(segment);
         }
+    }
+
+    /// Deferred mail of former runs is in these files. `has_damage`: and perhaps in others.
+    pub(super) fn note_content(&mut self, files: &BTreeSet<u32>, has_damage: bool) {
+        self.former_content.unnamed.retain(|number| !files.contains(number));
+        self.former_content.has_damage |= has_damage;
+    }
+
+    pub(super) fn give_content_back(&self, number: u32) {
+        self.done.send_content(number);
+    }
+
+    /// Once all records of former runs are read: gives the files back that none of them names.
+    pub(super) fn give_unnamed_content_back(&mut self) {
+        let FormerContent { epoch_max, unnamed, .. } = &self.former_content;
+        let epoch_max = *epoch_max;
+        let is_read = !unnamed.is_empty()
+            && self.former_is_known
+            && self.backlog_is_read
+            && !self.arriving.iter().any(|segment| segment.epoch <= epoch_max)
+            && !self.open.range(..=epoch_max).any(|(_, open)| open.reader.is_some());
+        if !is_read {
+            return;
+        }
+        let (unnamed, count) =
+            (std::mem::take(&mut self.former_content.unnamed), self.former_content.unnamed.len());
+        if self.former_content.has_damage {
+            let files = unnamed.iter().map(|number| format!("{number:08}.content"));
+            let files = files.collect::<Vec<_>>().join(" ");
+            tracing::warn!(
+                count,
+                files,
+                "files of large messages that no readable record names are kept, since records of their shard are \
+                 damaged; move them away once nothing more is wanted from them"
+            );
+            return;
+        }
+        tracing::info!(count, "files of large messages that no mail is in any more are used again");
+        unnamed.into_iter().for_each(|number| self.done.send_content(number));
     }
 
     /// Whether nothing is left of the segments of former runs: until then a deferred segment may be all that tells that
@@ -97,7 +150,10 @@ impl Segments {
 
     /// Opens what has come; what cannot be opened is tried again at the next call.
     pub(super) fn admit(&mut self, report: &mut Report) {
+        // Asked before: then what came before is among what is received now.
+        let former_is_known = self.former_content.is_known();
         self.arriving.extend(self.incoming.try_iter());
+        self.former_is_known |= former_is_known;
         let mut reading_count = self.open.values().filter(|open| open.reader.is_some()).count();
         while let Some(segment) = self.arriving.front()
             && reading_count < READING_COUNT_MAX
@@ -131,7 +187,7 @@ impl Segments {
         take: impl Fn(&Arc<Segment>, &Record<'_>) -> T,
     ) -> Option<T> {
         for open in self.open.values_mut() {
-            match open.next(report, stats, &self.copied, &take) {
+            match open.next(report, stats, &self.copied, &mut self.former_content, &take) {
                 Ok(None) => {}
                 Ok(taken) => return taken,
                 Err(error) => {
@@ -241,6 +297,7 @@ impl Open {
         report: &mut Report,
         stats: &EgressStats,
         copied: &[Place],
+        former_content: &mut FormerContent,
         take: &impl Fn(&Arc<Segment>, &Record<'_>) -> T,
     ) -> io::Result<Option<T>> {
         let Some(reader) = &mut self.reader else { return Ok(None) };
@@ -250,7 +307,10 @@ impl Open {
         self.rests_until = None;
         while let Some(found) = reader.next()? {
             match found {
-                Found::Damage(damage) => note_damage(&self.segment, &damage, report, stats),
+                Found::Damage(damage) => {
+                    note_damage(&self.segment, &damage, report, stats);
+                    former_content.has_damage |= self.segment.was_durable(&damage);
+                }
                 // Of a segment that has lost its header, and with it its role: its messages are here too.
                 Found::Record(record) if record.meta.kind == RecordKind::Update => {}
                 Found::Record(record) => {
@@ -259,6 +319,9 @@ impl Open {
                         continue;
                     }
                     self.unsettled_count += 1;
+                    if let Some(content) = ContentRef::of(&record) {
+                        former_content.unnamed.remove(&content.number);
+                    }
                     if is_copied(copied, Place { epoch: self.segment.epoch, offset }) {
                         self.owed.push((offset, id));
                         continue;

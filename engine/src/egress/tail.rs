@@ -7,6 +7,7 @@
 use std::fs::File as StdFile;
 use std::io;
 use std::os::fd::AsFd as _;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,9 +28,8 @@ use super::segments::{Segments, note_unreadable};
 use super::stats::EgressStats;
 use crate::config::Config;
 use crate::protocol::deferral::Deferral;
-use crate::spool::backlog::Summary;
 use crate::spool::index::Handle;
-use crate::store::{Segment, ShardFeed, read_backlog, read_record};
+use crate::store::{FormerMail, Segment, ShardFeed, read_backlog, read_record};
 
 /// Messages being written at the same time: enough for their syncs to share the file system's commits.
 const DELIVERIES_COUNT_MAX: usize = 64;
@@ -64,6 +64,12 @@ pub(super) struct Tail {
     pub(super) stats: Arc<EgressStats>,
     stopping: Arc<AtomicBool>,
     pub(super) segments: Segments,
+    /// Of the shard.
+    directory: Arc<Path>,
+    /// Files of large messages that are settled, by the epoch in which their acknowledgement is not durable yet.
+    pub(super) settled_content: Vec<(u64, u32)>,
+    /// Files of messages that were deferred and are delivered now: see [`Tail::give_content_back`].
+    pub(super) idle_content: Vec<u32>,
     pub(super) report: Report,
     pub(super) deferred: DeferredMail,
     /// Deferred segments of former runs that were not read yet.
@@ -95,7 +101,7 @@ pub(super) struct Tail {
 pub(super) enum Event {
     Delivered { job: Box<Job>, content_len: usize },
     Flushed(Flushed),
-    BacklogRead { segments: Vec<Arc<Segment>>, outcome: io::Result<(Summary, Vec<(usize, io::Error)>)> },
+    BacklogRead { segments: Vec<Arc<Segment>>, outcome: io::Result<FormerMail> },
 }
 
 impl Tail {
@@ -105,7 +111,8 @@ impl Tail {
         let rung = Rc::new(Notify::new());
         let eventfd = StdFile::from(bell.as_fd().try_clone_to_owned()?);
         tokio_uring::spawn(listen(File::from_std(eventfd), Rc::clone(&rung)));
-        let ShardFeed { recovered, deferred: unread, log, incoming, done, .. } = feed;
+        let ShardFeed { directory, recovered, deferred: unread, former_content, log, incoming, done, .. } =
+            feed;
         Ok(Self {
             config,
             bell,
@@ -113,7 +120,10 @@ impl Tail {
             stats,
             stopping,
             deferred: DeferredMail::new(log, &unread, done.clone(), unix_us() / 1000),
-            segments: Segments::new(recovered, incoming, done),
+            segments: Segments::new(recovered, former_content, incoming, done),
+            directory,
+            settled_content: Vec::new(),
+            idle_content: Vec::new(),
             report: Report::default(),
             unread,
             read_at: Some(Instant::now()),
@@ -177,6 +187,7 @@ impl Tail {
         self.start_fresh();
         self.start_flush();
         self.segments.retire();
+        self.give_content_back();
         let stats = &self.stats;
         let (deferred_count, waiting_count) = self.deferred.counts();
         let (deferred_segments_count, live_len) = self.deferred.usage();
@@ -213,9 +224,9 @@ impl Tail {
 
     fn start_fresh(&mut self) {
         while self.has_room() {
-            let config = &self.config;
+            let (config, directory) = (&self.config, &self.directory);
             let job = self.segments.next(&mut self.report, &self.stats, |segment, record| {
-                Job::new(Ticket::fresh(segment, record), record.envelope, record.content, config)
+                Job::new(Ticket::fresh(segment, record), record.envelope, record, config, directory)
             });
             let Some(job) = job else { return };
             self.start(job);
@@ -261,7 +272,7 @@ impl Tail {
         let envelope = if update.is_some() { &envelope[..] } else { record.envelope };
         let deferral = Deferral::read(envelope).unwrap_or_default();
         let ticket = Ticket { origin: Origin::Deferred(handle), meta: record.meta, deferral: Some(deferral) };
-        Ok(Some(Job::new(ticket, envelope, record.content, &self.config)))
+        Ok(Some(Job::new(ticket, envelope, &record, &self.config, &self.directory)))
     }
 
     /// A record that was readable once is no more.
@@ -312,12 +323,8 @@ impl Tail {
         });
     }
 
-    fn on_backlog_read(
-        &mut self,
-        segments: Vec<Arc<Segment>>,
-        outcome: io::Result<(Summary, Vec<(usize, io::Error)>)>,
-    ) {
-        let (mut summary, unreadable) = match outcome {
+    fn on_backlog_read(&mut self, segments: Vec<Arc<Segment>>, outcome: io::Result<FormerMail>) {
+        let FormerMail { mut summary, unreadable, content_files } = match outcome {
             Ok(read) => read,
             Err(error) => {
                 let shard = self.stats.shard;
@@ -335,6 +342,8 @@ impl Tail {
         for (index, error) in &unreadable {
             note_unreadable(&segments[*index], error, &mut self.report);
         }
+        let has_damage = !unreadable.is_empty() || segments.iter().any(|segment| segment.is_unsound());
+        self.segments.note_content(&content_files, has_damage);
         let unreadable: Vec<usize> = unreadable.into_iter().map(|(index, _)| index).collect();
         let copied = std::mem::take(&mut summary.copied);
         self.deferred.load(segments, summary, &unreadable);

@@ -13,11 +13,12 @@ use crate::id::{MessageId, SessionId};
 use crate::protocol::envelope::Writer;
 use crate::protocol::path::{ForwardPath, Mailbox};
 use crate::spool::commit::{GroupCommit, Promise};
-use crate::spool::record::{self, RecordMeta};
+use crate::spool::record::{self, RecordKind, RecordMeta};
 use crate::spool::segment::segment_size_min;
 use crate::store::{Keeper, Segment, ShardHandles, Spool, SpoolOptions};
 
 mod deferred;
+mod large;
 
 const MESSAGE_SIZE_MAX: u64 = 20_000;
 const CONFIG: &str = r#"
@@ -56,6 +57,15 @@ impl Rig {
     }
 
     fn on(dir: Arc<TempDir>, routes: &str, shards_count: u16) -> Self {
+        Self::with(dir, routes, shards_count, |options| options)
+    }
+
+    fn with(
+        dir: Arc<TempDir>,
+        routes: &str,
+        shards_count: u16,
+        change: impl FnOnce(SpoolOptions) -> SpoolOptions,
+    ) -> Self {
         let routes = routes.replace("DIR", dir.path().to_str().unwrap());
         let mut config = Config::parse(&format!("{CONFIG}{routes}"), "/test.toml").unwrap();
         for route in &mut config.routes {
@@ -63,6 +73,7 @@ impl Rig {
         }
         let mut options = SpoolOptions::new(dir.path().join("spool"), shards_count, MESSAGE_SIZE_MAX);
         options.segment_size = segment_size_min(MESSAGE_SIZE_MAX);
+        let options = change(options);
         let (keeper, handles, feeds) = Spool::open(options).unwrap().start().unwrap();
         let egress = start(feeds, Arc::new(config), usize::from(shards_count).div_ceil(2)).unwrap();
         let worker = |handles: ShardHandles| Worker {
@@ -113,6 +124,10 @@ impl Rig {
 impl Worker {
     /// Commits one message.
     fn commit(&mut self, number: u32, recipients: &[&str], content: &[u8]) {
+        self.commit_as(RecordKind::Inline, number, recipients, content);
+    }
+
+    fn commit_as(&mut self, kind: RecordKind, number: u32, recipients: &[&str], content: &[u8]) {
         let mut envelope = Vec::new();
         let mut writer = Writer(&mut envelope);
         writer.reverse_path(Some(&Mailbox::parse(b"sender@s.example").unwrap()));
@@ -127,11 +142,8 @@ impl Worker {
                 former.seal();
             }
         }
-        let meta = RecordMeta {
-            id: id(number),
-            received_unix_us: 1_763_780_000_000_000 + u64::from(number),
-            ..RecordMeta::default()
-        };
+        let meta =
+            RecordMeta { kind, id: id(number), received_unix_us: 1_763_780_000_000_000 + u64::from(number) };
         self.commit.append(Promise::BeforeReply(0), &meta, &envelope, &[content]).unwrap();
         let write = self.commit.start().unwrap();
         let segment = self.segment.as_ref().unwrap();

@@ -10,6 +10,7 @@ use std::time::Duration;
 use ringmx_ring::Fd;
 
 use crate::limits;
+use crate::server::spill::Spill;
 use crate::session::{Service, Session};
 
 /// Where the connection stands. The session's own phase is its own affair.
@@ -41,7 +42,7 @@ pub(super) enum Recv {
 
 /// Exactly one per accepted descriptor.
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(super) struct Connection<F> {
     pub(super) fd: Fd,
     pub(super) session: Session,
     pub(super) listener_index: u32,
@@ -67,14 +68,19 @@ pub(super) struct Connection {
     pub(super) parked_counted_len: u32,
     /// Replies not yet given to the ring. Without memory when empty.
     pub(super) out: Vec<u8>,
+    /// The file that the session's content goes to, or went to while something is still written there.
+    pub(super) spill: Option<Box<Spill<F>>>,
+    /// Its session waits for a file, and it is in the worker's list of those.
+    pub(super) awaits_file: bool,
     /// When its entry in the timer wheel comes up; entries that come up earlier are left-overs.
     pub(super) alarm_at: Duration,
     /// Why the connection ended, for the log.
     pub(super) reason: &'static str,
-    pub(super) began_at: Duration,
+    /// Milliseconds of the worker's clock, which is enough for the log.
+    pub(super) began_ms: u64,
 }
 
-impl Connection {
+impl<F> Connection<F> {
     pub(super) fn new(fd: Fd, session: Session, listener_index: u32, counted: bool, now: Duration) -> Self {
         Self {
             fd,
@@ -91,14 +97,16 @@ impl Connection {
             parked: Vec::new(),
             parked_counted_len: 0,
             out: Vec::new(),
+            spill: None,
+            awaits_file: false,
             alarm_at: Duration::MAX,
             reason: "",
-            began_at: now,
+            began_ms: now.as_millis() as u64,
         }
     }
 
-    /// The session must not be given input now: its message is being committed, its client is made to wait, or its
-    /// replies are not being read.
+    /// The session must not be given input now: it waits for its commit, its file or a write, its client is made to
+    /// wait, or its replies are not being read.
     pub(super) fn is_blocked(&self) -> bool {
         self.session.is_waiting()
             || self.session.is_delayed()
@@ -137,6 +145,6 @@ mod tests {
     /// `tests/tests/idle.rs` measures all that an idle connection costs; this is what we answer for.
     #[test]
     fn a_connection_is_small() {
-        assert!(size_of::<Connection>() <= 392, "{}", size_of::<Connection>());
+        assert!(size_of::<Connection<()>>() <= 392, "{}", size_of::<Connection<()>>());
     }
 }

@@ -105,7 +105,7 @@ impl<R: Ring, S: Segments> Worker<R, S> {
     }
 
     /// Presents parked input to the session again.
-    fn take_parked(&mut self, key: Key) {
+    pub(super) fn take_parked(&mut self, key: Key) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         if connection.parked.is_empty() {
             return;
@@ -136,8 +136,15 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         if next == Next::Close {
             finish(connection, self.now.monotonic);
         }
+        self.forget_file(key);
         self.take_parked(key);
         self.settle(key);
+    }
+
+    /// The session is over.
+    pub(super) fn finish_session(&mut self, key: Key) {
+        let now = self.now.monotonic;
+        self.connections.get_mut(key).into_iter().for_each(|connection| finish(connection, now));
     }
 
     pub(super) fn on_send(&mut self, key: Key, completion: Completion) {
@@ -262,6 +269,9 @@ impl<R: Ring, S: Segments> Worker<R, S> {
     /// everything that changed the state.
     pub(super) fn settle(&mut self, key: Key) {
         let now = self.now.monotonic;
+        while self.spill(key) {
+            self.take_parked(key);
+        }
         let Some(connection) = self.connections.get_mut(key) else { return };
         if connection.state == State::Open && connection.recv == Recv::Ended {
             // Replies have just been taken to be sent, perhaps: then parked input has its turn before the end.
@@ -356,9 +366,15 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         let cx = &mut Context { now: self.now, service, policy, pool: &mut self.pool };
         let reason = if connection.session.is_check() { event::CHECK } else { connection.reason };
         connection.session.end(cx);
+        if connection.awaits_file {
+            self.awaiting_files.retain(|(other, _)| *other != key);
+        }
+        if let Some(spill) = connection.spill.take() {
+            spill.close(self.journal.segments());
+        }
         let (session, client) = (connection.session.id(), connection.session.client());
         let messages_count = connection.session.messages_count();
-        let lasted = self.now.monotonic.saturating_sub(connection.began_at);
+        let lasted = self.now.monotonic.saturating_sub(Duration::from_millis(connection.began_ms));
         let kind = Kind::Closed { client, reason, messages_count, lasted };
         self.pool.events.push(Event { at: self.now, session, kind });
         keep_buffer(&mut self.spare, std::mem::take(&mut connection.parked));
@@ -368,7 +384,7 @@ impl<R: Ring, S: Segments> Worker<R, S> {
 
 /// Gives input to the session for as long as it takes any; returns what it consumed.
 fn pump<S: Segments>(
-    connection: &mut Connection,
+    connection: &mut Connection<S::File>,
     key: Key,
     input: &[u8],
     cx: &mut Context<'_>,
@@ -379,11 +395,9 @@ fn pump<S: Segments>(
         let session = &mut connection.session;
         let progress = session.receive(cx, &input[consumed..], &mut connection.out);
         consumed += progress.consumed;
-        if session.wants_file() {
-            session.refuse_content(cx, Error::NoMemory);
-            continue;
-        }
         let next = match (progress.next, session.message()) {
+            // It is committed when its last piece is in the file: see `spill`.
+            (Next::Commit, Some(_)) if session.file().is_some() => return consumed,
             (Next::Commit, Some(message)) => match journal.append(key, message, durability) {
                 Ok(Appended::Waits) => {
                     // Counted like an operation: the slot outlives the commit.
@@ -404,7 +418,7 @@ fn pump<S: Segments>(
 }
 
 /// Replies are written into a pooled buffer, which an idle connection does not hold.
-fn lend_output(connection: &mut Connection, spare: &mut Vec<Vec<u8>>) {
+pub(super) fn lend_output<F>(connection: &mut Connection<F>, spare: &mut Vec<Vec<u8>>) {
     if connection.out.capacity() == 0 {
         connection.out = spare.pop().unwrap_or_default();
     }
@@ -419,7 +433,7 @@ fn keep_buffer(spare: &mut Vec<Vec<u8>>, mut buffer: Vec<u8>) {
 }
 
 /// The session is over: its last replies go out, then the connection ends.
-fn finish(connection: &mut Connection, now: Duration) {
+fn finish<F>(connection: &mut Connection<F>, now: Duration) {
     if connection.state == State::Open {
         connection.state = State::Flushing { until: now + limits::LAST_REPLY_TIME_MAX };
         if connection.reason.is_empty() {

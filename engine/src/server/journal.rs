@@ -4,23 +4,27 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use ringmx_ring::{BlockBuffer, Errno, Fd, Key, Ring};
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
 use crate::config::Durability;
 use crate::event::{Event, EventQueue, Kind};
 use crate::id::SessionId;
 use crate::server::op::Op;
-use crate::session::{Error, Transaction};
+use crate::session::{Error, Spilled, Transaction};
 use crate::spool::commit::{AppendError, FlightId, GroupCommit, Promise, Readable, Ticket};
+use crate::spool::content_ref::ContentRef;
 use crate::spool::record::{RecordKind, RecordMeta};
 use crate::spool::segment::SegmentHeader;
 use crate::stats::WorkerStats;
+use crate::store::Room;
 use crate::time::Now;
 
-/// Where a worker gets segments from and says how far they are filled.
+/// Where a worker gets segments from and says how far they are filled; and files for content too large for them.
 pub trait Segments {
     /// An open segment.
     type Segment;
+    /// An open file for the content of one message.
+    type File;
 
     /// A fresh one, its header durable and its blocks on the disk; `None` while there is no room.
     fn take(&mut self) -> Option<Arc<Self::Segment>>;
@@ -46,6 +50,20 @@ pub trait Segments {
     /// A write to it failed: sealed, and its blocks are not used again. Behind what was published there may be holes;
     /// up to `durable_to` are batches behind them that were acknowledged.
     fn fail(&self, segment: &Self::Segment, durable_to: Option<u64>);
+
+    /// An empty file with its number, its name durable; `None` while none is ready.
+    fn take_file(&mut self) -> Option<(u32, Arc<Self::File>)>;
+
+    /// Whether `take_file` would give one.
+    fn has_file(&self) -> bool;
+
+    fn file_fd(file: &Self::File) -> Fd;
+
+    /// No record names the file. `failed`: a write to it did.
+    fn give_file_back(&self, file: Arc<Self::File>, failed: bool);
+
+    /// What the disk has room for.
+    fn room(&self) -> Room;
 
     /// The eventfd of the reader to wake after `publish` or `seal`, if it sleeps.
     fn sleeping_reader(&self) -> Option<Fd>;
@@ -89,11 +107,16 @@ impl<S: Segments> Journal<S> {
     pub(super) fn error(&self) -> Option<Error> {
         if self.commit.failed().is_some() {
             Some(Error::SpoolFailed)
-        } else if self.open.is_empty() && !self.segments.available() {
+        } else if self.segments.room() > Room::Plenty || (self.open.is_empty() && !self.segments.available())
+        {
             Some(Error::NoStorage)
         } else {
             None
         }
+    }
+
+    pub(super) fn segments(&mut self) -> &mut S {
+        &mut self.segments
     }
 
     /// Nothing waits for the disk, and nothing that was promised is owed.
@@ -118,13 +141,16 @@ impl<S: Segments> Journal<S> {
             Durability::Async => (Promise::Soon, Appended::Settled),
             Durability::None => (Promise::Never, Appended::Settled),
         };
-        let meta = RecordMeta {
-            kind: RecordKind::Inline,
-            id: message.id,
-            received_unix_us: message.received_unix_us,
+        let named = message
+            .spilled()
+            .map(|Spilled { file, len, crc }| ContentRef { number: file, crc, len }.encode());
+        let content: SmallVec<[&[u8]; 8]> = match &named {
+            Some(named) => smallvec![&named[..]],
+            None => message.parts().collect(),
         };
+        let kind = if named.is_some() { RecordKind::File } else { RecordKind::Inline };
+        let meta = RecordMeta { kind, id: message.id, received_unix_us: message.received_unix_us };
         let envelope = message.envelope();
-        let content: SmallVec<[&[u8]; 8]> = message.parts().collect();
         let mut placed = self.commit.append(promise, &meta, envelope, &content);
         if placed == Err(AppendError::NeedsSegment) {
             self.open_segment()?;

@@ -12,6 +12,7 @@ mod policies;
 mod ports;
 mod retire;
 mod segments;
+mod spill;
 mod visitors;
 mod watch;
 mod worker;
@@ -62,8 +63,10 @@ pub struct WorkersOptions<'a> {
     pub policy: &'a Arc<Published>,
     /// The cores to pin to, one per worker; empty to let the kernel place them.
     pub cores: &'a [usize],
-    /// Octets of content that all workers together may hold in memory.
-    pub content_len_max: usize,
+    /// Octets of envelopes and content that all workers together may hold in memory.
+    pub memory_len_max: usize,
+    /// Octets of content, trace field included, from which on it goes to a file.
+    pub inline_len_max: usize,
     /// Events that a worker may be ahead of the log.
     pub events_count_max: usize,
     /// How long a message of a listener with `durability = "async"` may wait for its sync.
@@ -149,7 +152,8 @@ impl Workers {
                 worker_index: index as u8,
                 ports: options.listeners.ports(index),
                 policy: Arc::clone(options.policy),
-                content_len_max: options.content_len_max / shards_count,
+                memory_len_max: options.memory_len_max / shards_count,
+                inline_len_max: options.inline_len_max,
                 clients: Arc::clone(&clients),
                 async_interval: options.async_interval,
                 drain_time: options.drain_time,

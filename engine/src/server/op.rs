@@ -33,6 +33,10 @@ pub(super) enum ConnectionOp {
     Send,
     Cancel,
     Close,
+    /// A piece of content into its file.
+    Piece,
+    /// The sync of that file.
+    Sync,
 }
 
 const ACCEPT: u8 = 1;
@@ -44,6 +48,8 @@ const SEND: u8 = 6;
 const CANCEL: u8 = 7;
 const CLOSE: u8 = 8;
 const SYNC: u8 = 9;
+const PIECE: u8 = 10;
+const FILE_SYNC: u8 = 11;
 
 impl Op {
     pub(super) fn token(self) -> Token {
@@ -59,6 +65,8 @@ impl Op {
                     ConnectionOp::Send => SEND,
                     ConnectionOp::Cancel => CANCEL,
                     ConnectionOp::Close => CLOSE,
+                    ConnectionOp::Piece => PIECE,
+                    ConnectionOp::Sync => FILE_SYNC,
                 };
                 Token::new(kind, key.generation, key.slot)
             }
@@ -78,6 +86,8 @@ impl Op {
             SEND => Self::Connection(ConnectionOp::Send, key),
             CANCEL => Self::Connection(ConnectionOp::Cancel, key),
             CLOSE => Self::Connection(ConnectionOp::Close, key),
+            PIECE => Self::Connection(ConnectionOp::Piece, key),
+            FILE_SYNC => Self::Connection(ConnectionOp::Sync, key),
             _ => return None,
         })
     }
@@ -90,7 +100,14 @@ mod tests {
     #[test]
     fn every_op_survives_its_token() {
         let key = Key { slot: 77, generation: 5 };
-        let connection = [ConnectionOp::Recv, ConnectionOp::Send, ConnectionOp::Cancel, ConnectionOp::Close];
+        let connection = [
+            ConnectionOp::Recv,
+            ConnectionOp::Send,
+            ConnectionOp::Cancel,
+            ConnectionOp::Close,
+            ConnectionOp::Piece,
+            ConnectionOp::Sync,
+        ];
         let ops = connection.map(|op| Op::Connection(op, key));
         let others = [
             Op::Accept { listener_index: 3 },

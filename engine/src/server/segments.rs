@@ -8,7 +8,7 @@ use ringmx_ring::{BlockBuffer, Doorbell, Fd};
 use crate::server::journal::Segments;
 use crate::spool::commit::Readable;
 use crate::spool::segment::SegmentHeader;
-use crate::store::{Segment, ShardHandles};
+use crate::store::{ContentFile, Room, Segment, ShardHandles};
 
 /// The keeper's queue of ready segments and the bell of the egress thread that reads them.
 #[derive(Debug)]
@@ -19,6 +19,7 @@ pub(super) struct ShardSegments {
 
 impl Segments for ShardSegments {
     type Segment = Segment;
+    type File = ContentFile;
 
     fn take(&mut self) -> Option<Arc<Segment>> {
         self.handles.take()
@@ -53,6 +54,26 @@ impl Segments for ShardSegments {
 
     fn fail(&self, segment: &Segment, durable_to: Option<u64>) {
         segment.fail(durable_to);
+    }
+
+    fn take_file(&mut self) -> Option<(u32, Arc<ContentFile>)> {
+        self.handles.content.take().map(|file| (file.number, file))
+    }
+
+    fn has_file(&self) -> bool {
+        self.handles.content.is_ready()
+    }
+
+    fn file_fd(file: &ContentFile) -> Fd {
+        Fd(file.file.as_raw_fd())
+    }
+
+    fn give_file_back(&self, file: Arc<ContentFile>, failed: bool) {
+        self.handles.content.give_back(file, failed);
+    }
+
+    fn room(&self) -> Room {
+        self.handles.content.room()
     }
 
     fn sleeping_reader(&self) -> Option<Fd> {

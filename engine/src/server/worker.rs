@@ -5,6 +5,7 @@
 //! 3. start a commit for all messages that ended in this turn,
 //! 4. one send for each connection that has something to say.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -58,8 +59,10 @@ pub struct Setup {
     pub ports: Vec<Port>,
     /// Where the newest is found.
     pub policy: Arc<Published>,
-    /// Octets of content that its sessions may hold in memory together.
-    pub content_len_max: usize,
+    /// Octets of envelopes and content that its sessions may hold in memory together.
+    pub memory_len_max: usize,
+    /// Octets of content, trace field included, from which on it goes to a file.
+    pub inline_len_max: usize,
     /// What clients do, over all workers.
     pub clients: Arc<Clients>,
     /// How long a message of a listener with `durability = "async"` may wait for its sync.
@@ -87,7 +90,7 @@ pub struct Worker<R: Ring, S: Segments> {
     pub(super) pool: Pool,
     pub(super) ports: Vec<Port>,
     pub(super) policies: Policies,
-    pub(super) connections: Slab<Connection>,
+    pub(super) connections: Slab<Connection<S::File>>,
     /// By port.
     pub(super) uses: Vec<Use>,
     ids: SessionIds,
@@ -107,6 +110,8 @@ pub struct Worker<R: Ring, S: Segments> {
     completions: Vec<Completion>,
     /// Connections with something to send this turn.
     pub(super) touched: Vec<Key>,
+    /// Sessions that wait for a file, and since when; the longest first.
+    pub(super) awaiting_files: VecDeque<(Key, Duration)>,
     /// Empty buffers of former sends and parked input.
     pub(super) spare: Vec<Vec<u8>>,
     /// Octets of parked input of all connections.
@@ -115,25 +120,14 @@ pub struct Worker<R: Ring, S: Segments> {
 
 impl<R: Ring, S: Segments> Worker<R, S> {
     pub fn new(mut ring: R, segments: S, setup: Setup) -> Self {
-        let Setup {
-            worker_index,
-            ports,
-            policy,
-            content_len_max,
-            clients,
-            async_interval,
-            drain_time,
-            stats,
-            events,
-            stop,
-            changes,
-            visitors,
-        } = setup;
+        let Setup { worker_index, ports, memory_len_max, inline_len_max, clients, async_interval, .. } =
+            setup;
+        let Setup { policy, drain_time, stats, events, stop, changes, visitors, .. } = setup;
         let clock = ring.clock();
         let shard = u16::from(worker_index);
         let connections_max: usize = ports.iter().map(|port| port.connections_max).sum();
         let uses = ports.iter().map(|_| Use::default()).collect();
-        let mut pool = Pool::new(Arc::clone(&stats), events.clone(), content_len_max, usize::MAX);
+        let mut pool = Pool::new(Arc::clone(&stats), events.clone(), memory_len_max, inline_len_max);
         pool.clients = clients;
         let policies = Policies::new(policy, &mut pool.live);
         stats.policy_generation_now.set(policies.newest().into());
@@ -162,6 +156,7 @@ impl<R: Ring, S: Segments> Worker<R, S> {
             due: Vec::new(),
             completions: Vec::new(),
             touched: Vec::new(),
+            awaiting_files: VecDeque::new(),
             spare: Vec::new(),
             parked_len: 0,
         };
@@ -201,6 +196,7 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         }
         self.completions = completions;
         self.expire();
+        self.bring_files();
         self.journal.flush(&mut self.ring);
         self.keep_promises();
         self.send_all();
@@ -232,8 +228,9 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         let now = self.now.monotonic;
         // Behind the drain's end only the kernel is waited for.
         let drain_end = self.drain_until.filter(|until| *until > now).map(|until| until - now);
+        let files = (!self.awaiting_files.is_empty()).then_some(limits::FILE_LOOK_INTERVAL);
         let sync_in = self.sync_at.map(|sync_at| sync_at.saturating_sub(now));
-        self.wheel.next_after(now).into_iter().chain(drain_end).chain(sync_in).min()
+        self.wheel.next_after(now).into_iter().chain(drain_end).chain(files).chain(sync_in).min()
     }
 
     fn dispatch(&mut self, completion: Completion) {
@@ -256,6 +253,8 @@ impl<R: Ring, S: Segments> Worker<R, S> {
                 self.settle(key);
             }
             ConnectionOp::Close => self.on_close(key),
+            ConnectionOp::Piece => self.on_piece(key, completion),
+            ConnectionOp::Sync => self.on_file_synced(key, &completion),
         }
     }
 
@@ -390,7 +389,7 @@ impl<R: Ring, S: Segments> Worker<R, S> {
     }
 
     /// The slot of a connection is free.
-    pub(super) fn left(&mut self, connection: &Connection) {
+    pub(super) fn left(&mut self, connection: &Connection<S::File>) {
         let used = &mut self.uses[connection.listener_index as usize];
         used.connections_count -= 1;
         used.sessions_count -= usize::from(connection.counted);

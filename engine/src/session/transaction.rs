@@ -42,7 +42,8 @@ pub struct Transaction {
     recipients_count: usize,
     /// Our trace field, then what the client sent, with CR LF line ends and without dot-stuffing.
     held: Held,
-    trace_len: u64,
+    /// Octets that the client sent of it, kept or not.
+    received_len: u64,
     received_fields: ReceivedFields,
     decoder: Decoder,
     /// The chunk that is being received, or was last.
@@ -199,7 +200,6 @@ impl Transaction {
         self.held.begin(inline_len_max);
         self.held.feel(memory.pressure());
         self.held.append(trace, memory);
-        self.trace_len = trace.len() as u64;
     }
 
     /// BDAT: so many octets follow. What cannot fit is refused before it has come.
@@ -208,7 +208,7 @@ impl Transaction {
             self.decoder = Decoder::of_chunks();
         }
         self.chunk = Some(OpenChunk { announced: chunk, left_len: chunk.len });
-        if self.held.len().saturating_add(chunk.len) > len_max.saturating_add(self.trace_len) {
+        if self.received_len.saturating_add(chunk.len) > len_max {
             self.refuse(Refused::Fault(Fault::ContentTooLarge), memory);
         }
     }
@@ -219,9 +219,8 @@ impl Transaction {
     pub(super) fn receive(&mut self, input: &[u8], len_max: u64, memory: &mut Memory) -> Received {
         self.held.feel(memory.pressure());
         let room = if self.refused.is_some() { usize::MAX } else { self.held.room() };
-        let content_len_max = len_max.saturating_add(self.trace_len);
-        let Self { held, received_fields, refused, decoder, .. } = self;
-        let mut keeper = Keeper { held, received_fields, refused, content_len_max, memory };
+        let Self { held, received_len, received_fields, refused, decoder, .. } = self;
+        let mut keeper = Keeper { held, received_len, received_fields, refused, len_max, memory };
         let Some(chunk) = &mut self.chunk else {
             let decoded = decoder.decode(&input[..input.len().min(room)], &mut keeper);
             return Received { consumed: decoded.consumed, done: decoded.end.map(Done::Content) };
@@ -265,7 +264,7 @@ impl Transaction {
 
     /// At end-of-data: whether the message can be taken.
     pub(super) fn verdict(&self, end: End, bare_newline: BareNewline) -> Result<(), Refused> {
-        if let Some(refused) = self.refused {
+        if let Some(refused @ Refused::Fault(_)) = self.refused {
             return Err(refused);
         }
         bare_newline.verdict(end).map_err(|refusal| {
@@ -277,7 +276,8 @@ impl Transaction {
         if self.received_fields.count() > limits::RECEIVED_FIELDS_COUNT_MAX {
             return Err(Refused::Fault(Fault::Loop));
         }
-        Ok(())
+        // Last: what could not be taken at any time is not worth another try.
+        self.refused.map_or(Ok(()), Err)
     }
 
     /// Content that comes from now on is not kept, and what was kept is freed at once: the rest of it may take long to
@@ -299,23 +299,23 @@ impl Transaction {
 /// Appends content within the limits.
 struct Keeper<'a> {
     held: &'a mut Held,
+    received_len: &'a mut u64,
     received_fields: &'a mut ReceivedFields,
     refused: &'a mut Option<Refused>,
-    /// Trace field included.
-    content_len_max: u64,
+    len_max: u64,
     memory: &'a mut Memory,
 }
 
 impl Sink for Keeper<'_> {
     fn content(&mut self, bytes: &[u8]) {
-        if self.refused.is_some() {
-            return;
-        }
-        if self.held.len() + bytes.len() as u64 > self.content_len_max {
+        *self.received_len += bytes.len() as u64;
+        self.received_fields.look_at(bytes);
+        if *self.received_len > self.len_max {
             *self.refused = Some(Refused::Fault(Fault::ContentTooLarge));
+        }
+        if self.refused.is_some() {
             return self.held.clear(self.memory);
         }
-        self.received_fields.look_at(bytes);
         self.held.append(bytes, self.memory);
     }
 }

@@ -18,6 +18,7 @@ pub mod ack;
 pub mod backlog;
 pub mod batch;
 pub mod commit;
+pub mod content_ref;
 pub mod index;
 pub mod record;
 pub mod recover;

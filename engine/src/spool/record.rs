@@ -97,6 +97,12 @@ pub const fn encoded_len(envelope_len: usize, content_len: usize) -> usize {
         & !(RECORD_ALIGN - 1)
 }
 
+/// Octets of content in a record, at most, where the sessions' bound is `inline_size`: decoding may double what came in
+/// last, by line ends.
+pub const fn content_len_max(inline_size: u64) -> u64 {
+    inline_size.saturating_mul(2)
+}
+
 /// Appends a record to `batch`, to stand at `offset` of its segment. `content` comes in parts, so that trace field
 /// and body need no copy of their own.
 pub fn append(

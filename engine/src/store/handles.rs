@@ -1,7 +1,9 @@
 //! What the keeper shares with workers, egress and the control thread.
 
+use std::collections::BTreeSet;
 use std::io;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
@@ -9,6 +11,7 @@ use std::thread::Thread;
 use crossbeam_queue::ArrayQueue;
 use ringmx_ring::BlockBuffer;
 
+use super::content::ContentFiles;
 use super::deferred::DeferredLog;
 use super::loans::Loans;
 use super::segment::Segment;
@@ -20,6 +23,8 @@ pub struct ShardHandles {
     pub shard: u16,
     /// Fresh segments, in the order egress gets them. Take the next by [`Self::take`].
     pub ready: Arc<ArrayQueue<Arc<Segment>>>,
+    /// For messages that are too large for a segment.
+    pub content: ContentFiles,
     pub nudge: Nudge,
     pub(super) loans: Arc<Loans>,
 }
@@ -45,6 +50,7 @@ impl ShardHandles {
 #[derive(Debug)]
 pub struct ShardFeed {
     pub shard: u16,
+    pub directory: Arc<Path>,
     /// Segments of former runs with mail left, sealed, oldest first.
     pub recovered: Vec<Arc<Segment>>,
     /// Deferred segments of former runs, sealed, oldest first: for [`super::read_backlog`].
@@ -54,25 +60,63 @@ pub struct ShardFeed {
     /// Each fresh segment, in the order they are filled.
     pub incoming: Receiver<Arc<Segment>>,
     pub done: Done,
+    pub former_content: FormerContent,
 }
 
-/// Takes back segments of which every record is acknowledged, durably.
+/// Files of large messages that a former run left in a shard.
+#[derive(Debug, Default)]
+pub struct FormerContent {
+    /// Those that no record read so far names: at first all.
+    pub unnamed: BTreeSet<u32>,
+    /// A record may be unreadable that names one of them.
+    pub has_damage: bool,
+    /// The greatest epoch of the segments in which such records may be.
+    pub epoch_max: u64,
+    pub(super) is_known: Arc<AtomicBool>,
+}
+
+impl FormerContent {
+    /// Whether all of those segments are among what [`ShardFeed`] has given. Ask this first, then that.
+    pub fn is_known(&self) -> bool {
+        self.is_known.load(Ordering::Acquire)
+    }
+}
+
+/// Takes back what egress has done with.
 #[derive(Clone, Debug)]
 pub struct Done {
-    sender: Sender<Arc<Segment>>,
+    shard: u16,
+    sender: Sender<Returned>,
     nudge: Nudge,
 }
 
+/// What it takes back.
+#[derive(Debug)]
+pub(super) enum Returned {
+    Segment(Arc<Segment>),
+    Content { shard: u16, number: u32 },
+}
+
 impl Done {
-    pub(super) fn new(sender: Sender<Arc<Segment>>, nudge: Nudge) -> Self {
-        Self { sender, nudge }
+    pub(super) fn new(shard: u16, sender: Sender<Returned>, nudge: Nudge) -> Self {
+        Self { shard, sender, nudge }
     }
 
     /// Gives a segment back: sealed, read to its end, all acknowledgements flushed. Drop its reader and its
     /// ack writer.
     pub fn send(&self, segment: Arc<Segment>) {
-        // Without a keeper the process ends, and the next start finds the segment delivered.
-        drop(self.sender.send(segment));
+        self.give(Returned::Segment(segment));
+    }
+
+    /// Gives the file of a large message back: the acknowledgement of the record that names it is durable, or there is
+    /// no such record.
+    pub fn send_content(&self, number: u32) {
+        self.give(Returned::Content { shard: self.shard, number });
+    }
+
+    fn give(&self, returned: Returned) {
+        // Without a keeper the process ends, and the next start finds the same.
+        drop(self.sender.send(returned));
         self.nudge.nudge();
     }
 }

@@ -11,6 +11,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use super::acks::AckSet;
+use super::content::{ContentReader, content_path};
 use super::error::StoreError;
 use super::open::{is_truncated, read_header};
 use super::overlay::Overlay;
@@ -21,11 +22,15 @@ use super::shard::{self, Name};
 use crate::id::MessageId;
 use crate::spool::ack::AckKind;
 use crate::spool::commit::Place;
+use crate::spool::content_ref::ContentRef;
 use crate::spool::record::{Record, RecordKind};
 use crate::spool::recover::{Extent, recover};
 use crate::spool::segment::{HeaderFault, Role, SegmentHeader};
 use crate::spool::walk::{Found, Walk};
 use crate::spool::{BLOCK_LEN, ReadAt};
+
+/// Octets of a large message read at once.
+const CAT_PIECE_LEN: usize = 256 << 10;
 
 /// Whether a record still waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,8 +51,10 @@ pub struct Listed<'a> {
     pub state: State,
     /// In its stored form.
     pub envelope: &'a [u8],
-    /// CRLF line ends, trace field in front.
+    /// CRLF line ends, trace field in front; empty where it has a file of its own.
     pub content: &'a [u8],
+    /// The file that holds the content of a large message.
+    pub content_file: Option<ContentRef>,
     pub shard: u16,
     pub path: &'a Path,
     /// In the file at `path`.
@@ -73,12 +80,14 @@ pub struct ShardStat {
     pub shard: u16,
     /// Files of segments, those without mail included.
     pub segments_count: u64,
-    /// Of those files.
+    /// Of those files and those of large messages.
     pub bytes: u64,
     pub records_count: u64,
     pub undelivered_count: u64,
     /// Damaged segments set aside.
     pub set_aside_count: u64,
+    /// Files that hold the content of large messages.
+    pub content_files_count: u64,
 }
 
 /// A segment as it was when its acknowledgements were read.
@@ -150,6 +159,46 @@ fn list_deferred(
     Ok(ControlFlow::Continue(()))
 }
 
+impl Listed<'_> {
+    /// Octets of content.
+    pub fn content_len(&self) -> u64 {
+        self.content_file.map_or(self.content.len() as u64, |file| file.len)
+    }
+
+    /// Reads content that has a file of its own, so that [`Self::write_content`] gives out nothing that is damaged.
+    ///
+    /// # Errors
+    /// Names the file. It may also be gone because the message was delivered since it was listed.
+    pub fn check_content(&self) -> io::Result<()> {
+        let Some(file) = self.content_file else { return Ok(()) };
+        ContentReader::open(self.directory(), file)
+            .and_then(ContentReader::check)
+            .map_err(self.unreadable(file))
+    }
+
+    /// Writes the exact content: CRLF line ends, no dot-stuffing, trace field in front. What is in the record has been
+    /// checked.
+    pub fn write_content(&self, out: &mut dyn io::Write) -> io::Result<()> {
+        if let Some(file) = self.content_file {
+            let mut reader = ContentReader::open(self.directory(), file).map_err(self.unreadable(file))?;
+            let mut piece = Vec::new();
+            while reader.next(&mut piece, CAT_PIECE_LEN).map_err(self.unreadable(file))? {
+                out.write_all(&piece)?;
+            }
+        }
+        out.write_all(self.content)
+    }
+
+    fn directory(&self) -> &Path {
+        self.path.parent().unwrap_or_else(|| Path::new(""))
+    }
+
+    fn unreadable(&self, file: ContentRef) -> impl Fn(io::Error) -> io::Error {
+        let path = content_path(self.directory(), file.number);
+        move |error| io::Error::new(error.kind(), format!("cannot read {}: {error}", path.display()))
+    }
+}
+
 /// Reads everything and returns what is not as it should be.
 pub fn verify(path: &Path) -> Result<Vec<Finding>, StoreError> {
     let mut findings = Vec::new();
@@ -191,6 +240,14 @@ pub fn stat(path: &Path) -> Result<Vec<ShardStat>, StoreError> {
         let mut stat = ShardStat { shard, ..ShardStat::default() };
         let names = names(&path.join(shard::directory_name(shard)))?;
         stat.set_aside_count = names.iter().filter(|name| matches!(name, Name::SetAside(_))).count() as u64;
+        for name in &names {
+            let Name::Content(number) = *name else { continue };
+            // Gone meanwhile, perhaps; those without content are ready for the next message.
+            let file = content_path(&path.join(shard::directory_name(shard)), number).metadata();
+            let len = file.map_or(0, |file| file.len());
+            stat.content_files_count += u64::from(len > 0);
+            stat.bytes += len;
+        }
         for SegmentFile { path, role, .. } in segments(path, shard)? {
             let Some(view) = View::open(&path, shard)? else { continue };
             stat.segments_count += 1;
@@ -243,7 +300,8 @@ impl View {
             received_unix_us: record.meta.received_unix_us,
             state,
             envelope,
-            content: record.content,
+            content: inline_content(record),
+            content_file: ContentRef::of(record),
             shard: self.shard,
             path: &self.path,
             offset: record.offset_in_segment,
@@ -319,6 +377,11 @@ fn verify_segment(path: &Path, shard: u16) -> Result<Vec<Finding>, StoreError> {
     }
     let mut walk = Walk::new(&view.header);
     while let Some(found) = view.next(&mut walk)? {
+        if let Found::Record(record) = &found
+            && !view.acks.contains(record.offset_in_segment, record.meta.id)
+        {
+            findings.extend(verify_content(&view, record).map_err(StoreError::io("read", path))?);
+        }
         if let Found::Damage(damage) = found {
             let is_error = damage.offset < view.extent.watermark;
             let mut text = describe(&damage);
@@ -335,6 +398,31 @@ fn verify_segment(path: &Path, shard: u16) -> Result<Vec<Finding>, StoreError> {
     }
     let is_current = view.is_current().map_err(StoreError::io("read", path))?;
     Ok(if is_current { findings } else { Vec::new() })
+}
+
+/// Reads the file of a large message that waits; `None` where all is well, or where the content is in the record.
+fn verify_content(view: &View, record: &Record<'_>) -> io::Result<Option<Finding>> {
+    let (Some(content), Some(directory)) = (ContentRef::of(record), view.path.parent()) else {
+        return Ok(None);
+    };
+    let Err(error) = ContentReader::open(directory, content).and_then(ContentReader::check) else {
+        return Ok(None);
+    };
+    let (path, offset, id) =
+        (content_path(directory, content.number), record.offset_in_segment, record.meta.id);
+    // Delivered meanwhile: then its file may be another message's.
+    if AckSet::load_file(&ack_path(&view.path), view.header.epoch)?.contains(offset, id) {
+        return Ok(None);
+    }
+    let segment = view.path.display();
+    let text = format!(
+        "the content of the message {id}, whose record is in {segment} at {offset}, cannot be read: {error}"
+    );
+    Ok(Some(Finding { is_error: true, path, offset: 0, id: Some(id), text }))
+}
+
+pub(super) fn inline_content<'a>(record: &Record<'a>) -> &'a [u8] {
+    if ContentRef::of(record).is_some() { &[] } else { record.content }
 }
 
 /// The shards of an existing spool of a known version.

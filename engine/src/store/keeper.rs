@@ -10,20 +10,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_queue::ArrayQueue;
 use rustix::io::Errno;
 
 use super::acks::note_complete;
+use super::content::{ContentFiles, ContentKeeper, FoundContent, content_path};
 use super::deferred::DeferredLog;
 use super::error::StoreError;
-use super::handles::{Done, KeeperState, Nudge, ShardFeed, ShardHandles};
+use super::handles::{Done, FormerContent, KeeperState, Nudge, Returned, ShardFeed, ShardHandles};
 use super::open::SpoolOptions;
-use super::retention::{Retained, RetainedSegment};
+use super::retention::{Retained, RetainedFile, RetainedKind};
 use super::root::Lock;
 use super::segment::{Fate, Segment};
 use super::shard::ShardDir;
+use super::storage::{Room, Storage};
 use crate::spool::FORMAT_VERSION;
 use crate::spool::segment::{FIRST_BATCH_AT, Role, SegmentHeader};
 
@@ -35,6 +37,8 @@ pub(super) const READY_COUNT_MAX: usize = 4;
 const SPARES_COUNT_MAX: usize = 2;
 /// Between two tries after an error.
 const RETRY_WAIT: Duration = Duration::from_secs(1);
+/// Between two files that are given up for want of room: the room is looked at in between.
+const ROOM_WAIT: Duration = Duration::from_millis(200);
 /// Between two looks where nothing nudges.
 const IDLE_WAIT: Duration = Duration::from_secs(60);
 
@@ -54,6 +58,8 @@ pub(super) struct ShardPlan {
     pub unread: Vec<Segment>,
     /// Segments with nothing to deliver any more, and since when.
     pub delivered: Vec<(Spare, SystemTime)>,
+    /// Files of large messages.
+    pub content: FoundContent,
     pub next_number: u32,
     pub newest_epoch: u64,
 }
@@ -81,6 +87,7 @@ pub struct Keeper {
     nudge: Nudge,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
+    content: ContentKeeper,
     _lock: Lock,
 }
 
@@ -100,6 +107,11 @@ struct Shard {
     spares: Vec<Spare>,
     /// See [`ShardPlan::unread`].
     unread: Vec<Segment>,
+    /// Tells egress that none is left of those.
+    former_is_known: Arc<AtomicBool>,
+    /// One of them could not be read.
+    has_unreadable: bool,
+    content: ContentFiles,
     next_number: u32,
     /// The last epoch given out.
     last_epoch: u64,
@@ -109,8 +121,11 @@ struct Shard {
 
 struct Task {
     shards: Vec<Shard>,
-    done: Receiver<Arc<Segment>>,
+    done: Receiver<Returned>,
     retained: Retained,
+    storage: Arc<Storage>,
+    /// Files were last given up then for want of room.
+    given_up_at: Option<Instant>,
     segment_size: u64,
     state: Arc<KeeperState>,
     stop: Arc<AtomicBool>,
@@ -121,57 +136,51 @@ impl Keeper {
         lock: Lock,
         options: &SpoolOptions,
         plans: Vec<ShardPlan>,
+        (content, content_files): (ContentKeeper, Vec<ContentFiles>),
     ) -> Result<(Self, Vec<ShardHandles>, Vec<ShardFeed>), StoreError> {
         let (state, nudge) = (Arc::new(KeeperState::default()), Nudge::default());
         let stop = Arc::new(AtomicBool::new(false));
         let (done_sender, done) = channel();
         let (mut shards, mut handles, mut feeds) = (Vec::new(), Vec::new(), Vec::new());
         let mut retained = Vec::new();
-        for plan in plans {
-            let ready = Arc::new(ArrayQueue::new(options.ready_count.clamp(1, READY_COUNT_MAX)));
-            let (feed, incoming) = channel();
-            let shard = plan.dir.shard;
-            if plan.active {
-                let (ready, loans) = (Arc::clone(&ready), Arc::clone(plan.dir.loans()));
-                handles.push(ShardHandles { shard, ready, nudge: nudge.clone(), loans });
+        for (plan, files) in plans.into_iter().zip(content_files) {
+            let number = plan.dir.shard;
+            retained.extend(plan.delivered.iter().map(|&(spare, since)| RetainedFile {
+                shard: number,
+                kind: RetainedKind::Segment(spare),
+                since,
+            }));
+            let done = Done::new(number, done_sender.clone(), nudge.clone());
+            let (shard, feed) = Shard::new(plan, files, options, done, &nudge, &state);
+            if shard.active {
+                let (ready, loans) = (Arc::clone(&shard.ready), Arc::clone(shard.dir.loans()));
+                let (content, nudge) = (shard.content.clone(), nudge.clone());
+                handles.push(ShardHandles { shard: number, ready, content, nudge, loans });
             }
-            let done = Done::new(done_sender.clone(), nudge.clone());
-            let reserve = Arc::new(ArrayQueue::new(DEFERRED_READY_COUNT));
-            let log = DeferredLog::new(Arc::clone(&reserve), nudge.clone());
-            let ShardPlan { dir, active, recovered, deferred, unread, next_number, newest_epoch, .. } = plan;
-            let delivered = plan.delivered.into_iter();
-            retained.extend(delivered.map(|(spare, since)| RetainedSegment { shard, spare, since }));
-            let former = recovered.iter().chain(&deferred).map(|segment| segment.capacity);
-            let deferred_size = former.fold(options.segment_size, u64::max);
-            let defers = active || !recovered.is_empty() || !deferred.is_empty();
-            feeds.push(ShardFeed { shard, recovered, deferred, log, incoming, done });
-            let (last_epoch, durable_epoch) = (newest_epoch, newest_epoch);
-            let spares = Vec::new();
-            let mut shard = Shard {
-                dir,
-                active,
-                ready,
-                defers,
-                reserve,
-                deferred_size,
-                feed,
-                spares,
-                unread,
-                next_number,
-                last_epoch,
-                durable_epoch,
-            };
-            plan.spares.into_iter().for_each(|spare| shard.take_spare(spare, options.segment_size, &state));
             shards.push(shard);
+            feeds.push(feed);
         }
         let segment_size = options.segment_size;
         let retained = Retained::new(options.retention, retained);
-        let mut task =
-            Task { shards, done, retained, segment_size, state: Arc::clone(&state), stop: Arc::clone(&stop) };
+        let mut task = Task {
+            shards,
+            done,
+            retained,
+            storage: Arc::clone(content.storage()),
+            given_up_at: None,
+            segment_size,
+            state: Arc::clone(&state),
+            stop: Arc::clone(&stop),
+        };
         let thread = std::thread::Builder::new().name("keeper".into()).spawn(move || task.run());
         let thread = thread.map_err(StoreError::io("start a thread for", &options.path))?;
         nudge.set_thread(thread.thread().clone());
-        Ok((Self { state, nudge, stop, thread: Some(thread), _lock: lock }, handles, feeds))
+        Ok((Self { state, nudge, stop, thread: Some(thread), content, _lock: lock }, handles, feeds))
+    }
+
+    /// How much room the disk has.
+    pub fn storage(&self) -> &Arc<Storage> {
+        self.content.storage()
     }
 
     pub fn state(&self) -> &Arc<KeeperState> {
@@ -200,12 +209,10 @@ impl Task {
         while !self.stop.load(Ordering::Acquire) {
             // Before each pass: under a steady load there is always something to make, and it is made of what
             // came back.
-            while let Ok(segment) = self.done.try_recv() {
-                self.take_back(&segment);
-            }
+            self.take_all_back();
             let now = SystemTime::now();
-            while let Some(segment) = self.retained.pop_due(now) {
-                self.reuse(segment);
+            while let Some(file) = self.retained.pop_due(now) {
+                self.reuse(file);
             }
             let wait = match self.make_missing() {
                 Ok(true) => continue,
@@ -215,12 +222,27 @@ impl Task {
             for shard in &mut self.shards {
                 while shard.read_one(self.segment_size, &self.state) {}
             }
+            let wait = wait.min(self.make_room());
             self.drop_surplus();
             std::thread::park_timeout(self.retained.due_in(now).map_or(wait, |due_in| wait.min(due_in)));
         }
         // What came back last is noted, so that the next start need not read it.
-        while let Ok(segment) = self.done.try_recv() {
-            self.take_back(&segment);
+        self.take_all_back();
+    }
+
+    fn take_all_back(&mut self) {
+        while let Ok(returned) = self.done.try_recv() {
+            match returned {
+                Returned::Segment(segment) => self.take_back(&segment),
+                Returned::Content { shard, number } => {
+                    let Some(owner) = self.shards.iter().find(|other| other.dir.shard == shard) else {
+                        continue;
+                    };
+                    let len = content_path(&owner.dir.path, number).metadata().map_or(0, |file| file.len());
+                    let (kind, since) = (RetainedKind::Content { number, len }, SystemTime::now());
+                    self.retained.push(RetainedFile { shard, kind, since });
+                }
+            }
         }
     }
 
@@ -241,17 +263,19 @@ impl Task {
                 if let Err(error) = note_complete(&segment.ack_path(), segment.epoch) {
                     tracing::warn!(%path, %error, "cannot note that a segment is delivered; the next start reads it again");
                 }
-                let (shard, spare, since) = (segment.shard, Spare::of(segment), SystemTime::now());
-                self.retained.push(RetainedSegment { shard, spare, since });
+                let kind = RetainedKind::Segment(Spare::of(segment));
+                self.retained.push(RetainedFile { shard: segment.shard, kind, since: SystemTime::now() });
             }
             Fate::Delete => shard.delete(segment.number, segment.epoch, &self.state),
         }
     }
 
     /// Hands a file out again that was retained.
-    fn reuse(&mut self, RetainedSegment { shard, spare, .. }: RetainedSegment) {
-        if let Some(shard) = self.shards.iter_mut().find(|other| other.dir.shard == shard) {
-            shard.take_spare(spare, self.segment_size, &self.state);
+    fn reuse(&mut self, RetainedFile { shard, kind, .. }: RetainedFile) {
+        let Some(shard) = self.shards.iter_mut().find(|other| other.dir.shard == shard) else { return };
+        match kind {
+            RetainedKind::Segment(spare) => shard.take_spare(spare, self.segment_size, &self.state),
+            RetainedKind::Content { number, .. } => shard.content.delivered(number),
         }
     }
 
@@ -266,17 +290,15 @@ impl Task {
                 Ok(next) => made |= next,
                 Err(error) => {
                     if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
-                        given_up.extend(self.retained.give_up(shard.dir.shard));
+                        given_up.extend(self.retained.give_up(Some(shard.dir.shard)));
                     }
                     outcome = outcome.and(Err((error, shard.dir.path.as_path())));
                 }
             }
         }
         if !given_up.is_empty() {
-            tracing::warn!(
-                "no room for a segment: delivered mail is overwritten before `[spool] retain` allows it"
-            );
-            given_up.into_iter().for_each(|segment| self.reuse(segment));
+            self.note_given_up();
+            given_up.into_iter().for_each(|file| self.reuse(file));
             self.drop_surplus();
             return Ok(true);
         }
@@ -284,6 +306,30 @@ impl Task {
             note_outcome(&self.state, outcome.as_ref().err());
         }
         outcome.map(|()| made).map_err(|(error, _)| error)
+    }
+
+    /// Where the disk has too little room, gives the oldest retained file up, and returns when to look again: mail that
+    /// comes is worth more than mail that went.
+    fn make_room(&mut self) -> Duration {
+        if self.retained.is_empty() {
+            return IDLE_WAIT;
+        }
+        if self.storage.room() == Room::Plenty {
+            return RETRY_WAIT;
+        }
+        self.note_given_up();
+        let given_up = self.retained.give_up(None);
+        given_up.into_iter().for_each(|file| self.reuse(file));
+        ROOM_WAIT
+    }
+
+    fn note_given_up(&mut self) {
+        if self.given_up_at.is_none_or(|at| at.elapsed() >= IDLE_WAIT) {
+            tracing::warn!(
+                "too little room: delivered mail is overwritten before `[spool] retain` allows it"
+            );
+        }
+        self.given_up_at = Some(Instant::now());
     }
 
     fn drop_surplus(&mut self) {
@@ -314,6 +360,57 @@ fn note_outcome(state: &KeeperState, error: Option<&(io::Error, &Path)>) {
 }
 
 impl Shard {
+    fn new(
+        plan: ShardPlan,
+        content: ContentFiles,
+        options: &SpoolOptions,
+        done: Done,
+        nudge: &Nudge,
+        state: &KeeperState,
+    ) -> (Self, ShardFeed) {
+        let ShardPlan { dir, active, recovered, deferred, unread, next_number, newest_epoch, .. } = plan;
+        let former_is_known = Arc::new(AtomicBool::new(unread.is_empty()));
+        let FoundContent { unnamed, has_damage, .. } = plan.content;
+        let (epoch_max, is_known) = (newest_epoch, Arc::clone(&former_is_known));
+        let former_content = FormerContent { unnamed, has_damage, epoch_max, is_known };
+        let reserve = Arc::new(ArrayQueue::new(DEFERRED_READY_COUNT));
+        let former = recovered.iter().chain(&deferred).map(|segment| segment.capacity);
+        let (deferred_size, segment_size) =
+            (former.fold(options.segment_size, u64::max), options.segment_size);
+        let (feed, incoming) = channel();
+        let mut shard = Self {
+            active,
+            ready: Arc::new(ArrayQueue::new(options.ready_count.clamp(1, READY_COUNT_MAX))),
+            defers: active || !recovered.is_empty() || !deferred.is_empty(),
+            reserve: Arc::clone(&reserve),
+            deferred_size,
+            feed,
+            spares: Vec::new(),
+            unread,
+            former_is_known,
+            has_unreadable: false,
+            content,
+            next_number,
+            last_epoch: newest_epoch,
+            durable_epoch: newest_epoch,
+            dir,
+        };
+        plan.spares.into_iter().for_each(|spare| shard.take_spare(spare, segment_size, state));
+        let (shard_number, directory) = (shard.dir.shard, Arc::from(shard.dir.path.as_path()));
+        let log = DeferredLog::new(reserve, nudge.clone());
+        let feed = ShardFeed {
+            shard: shard_number,
+            directory,
+            recovered,
+            deferred,
+            log,
+            incoming,
+            done,
+            former_content,
+        };
+        (shard, feed)
+    }
+
     /// Keeps a delivered file of the right size for reuse, removes another.
     fn take_spare(&mut self, spare: Spare, segment_size: u64, state: &KeeperState) {
         if (self.active && spare.capacity == segment_size) || spare.capacity == self.deferred_size {
@@ -332,8 +429,14 @@ impl Shard {
                 self.take_spare(Spare::of(&segment), segment_size, state);
             }
             Ok(()) => drop(self.feed.send(Arc::new(segment))),
-            // Not used again, so that whatever is in it is there at the next start.
-            Err(error) => tracing::error!(%path, %error, "cannot read a segment; left as it is"),
+            Err(error) => {
+                // Not used again, so that whatever is in it is there at the next start; nor is a file that it may name.
+                tracing::error!(%path, %error, "cannot read a segment; left as it is");
+                self.has_unreadable = true;
+            }
+        }
+        if self.unread.is_empty() && !self.has_unreadable {
+            self.former_is_known.store(true, Ordering::Release);
         }
         true
     }

@@ -13,6 +13,7 @@
 
 mod acks;
 mod backlog;
+mod content;
 mod deferred;
 mod direct;
 mod error;
@@ -29,13 +30,15 @@ mod root;
 mod segment;
 mod shard;
 mod site;
+mod storage;
 
 pub use acks::{AckSet, AckWriter};
-pub use backlog::read_backlog;
+pub use backlog::{FormerMail, read_backlog};
+pub use content::{ContentFile, ContentFiles, ContentReader, content_path};
 pub use deferred::{DeferError, Deferred, DeferredLog};
 pub use direct::Writes;
 pub use error::StoreError;
-pub use handles::{Done, KeeperState, Nudge, ShardFeed, ShardHandles};
+pub use handles::{Done, FormerContent, KeeperState, Nudge, ShardFeed, ShardHandles};
 pub use keeper::Keeper;
 pub use open::{Spool, SpoolOptions};
 pub use reader::{Reader, describe, read_record};
@@ -43,6 +46,7 @@ pub use rescue::list_set_aside;
 pub use retention::Retention;
 pub use segment::Segment;
 pub use site::{Remark, survey};
+pub use storage::{Marks, Room, Storage};
 
 #[cfg(test)]
 mod tests;

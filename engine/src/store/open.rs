@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::acks;
+use super::content::{ContentKeeper, FoundContent, content_path};
 use super::direct::Writes;
 use super::error::StoreError;
 use super::handles::{ShardFeed, ShardHandles};
@@ -17,6 +18,7 @@ use super::root::{self, Lock};
 use super::segment::{Segment, ack_path};
 use super::shard::{self, Name, ShardDir};
 use super::site;
+use super::storage::Marks;
 use crate::spool::batch::{BATCH_HEADER_LEN, BatchHeader};
 use crate::spool::segment::{
     FIRST_BATCH_AT, HeaderFault, Role, SEGMENT_SIZE_DEFAULT, SEGMENT_SIZE_MAX, SegmentHeader,
@@ -32,20 +34,22 @@ pub struct SpoolOptions {
     pub shards_count: u16,
     /// Bytes of each new segment; rounded up to whole blocks.
     pub segment_size: u64,
-    /// Largest content of any listener, in octets.
+    /// Largest content of a record, in octets.
     pub max_message_size: u64,
     /// Segments each shard has ready for its worker, 1 to 4.
     pub ready_count: usize,
     /// How long delivered mail stays readable; `None`: until its file is needed.
     pub retention: Option<Retention>,
+    /// When the disk has too little room for new mail.
+    pub marks: Marks,
 }
 
 impl SpoolOptions {
     pub fn new(path: impl Into<PathBuf>, shards_count: u16, max_message_size: u64) -> Self {
         let segment_size = segment_size_min(max_message_size).max(SEGMENT_SIZE_DEFAULT);
         let ready_count = super::keeper::READY_COUNT_MAX;
-        let (path, retention) = (path.into(), None);
-        Self { path, shards_count, segment_size, max_message_size, ready_count, retention }
+        let (path, retention, marks) = (path.into(), None, Marks::default());
+        Self { path, shards_count, segment_size, max_message_size, ready_count, retention, marks }
     }
 }
 
@@ -118,7 +122,9 @@ impl Spool {
     /// Starts the keeper. The handles are those of shards 0 to `shards_count`, in order; a feed exists for
     /// every shard that is filled or still has mail.
     pub fn start(self) -> Result<(Keeper, Vec<ShardHandles>, Vec<ShardFeed>), StoreError> {
-        Keeper::start(self.lock, &self.options, self.plans)
+        let Self { options, lock, plans, .. } = self;
+        let content = ContentKeeper::start(&options.path, &plans, options.marks)?;
+        Keeper::start(lock, &options, plans, content)
     }
 }
 
@@ -169,6 +175,22 @@ pub(super) fn read_header(
     Ok(salvaged)
 }
 
+/// The shard's files of large messages.
+fn find_content(dir: &ShardDir, names: &[Name]) -> FoundContent {
+    let mut found = FoundContent::default();
+    for name in names {
+        let Name::Content(number) = *name else { continue };
+        found.last_number = found.last_number.max(number);
+        // Content has a trace field at the least. One whose length cannot be read is no reason to give it up.
+        if content_path(&dir.path, number).metadata().is_ok_and(|metadata| metadata.len() == 0) {
+            found.empty.push(number);
+        } else {
+            found.unnamed.insert(number);
+        }
+    }
+    found
+}
+
 /// Sorts one shard's segments. `None` for one that is neither filled nor holds anything: it is removed.
 fn plan_shard(
     options: &SpoolOptions,
@@ -187,7 +209,8 @@ fn plan_shard(
     }
     dir.sweep().map_err(StoreError::io("clean up", &directory))?;
     let names = dir.names().map_err(StoreError::io("list", &directory))?;
-    let next_number = names.iter().map(|name| name.number() + 1).max().unwrap_or(1);
+    let numbers = names.iter().filter(|name| !matches!(name, Name::Content(_))).map(|name| name.number());
+    let next_number = numbers.max().map_or(1, |last| last + 1);
     let set_aside_epochs = names.iter().filter_map(|name| match name {
         Name::SetAside(number) => set_aside_epoch(&dir.segment_path(*number).with_extension("damaged")),
         _ => None,
@@ -195,13 +218,13 @@ fn plan_shard(
     let epochs = segments.iter().filter_map(|segment| Some(segment.header?.epoch));
     let newest_epoch = epochs.chain(set_aside_epochs).max().unwrap_or(0);
     let mut sorted = Sorted::default();
-    let mut has_damaged = names.iter().any(|name| matches!(name, Name::SetAside(_)));
+    let mut has_damage = names.iter().any(|name| matches!(name, Name::SetAside(_)));
     for segment in segments {
         if segment.header.is_none() {
             let path = &segment.path;
             tracing::error!(path = %path.display(), "neither the segment's header nor its first batch is readable; set aside");
             dir.set_aside(segment.number).map_err(StoreError::io("rename", path))?;
-            has_damaged = true;
+            has_damage = true;
         }
         sorted.take(segment, active)?;
     }
@@ -209,13 +232,14 @@ fn plan_shard(
     recovered.sort_by_key(|segment| segment.epoch);
     deferred.sort_by_key(|segment| segment.epoch);
     let is_retained = options.retention.is_some() && !delivered.is_empty();
-    if !active && recovered.is_empty() && deferred.is_empty() && !has_damaged && !is_retained {
+    if !active && recovered.is_empty() && deferred.is_empty() && !has_damage && !is_retained {
         root::remove_shard(&options.path, &directory).map_err(StoreError::io("remove", &directory))?;
         return Ok(None);
     }
     if !recovered.is_empty() {
         tracing::info!(shard, segments_count = recovered.len(), "mail of a former run is left to deliver");
     }
+    let content = FoundContent { has_damage, ..find_content(&dir, &names) };
     Ok(Some(ShardPlan {
         dir,
         active,
@@ -224,6 +248,7 @@ fn plan_shard(
         spares,
         delivered,
         unread,
+        content,
         next_number,
         newest_epoch,
     }))

@@ -6,10 +6,11 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use super::error::StoreError;
-use super::inspect::{Listed, State, names, shards};
+use super::inspect::{Listed, State, inline_content, names, shards};
 use super::open::read_header;
 use super::shard::{self, Name};
 use crate::spool::batch::{BATCH_HEADER_LEN, BatchHeader};
+use crate::spool::content_ref::ContentRef;
 use crate::spool::recover::recover;
 use crate::spool::segment::{FIRST_BATCH_AT, HeaderFault, Role, SEGMENT_SIZE_MAX, SegmentHeader};
 use crate::spool::walk::{Found, Walk};
@@ -66,7 +67,8 @@ impl SetAside<'_> {
                 received_unix_us: record.meta.received_unix_us,
                 state: State::SetAside,
                 envelope: record.envelope,
-                content: record.content,
+                content: inline_content(&record),
+                content_file: ContentRef::of(&record),
                 shard: self.shard,
                 path: self.path,
                 offset: record.offset_in_segment,

@@ -39,6 +39,8 @@ pub(super) enum Name {
     SetAside(u32),
     /// A segment being removed: all of its mail was delivered.
     Gone(u32),
+    /// The content of a large message. These files have numbers of their own.
+    Content(u32),
 }
 
 impl Name {
@@ -54,6 +56,7 @@ impl Name {
             "new" => Some(Self::New(number)),
             "damaged" => Some(Self::SetAside(number)),
             "gone" => Some(Self::Gone(number)),
+            "content" => Some(Self::Content(number)),
             _ => None,
         }
     }
@@ -64,7 +67,8 @@ impl Name {
             | Self::Ack(number)
             | Self::New(number)
             | Self::SetAside(number)
-            | Self::Gone(number) => number,
+            | Self::Gone(number)
+            | Self::Content(number) => number,
         }
     }
 }
@@ -105,6 +109,10 @@ impl ShardDir {
         }
         let dir = File::open(&path)?;
         Ok(Self { shard, path, dir, writes, loans: Arc::new(Loans::new()) })
+    }
+
+    pub(super) fn writes(&self) -> Writes {
+        self.writes
     }
 
     /// What the shard's worker has lent to its reader.

@@ -20,7 +20,7 @@ use ringmx_ring::sim::{Client, Faults, Random, Settings, Simulation};
 use ringmx_ring::{AcceptMode, Doorbell, Fd};
 
 use super::actor::{Actor, Behaviour};
-use super::probe::{Ledger, Probe};
+use super::probe::{Content, Ledger, Probe};
 use super::recovered::{self, Records};
 use super::script::{MESSAGE_LEN_MAX, Script};
 use super::segments::{SegmentKeeper, SimSegments, Supply, Syncs};
@@ -32,7 +32,9 @@ pub struct Plan {
     pub supply: Supply,
     pub syncs: Syncs,
     pub segment_capacity: u64,
-    pub content_len_max: usize,
+    pub memory_len_max: usize,
+    /// Octets of content from which on it has a file.
+    pub inline_len_max: usize,
     pub connections_max: usize,
     pub accept_mode: AcceptMode,
     pub command_timeout: Duration,
@@ -50,7 +52,8 @@ impl Default for Plan {
             supply: Supply::Plenty,
             syncs: Syncs::All,
             segment_capacity: 64 << 10,
-            content_len_max: 64 << 20,
+            memory_len_max: 64 << 20,
+            inline_len_max: 256 << 10,
             connections_max: 100,
             accept_mode: AcceptMode::Multishot,
             command_timeout: Duration::from_secs(300),
@@ -92,10 +95,12 @@ impl Machine {
             ..ServiceSettings::new("mx.example")
         }));
         let bell = Doorbell::new().expect("an eventfd");
-        let (probe, ledger) = Probe::new(simulation.ring(), plan.syncs, bell.fd(), wake, all_durable);
-        let stop = Arc::new(Stop { requested: AtomicBool::new(false), bell });
         let keeper = SegmentKeeper::new(&simulation, plan, seed);
         let changes = Arc::new(ArrayQueue::new(16));
+        let content = Content { fds: keeper.content(), decoy: simulation.open_file(Vec::new()) };
+        let (probe, ledger) =
+            Probe::new(simulation.ring(), plan.syncs, bell.fd(), wake, all_durable, content);
+        let stop = Arc::new(Stop { requested: AtomicBool::new(false), bell });
         let (stats, events) = (Arc::<WorkerStats>::default(), EventQueue::new(1024));
         let port = |(id, &(fd, durability)): (usize, &(Fd, Durability))| Port {
             id: PortId(id as u32),
@@ -110,7 +115,8 @@ impl Machine {
             worker_index: 0,
             ports: listeners.iter().enumerate().map(port).collect(),
             policy: Arc::clone(publisher.published()),
-            content_len_max: plan.content_len_max,
+            memory_len_max: plan.memory_len_max,
+            inline_len_max: plan.inline_len_max,
             clients: Arc::new(Clients::new(1024, RandomState::new())),
             async_interval: plan.async_interval,
             stats: Arc::clone(&stats),
@@ -224,17 +230,17 @@ impl Machine {
 
     /// Cuts the power and reads back what is on the disk.
     pub fn recover(&mut self) -> Records {
-        recovered::records(&self.simulation.crash(), &self.keeper.all())
+        recovered::records(&self.simulation.crash(), &self.keeper)
     }
 
     /// What a recovery would find if the power were cut now; the machine goes on.
     pub fn recover_as_if_cut(&self, random: &mut Random) -> Records {
-        recovered::records(&self.simulation.after_power_cut(random), &self.keeper.all())
+        recovered::records(&self.simulation.after_power_cut(random), &self.keeper)
     }
 
     /// What a reader finds in what the worker has published.
     pub fn published(&self) -> Records {
-        recovered::published(&self.simulation, &self.keeper.all())
+        recovered::published(&self.simulation, &self.keeper)
     }
 }
 

@@ -90,11 +90,12 @@ fn plan(seed: u64, world: World, random: &mut Random) -> Plan {
         async_interval: [Duration::from_millis(10), Duration::from_secs(1)][random.len(0..=1)],
         command_timeout: Duration::from_secs(timeouts.0),
         data_timeout: Duration::from_secs(timeouts.1),
+        inline_len_max: [1 << 10, 4 << 10, 256 << 10][random.len(0..=2)],
         ..Plan::default()
     };
     if world == World::Scarce {
         plan.supply = [Supply::Plenty, Supply::Scarce][random.len(0..=1)];
-        plan.content_len_max = [4 << 10, 16 << 10, 64 << 20][random.len(0..=2)];
+        plan.memory_len_max = [4 << 10, 16 << 10, 64 << 20][random.len(0..=2)];
         plan.connections_max = [1, 3, 100][random.len(0..=2)];
     }
     plan
@@ -259,7 +260,7 @@ impl Run {
     }
 
     fn is_short_of_memory(&self) -> bool {
-        self.plan.content_len_max < Plan::default().content_len_max
+        self.plan.memory_len_max < Plan::default().memory_len_max
     }
 
     fn reference(&self, actor: &Actor) -> Reference {

@@ -51,6 +51,8 @@ pub struct Ledger {
     pub cancels: u64,
     pub writes: u64,
     pub writes_completed: u64,
+    /// Pieces of content to files of their own.
+    pub content_writes: u64,
     pub syncs: u64,
     pub signals: u64,
     /// Receives that brought octets.
@@ -87,15 +89,23 @@ impl Ledger {
         match &completion.payload {
             Payload::Lent(_) => self.received += 1,
             Payload::Written(_) => {
-                let len = self.writes_in_flight.remove(&completion.token);
-                let len = len.expect("a write that was asked for");
-                self.writes_completed += 1;
-                self.write_failed |= completion.result != Ok(len as u32);
+                // A piece of content is not among them.
+                if let Some(len) = self.writes_in_flight.remove(&completion.token) {
+                    self.writes_completed += 1;
+                    self.write_failed |= completion.result != Ok(len as u32);
+                }
             }
             Payload::Returned(bytes) => self.sending_len = self.sending_len.saturating_sub(bytes.len()),
             Payload::None => {}
         }
     }
+}
+
+/// Files of large messages.
+pub struct Content {
+    pub fds: Rc<RefCell<HashSet<Fd>>>,
+    /// Synced in the place of one that is not to be.
+    pub decoy: Fd,
 }
 
 /// The ring of a worker under test.
@@ -107,6 +117,7 @@ pub struct Probe {
     bell: Fd,
     wake: Fd,
     all_durable: bool,
+    content: Content,
 }
 
 impl Probe {
@@ -117,9 +128,10 @@ impl Probe {
         bell: Fd,
         wake: Fd,
         all_durable: bool,
+        content: Content,
     ) -> (Self, Rc<RefCell<Ledger>>) {
         let ledger = Rc::default();
-        (Self { ring, ledger: Rc::clone(&ledger), syncs, bell, wake, all_durable }, ledger)
+        (Self { ring, ledger: Rc::clone(&ledger), syncs, bell, wake, all_durable, content }, ledger)
     }
 }
 
@@ -201,8 +213,13 @@ impl Ring for Probe {
     fn write(&mut self, token: Token, file: Fd, offset: u64, bytes: BlockBuffer, durable: bool) {
         let _aside = Aside::enter();
         let mut ledger = self.ledger.borrow_mut();
-        assert!(!ledger.write_failed, "a write at {offset} of {file:?} after one that failed");
+        if self.content.fds.borrow().contains(&file) {
+            // A sync makes it durable before a record names its file.
+            ledger.content_writes += 1;
+            return self.ring.write(token, file, offset, bytes, durable);
+        }
         assert!(durable || !self.all_durable, "a write that is not durable");
+        assert!(!ledger.write_failed, "a write at {offset} of {file:?} after one that failed");
         ledger.writes += 1;
         assert_eq!(ledger.writes_in_flight.insert(token, bytes.len()), None, "two writes of one name");
         let count = ledger.writes_in_flight.len();
@@ -214,7 +231,8 @@ impl Ring for Probe {
     fn sync(&mut self, token: Token, file: Fd) {
         let _aside = Aside::enter();
         self.ledger.borrow_mut().syncs += 1;
-        self.ring.sync(token, file);
+        let is_skipped = self.syncs == Syncs::NoContent && self.content.fds.borrow().contains(&file);
+        self.ring.sync(token, if is_skipped { self.content.decoy } else { file });
     }
 
     fn signal(&mut self, token: Token, eventfd: Fd) {

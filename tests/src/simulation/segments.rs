@@ -1,7 +1,7 @@
 //! Segments over simulated files, and a keeper that may run out of them.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,6 +11,7 @@ use ringmx::server::Segments;
 use ringmx::spool::FORMAT_VERSION;
 use ringmx::spool::commit::Readable;
 use ringmx::spool::segment::{FIRST_BATCH_AT, Role, SegmentHeader};
+use ringmx::store::Room;
 use ringmx_ring::sim::{Random, Simulation};
 use ringmx_ring::{BlockBuffer, Fd};
 
@@ -30,6 +31,13 @@ pub struct SimSegment {
     pub failed: AtomicBool,
 }
 
+/// The file of a large message.
+#[derive(Debug)]
+pub struct SimFile {
+    pub fd: Fd,
+    pub number: u32,
+}
+
 /// How many segments there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Supply {
@@ -47,6 +55,8 @@ pub enum Syncs {
     NoBatch,
     /// The header of a recycled segment is not durable when the segment is taken.
     NoHeader,
+    /// The file of a large message is not durable when the record that names it is written.
+    NoContent,
 }
 
 struct Shared {
@@ -57,6 +67,13 @@ struct Shared {
     random: RefCell<Random>,
     ready: RefCell<VecDeque<Arc<SimSegment>>>,
     all: RefCell<Vec<Arc<SimSegment>>>,
+    files: RefCell<Vec<Arc<SimFile>>>,
+    /// Their descriptors.
+    content: Rc<RefCell<HashSet<Fd>>>,
+    /// Came back, to be used again.
+    spare_files: RefCell<Vec<Arc<SimFile>>>,
+    room: Cell<Room>,
+    has_files: Cell<bool>,
     reader: Fd,
     reader_sleeps: Cell<bool>,
     /// What is published is durable.
@@ -84,6 +101,11 @@ impl SegmentKeeper {
             random: RefCell::new(Random::new(seed)),
             ready: RefCell::default(),
             all: RefCell::default(),
+            files: RefCell::default(),
+            content: Rc::default(),
+            spare_files: RefCell::default(),
+            room: Cell::default(),
+            has_files: Cell::new(true),
             reader: simulation.create_eventfd(),
             reader_sleeps: Cell::new(false),
             all_durable,
@@ -104,6 +126,31 @@ impl SegmentKeeper {
     /// All segments there ever were.
     pub fn all(&self) -> Vec<Arc<SimSegment>> {
         self.0.all.borrow().clone()
+    }
+
+    /// All content files there ever were.
+    pub fn files(&self) -> Vec<Arc<SimFile>> {
+        self.0.files.borrow().clone()
+    }
+
+    /// The descriptors of those, and of all that come.
+    pub fn content(&self) -> Rc<RefCell<HashSet<Fd>>> {
+        Rc::clone(&self.0.content)
+    }
+
+    /// Those that came back and are not in use again.
+    pub fn spare_files_count(&self) -> usize {
+        self.0.spare_files.borrow().len()
+    }
+
+    /// Whether there are files for large messages, from now on.
+    pub fn set_files(&self, has_files: bool) {
+        self.0.has_files.set(has_files);
+    }
+
+    /// What the disk has room for, from now on.
+    pub fn set_room(&self, room: Room) {
+        self.0.room.set(room);
     }
 
     /// The reader of the shard has nothing to do.
@@ -159,6 +206,7 @@ impl Shared {
 
 impl Segments for SimSegments {
     type Segment = SimSegment;
+    type File = SimFile;
 
     fn take(&mut self) -> Option<Arc<SimSegment>> {
         let _aside = Aside::enter();
@@ -219,6 +267,46 @@ impl Segments for SimSegments {
         if let Some(durable_to) = durable_to {
             segment.published.fetch_max(durable_to, Ordering::Relaxed);
         }
+    }
+
+    fn take_file(&mut self) -> Option<(u32, Arc<SimFile>)> {
+        let _aside = Aside::enter();
+        let mut random = self.0.random.borrow_mut();
+        if !self.0.has_files.get() || (self.0.supply == Supply::Scarce && random.chance(0.5)) {
+            return None;
+        }
+        // Used again with what is in it: nobody relies on its being empty.
+        let spare = self.0.spare_files.borrow_mut().pop();
+        let file = spare.unwrap_or_else(|| {
+            let mut files = self.0.files.borrow_mut();
+            let fd = self.0.simulation.open_file(Vec::new());
+            let file = Arc::new(SimFile { fd, number: files.len() as u32 + 1 });
+            files.push(Arc::clone(&file));
+            self.0.content.borrow_mut().insert(fd);
+            file
+        });
+        Some((file.number, file))
+    }
+
+    fn has_file(&self) -> bool {
+        self.0.has_files.get()
+    }
+
+    fn file_fd(file: &SimFile) -> Fd {
+        file.fd
+    }
+
+    fn give_file_back(&self, file: Arc<SimFile>, failed: bool) {
+        let _aside = Aside::enter();
+        let mut spares = self.0.spare_files.borrow_mut();
+        assert!(!spares.iter().any(|spare| spare.number == file.number), "given back twice");
+        if !failed {
+            spares.push(file);
+        }
+    }
+
+    fn room(&self) -> Room {
+        self.0.room.get()
     }
 
     fn sleeping_reader(&self) -> Option<Fd> {

@@ -36,7 +36,7 @@ pub(super) struct ExportArgs {
     pub(super) common: Common,
 }
 
-/// The exit status is 1 where a wanted message is not there, or damage may have taken some.
+/// The exit status is 1 where a wanted message is not there or cannot be read, or damage may have taken some.
 pub(super) fn run(args: &ExportArgs, output: &mut dyn Write) -> Result<u8, Failure> {
     let path = args.common.path()?;
     let stats = inspect::stat(&path)?;
@@ -63,17 +63,18 @@ pub(super) fn run(args: &ExportArgs, output: &mut dyn Write) -> Result<u8, Failu
     for &id in &missing {
         eprintln!("ringmx: {}", StoreError::NoMessage { id, path: path.clone() });
     }
-    let Export { messages_count, octets, again_count, .. } = export;
+    let Export { messages_count, octets, again_count, unreadable_count, .. } = export;
     if args.common.json {
         let object = json!({
             "directory": args.to.to_string_lossy(), "messages": messages_count, "octets": octets,
-            "twice": again_count, "damaged": damages_count, "missing": missing.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "twice": again_count, "damaged": damages_count, "unreadable": unreadable_count,
+            "missing": missing.iter().map(ToString::to_string).collect::<Vec<_>>(),
         });
         writeln!(output, "{object}")?;
     } else {
         writeln!(output, "messages: {messages_count}, octets: {octets}, in {}", args.to.display())?;
     }
-    Ok(u8::from(!missing.is_empty() || damages_count > 0))
+    Ok(u8::from(!missing.is_empty() || damages_count > 0 || unreadable_count > 0))
 }
 
 /// On a terminal only.
@@ -91,6 +92,8 @@ struct Export {
     octets: u64,
     /// Met again, in another segment, with the same id: a copy of the same message.
     again_count: u64,
+    /// Large messages whose files are damaged or gone.
+    unreadable_count: u64,
 }
 
 impl Export {
@@ -104,23 +107,28 @@ impl Export {
         };
         let envelopes = created().map_err(|error| StoreError::Export(directory.to_owned(), error))?;
         let (directory, envelopes) = (directory.to_owned(), BufWriter::new(envelopes));
-        Ok(Self { directory, envelopes, messages_count: 0, octets: 0, again_count: 0 })
+        Ok(Self { directory, envelopes, messages_count: 0, octets: 0, again_count: 0, unreadable_count: 0 })
     }
 
     fn add(&mut self, listed: &Listed<'_>) -> io::Result<()> {
+        if let Err(error) = listed.check_content() {
+            eprintln!("ringmx: {} is left out, unless it was delivered just now: {error}", listed.id);
+            self.unreadable_count += 1;
+            return Ok(());
+        }
         let name = format!("{}.eml", listed.id);
         match new_file(&self.directory.join(&name)) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 self.again_count += 1;
                 return Ok(());
             }
-            other => other?.write_all(listed.content)?,
+            other => listed.write_content(&mut other?)?,
         }
         let mut envelope = envelope_json(listed);
         envelope["content"] = name.into();
         writeln!(self.envelopes, "{envelope}")?;
         self.messages_count += 1;
-        self.octets += listed.content.len() as u64;
+        self.octets += listed.content_len();
         Ok(())
     }
 

@@ -152,22 +152,20 @@ fn cat(id: MessageId, set_aside: bool, common: &Common, output: &mut dyn Write) 
         if listed.id != id {
             return ControlFlow::Continue(());
         }
-        // Its checksum was right before the first octet goes out.
-        written = Some(if common.json {
-            writeln!(output, "{}", envelope_json(listed))
-        } else {
-            output.write_all(listed.content)
+        // Its checksum is right before the first octet goes out.
+        written = Some(match listed.check_content() {
+            _ if common.json => Ok(writeln!(output, "{}", envelope_json(listed))),
+            Ok(()) => Ok(listed.write_content(output)),
+            Err(error) => Err(error),
         });
         ControlFlow::Break(())
     })?;
     match written {
-        Some(written) => written?,
-        None => {
-            eprintln!("ringmx: {}", StoreError::NoMessage { id, path });
-            return Ok(1);
-        }
+        Some(Ok(written)) => return written.map(|()| 0).map_err(Failure::from),
+        Some(Err(error)) => eprintln!("ringmx: the content of {id} is damaged or gone: {error}"),
+        None => eprintln!("ringmx: {}", StoreError::NoMessage { id, path }),
     }
-    Ok(0)
+    Ok(1)
 }
 
 fn verify(common: &Common, output: &mut dyn Write) -> Result<u8, Failure> {
@@ -199,11 +197,12 @@ fn stat(common: &Common, output: &mut dyn Write) -> Result<u8, Failure> {
     let stats = inspect::stat(&common.path()?)?;
     if common.json {
         for stat in &stats {
-            let ShardStat { shard, segments_count, bytes, records_count, undelivered_count, set_aside_count } =
-                stat;
+            let ShardStat { shard, segments_count, bytes, records_count, undelivered_count, .. } = stat;
+            let set_aside_count = stat.set_aside_count;
             let object = json!({
                 "shard": shard, "segments": segments_count, "octets": bytes, "messages": records_count,
                 "undelivered": undelivered_count, "set_aside": set_aside_count,
+                "content_files": stat.content_files_count,
             });
             writeln!(output, "{object}")?;
         }
@@ -221,6 +220,7 @@ fn stat(common: &Common, output: &mut dyn Write) -> Result<u8, Failure> {
         records_count: sum(|stat| stat.records_count),
         undelivered_count: sum(|stat| stat.undelivered_count),
         set_aside_count: sum(|stat| stat.set_aside_count),
+        content_files_count: sum(|stat| stat.content_files_count),
     };
     stat_row("all", &total, output)?;
     Ok(0)

@@ -7,7 +7,7 @@ use crate::store::inspect::{Listed, State};
 
 /// `ID  TIME  STATE  OCTETS  <REVERSE-PATH>  <FORWARD-PATH>, ...`
 pub(super) fn line(listed: &Listed<'_>) -> String {
-    let Listed { id, state, content, .. } = listed;
+    let Listed { id, state, .. } = listed;
     let envelope = match Envelope::parse(listed.envelope) {
         Ok(envelope) => {
             let recipients: Vec<_> =
@@ -17,7 +17,7 @@ pub(super) fn line(listed: &Listed<'_>) -> String {
         Err(error) => error.to_string(),
     };
     let state = state_name(*state);
-    format!("{id}  {}  {state}  {}  {envelope}", utc(listed.received_unix_us), content.len())
+    format!("{id}  {}  {state}  {}  {envelope}", utc(listed.received_unix_us), listed.content_len())
 }
 
 pub(super) fn envelope_json(listed: &Listed<'_>) -> Value {
@@ -27,7 +27,7 @@ pub(super) fn envelope_json(listed: &Listed<'_>) -> Value {
         "id": listed.id.to_string(),
         "received": utc(listed.received_unix_us),
         "state": state_name(listed.state),
-        "octets": listed.content.len(),
+        "octets": listed.content_len(),
         "shard": listed.shard,
         "file": listed.path.to_string_lossy(),
         "offset": listed.offset,
@@ -83,6 +83,7 @@ mod tests {
             state: State::Undelivered,
             envelope: &envelope,
             content: b"hello\r\n",
+            content_file: None,
             shard: 1,
             path: Path::new("x.seg"),
             offset: 4096,

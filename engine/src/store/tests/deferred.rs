@@ -37,7 +37,8 @@ fn reserve(log: &DeferredLog, what: &str) {
 }
 
 fn read(segments: &[Arc<Segment>]) -> Summary {
-    let (summary, unreadable) = read_backlog(segments, |segment| segment.epoch as u32).unwrap();
+    let FormerMail { summary, unreadable, .. } =
+        read_backlog(segments, |segment| segment.epoch as u32).unwrap();
     assert_eq!(unreadable.len(), 0);
     summary
 }
