@@ -13,6 +13,7 @@ pub(crate) const MUTANTS: &[(&str, &str)] = &[
     ("no_dsync", "the sync of each batch"),
     ("no_segment_sync", "the sync of a segment's header and blocks before its first batch"),
     ("no_directory_sync", "the syncs of directories"),
+    ("no_file_sync", "the sync of a large message's file before the record that names it"),
 ];
 
 /// Builds one; its path. Dependencies are built once for all of them, apart from those of the normal build.

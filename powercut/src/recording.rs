@@ -49,15 +49,22 @@ impl Workload {
     fn options(self) -> Options {
         let base = Options { max_message_size: "400KiB", ..Options::default() };
         match self {
-            Self::Steady => Options { segment_size: "1MiB", workers: 1, ..base },
+            // So that some messages have files of their own, as larger ones have elsewhere.
+            Self::Steady => {
+                Options { segment_size: "1MiB", workers: 1, spool: "inline_size = \"64KiB\"", ..base }
+            }
             // Below a file there can be no directory.
             Self::Undeliverable => Options {
                 deliver: Some("deliver = \"maildir\"\npath = \"ringmx.toml/maildir\""),
                 ..Self::Steady.options()
             },
-            Self::FirstUse => {
-                Options { segment_size: "16MiB", workers: 1, deliver: Some("deliver = \"hold\""), ..base }
-            }
+            Self::FirstUse => Options {
+                segment_size: "16MiB",
+                workers: 1,
+                deliver: Some("deliver = \"hold\""),
+                spool: "inline_size = \"4KiB\"",
+                ..base
+            },
         }
     }
 
@@ -67,7 +74,7 @@ impl Workload {
             Self::Steady | Self::Undeliverable => {
                 vec![Load { connections_count: 4, messages_count: 16, len_max: 380_000 }; 2]
             }
-            Self::FirstUse => vec![Load { connections_count: 2, messages_count: 8, len_max: 20_000 }],
+            Self::FirstUse => vec![Load { connections_count: 2, messages_count: 8, len_max: 200_000 }],
         }
     }
 }
