@@ -2,9 +2,10 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread::Builder;
+use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use ringmx_ring::{BindError, available_cores};
@@ -17,6 +18,7 @@ use crate::config::Config;
 use crate::egress::{self, EgressError};
 use crate::policy::Policy;
 use crate::readiness::{Obstacle, Readiness};
+use crate::reload::{Reloader, Requests, RulePlaces};
 use crate::server::{
     Listeners, Publisher, Unproven, Visitors, Watch as PortWatch, WatchOptions, Workers, WorkersError,
     WorkersOptions, who_listens,
@@ -76,11 +78,11 @@ enum Notice {
     WorkerEnded(io::Result<()>),
 }
 
-/// Serves until SIGTERM or SIGINT, then drains.
+/// Serves until SIGTERM or SIGINT, then drains. `path`: the file that `config` came from, which a reload reads again.
 ///
 /// # Errors
 /// Whatever keeps it from serving; then nothing is left running.
-pub fn run(config: &Arc<Config>) -> Result<(), ServeError> {
+pub fn run(config: &Arc<Config>, path: Option<&Path>) -> Result<(), ServeError> {
     let cores = available_cores().map_err(system("cannot read which cores are available"))?;
     raise_descriptor_limit(config);
     // Everything that can be taken by somebody else comes first.
@@ -114,10 +116,14 @@ pub fn run(config: &Arc<Config>) -> Result<(), ServeError> {
     let mut workers = Workers::start(shards, reader, &options, ended)?;
 
     let readiness = Arc::new(Readiness::new());
+    let places = Arc::default();
+    let (reloads, reloading) = start_reloads(config, path, publisher, &places, &workers)?;
     let stop_control = control::Stop::default();
     let control = control::spawn(ControlHandles {
         worker_stats: workers.stats.clone(),
         events: workers.events.clone(),
+        places,
+        reloads: reloads.clone(),
         admin,
         readiness: Arc::clone(&readiness),
         spool: SpoolMode::new(config, writes),
@@ -128,13 +134,9 @@ pub fn run(config: &Arc<Config>) -> Result<(), ServeError> {
     })
     .map_err(system("cannot start the control thread"))?;
     listeners.log();
-    let proof = WatchOptions {
-        board: Arc::clone(listeners.board()),
-        visitors,
-        readiness: Arc::clone(&readiness),
-        interval: config.watch_interval,
-    };
-    let watch = Watch { readiness: &readiness, keeper: &keeper, stats: &workers.stats, config };
+    let proof = proof(config, &listeners, visitors, &readiness);
+    let stats = &workers.stats;
+    let watch = Watch { readiness: &readiness, keeper: &keeper, stats, config, reloads: &reloads };
     let ended = watch.prove(proof).and_then(|_looking| watch.until_end(&notices));
     systemd::notify("STOPPING=1");
     readiness.set(Obstacle::Draining);
@@ -143,10 +145,45 @@ pub fn run(config: &Arc<Config>) -> Result<(), ServeError> {
     egress.stop();
     drop(keeper);
     stop_control.stop();
-    if !matches!(control.join(), Ok(Ok(()))) {
-        tracing::error!("the control thread did not end well");
-    }
+    check_end("control", matches!(control.join(), Ok(Ok(()))));
+    drop(reloads);
+    check_end("reload", reloading.join().is_ok());
     ended
+}
+
+fn check_end(thread: &str, is_well: bool) {
+    if !is_well {
+        tracing::error!(thread, "a thread did not end well");
+    }
+}
+
+fn proof(
+    config: &Config,
+    listeners: &Listeners,
+    visitors: Arc<Visitors>,
+    readiness: &Arc<Readiness>,
+) -> WatchOptions {
+    let (board, readiness) = (Arc::clone(listeners.board()), Arc::clone(readiness));
+    WatchOptions { board, visitors, readiness, interval: config.watch_interval }
+}
+
+/// A thread that reads the configuration again when it is asked to.
+fn start_reloads(
+    config: &Arc<Config>,
+    path: Option<&Path>,
+    publisher: Publisher,
+    places: &Arc<RulePlaces>,
+    workers: &Workers,
+) -> Result<(Requests, JoinHandle<()>), ServeError> {
+    let reloader = Reloader {
+        path: path.map(Path::to_owned),
+        running: Arc::clone(config),
+        publisher,
+        places: Arc::clone(places),
+        stats: workers.stats.clone(),
+        stops: workers.stops().collect(),
+    };
+    reloader.start().map_err(system("cannot start the reload thread"))
 }
 
 /// Without a segment the first clients would be told that there is no room.
@@ -162,6 +199,7 @@ struct Watch<'a> {
     keeper: &'a Keeper,
     stats: &'a [Arc<WorkerStats>],
     config: &'a Config,
+    reloads: &'a Requests,
 }
 
 impl Watch<'_> {
@@ -176,11 +214,7 @@ impl Watch<'_> {
         loop {
             self.judge();
             match notices.recv_timeout(WATCH_INTERVAL) {
-                Ok(Notice::Signal(SIGHUP)) => {
-                    tracing::warn!(
-                        "SIGHUP: the configuration is read at the start only; restart to change it"
-                    );
-                }
+                Ok(Notice::Signal(SIGHUP)) => self.reloads.ask(),
                 Ok(Notice::Signal(signal)) => {
                     tracing::info!(signal, "stopping: no new mail; sessions may finish theirs");
                     return Ok(());

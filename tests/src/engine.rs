@@ -220,7 +220,7 @@ impl Server {
         self.child.try_wait().expect("a child of ours").is_none()
     }
 
-    fn signal(&self, signal: Signal) {
+    pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_child(&self.child);
         kill_process(pid, signal).expect("the server is ours");
     }

@@ -16,6 +16,7 @@ use super::metrics::{self, Sources};
 use crate::egress::EgressStats;
 use crate::event::EventQueue;
 use crate::readiness::Readiness;
+use crate::reload::{Requests, RulePlaces};
 use crate::server::{Board, who_listens};
 use crate::stats::WorkerStats;
 use crate::store::Storage;
@@ -33,6 +34,10 @@ pub struct ControlHandles {
     /// Position is the worker's index, here and in `events`.
     pub worker_stats: Vec<Arc<WorkerStats>>,
     pub events: Vec<EventQueue>,
+    /// Where the rules stand that events name.
+    pub places: Arc<RulePlaces>,
+    /// Where a reload is asked for.
+    pub reloads: Requests,
     /// Bound by the caller ([`bind`]), so that an address in use is an error before anything starts.
     pub admin: Option<TcpListener>,
     pub readiness: Arc<Readiness>,
@@ -83,7 +88,7 @@ pub fn spawn(handles: ControlHandles) -> io::Result<JoinHandle<io::Result<()>>> 
 /// Of the system, before the first answer; later ones are logged.
 pub fn run(handles: ControlHandles) -> io::Result<()> {
     let ControlHandles { worker_stats, events, admin, readiness, spool, .. } = handles;
-    let ControlHandles { board, delivery_stats, storage, stop, .. } = handles;
+    let ControlHandles { board, delivery_stats, storage, stop, places, reloads, .. } = handles;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let sources = Sources {
@@ -97,8 +102,8 @@ pub fn run(handles: ControlHandles) -> io::Result<()> {
         started_unix_secs: started.as_secs_f64(),
     };
     let registry = metrics::registry(sources);
-    let answers = Arc::new(Answers { registry, readiness });
-    let mut log = EventLog::new(events);
+    let answers = Arc::new(Answers { registry, readiness, reloads });
+    let mut log = EventLog::new(events, places);
     runtime.block_on(async {
         if let Some(listener) = admin {
             tokio::spawn(async {
@@ -145,6 +150,8 @@ mod tests {
         let thread = spawn(ControlHandles {
             worker_stats: vec![Arc::default()],
             events: vec![EventQueue::new(8)],
+            places: Arc::default(),
+            reloads: Requests::nobody(),
             admin: Some(admin),
             readiness: Arc::clone(&readiness),
             spool: SpoolMode { durability: crate::config::Durability::None, ..SpoolMode::EXAMPLE },
@@ -165,6 +172,7 @@ mod tests {
         assert!(answer.contains("ringmx_spool_info{durability=\"none\",writes=\"direct\"} 1\n"), "{answer}");
         assert!(answer.ends_with("# EOF\n"), "{answer}");
         assert!(ask(address, "/").starts_with("HTTP/1.1 404 "));
+        assert!(ask(address, "/reload").starts_with("HTTP/1.1 405 "));
 
         let taken = bind(address).unwrap_err().to_string();
         assert!(taken.starts_with(&format!("cannot bind the admin HTTP to {address}: ")), "{taken}");

@@ -1,4 +1,5 @@
-//! The admin HTTP: `/healthz`, `/readyz`, `/metrics`. Read only, few connections, each of bounded life.
+//! The admin HTTP: `/healthz`, `/readyz`, `/metrics`, and `/reload`, which changes what the configuration's files say
+//! and nothing else. Few connections, each of bounded life.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,7 +12,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::serve::Listener;
 use prometheus_client::registry::Registry;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -21,6 +22,7 @@ use tokio::time::{Sleep, sleep};
 
 use super::metrics;
 use crate::readiness::Readiness;
+use crate::reload::Requests;
 
 /// Connections open at once; others wait in the listener's queue.
 const CONNECTIONS_MAX: usize = 32;
@@ -32,6 +34,7 @@ const CONNECTION_LIFE_MAX: Duration = Duration::from_secs(30);
 pub(super) struct Answers {
     pub(super) registry: Registry,
     pub(super) readiness: Arc<Readiness>,
+    pub(super) reloads: Requests,
 }
 
 /// Answers at `listener` until dropped.
@@ -49,7 +52,10 @@ fn router(answers: Arc<Answers>) -> Router {
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics_text))
-        .fallback(|| async { (StatusCode::NOT_FOUND, "not found: try /healthz, /readyz, /metrics\n") })
+        .route("/reload", post(reload))
+        .fallback(|| async {
+            (StatusCode::NOT_FOUND, "not found: try /healthz, /readyz, /metrics, POST /reload\n")
+        })
         .with_state(answers)
 }
 
@@ -67,6 +73,19 @@ async fn metrics_text(State(answers): State<Arc<Answers>>) -> Response {
     match metrics::text(&answers.registry) {
         Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
         Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be written\n").into_response(),
+    }
+}
+
+/// Answers when the new configuration is in force, or why it is not.
+async fn reload(State(answers): State<Arc<Answers>>) -> (StatusCode, String) {
+    let reloads = answers.reloads.clone();
+    match tokio::task::spawn_blocking(move || reloads.ask_and_wait()).await {
+        Ok(Ok(reloaded)) => {
+            let text = serde_json::to_string(&reloaded).unwrap_or_default();
+            (StatusCode::OK, text + "\n")
+        }
+        Ok(Err(error)) => (StatusCode::CONFLICT, format!("the old configuration stays in force: {error}\n")),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
     }
 }
 

@@ -3,11 +3,13 @@
 
 use std::net::IpAddr;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use tracing::{debug, error, info, warn};
 
 use super::logging;
 use crate::event::{self, Event, EventQueue, Kind};
+use crate::reload::RulePlaces;
 
 /// Events of one worker taken at a time, so that one busy worker does not keep the control thread from its other
 /// duties.
@@ -18,6 +20,7 @@ const EVENTS_COUNT_MAX: usize = 32 << 10;
 pub(super) struct EventLog {
     /// Position is the worker's index.
     queues: Vec<Queue>,
+    places: Arc<RulePlaces>,
 }
 
 #[derive(Debug)]
@@ -28,8 +31,9 @@ struct Queue {
 }
 
 impl EventLog {
-    pub(super) fn new(queues: Vec<EventQueue>) -> Self {
-        Self { queues: queues.into_iter().map(|queue| Queue { queue, dropped_told: 0 }).collect() }
+    pub(super) fn new(queues: Vec<EventQueue>, places: Arc<RulePlaces>) -> Self {
+        let queues = queues.into_iter().map(|queue| Queue { queue, dropped_told: 0 }).collect();
+        Self { queues, places }
     }
 
     /// Writes a line for each event that waits. Each worker's events are in order.
@@ -37,7 +41,7 @@ impl EventLog {
         logging::batched(|| {
             for (worker_index, Queue { queue, dropped_told }) in self.queues.iter_mut().enumerate() {
                 for event in std::iter::from_fn(|| queue.pop()).take(EVENTS_COUNT_MAX) {
-                    logging::at(event.at.unix, || write(&event));
+                    logging::at(event.at.unix, || write(&event, &self.places));
                 }
                 let dropped = queue.dropped_count();
                 if dropped > *dropped_told {
@@ -53,7 +57,7 @@ impl EventLog {
     }
 }
 
-fn write(event: &Event) {
+fn write(event: &Event, places: &RulePlaces) {
     let session = (event.session.0 != 0).then(|| tracing::field::display(event.session));
     match event.kind {
         Kind::Connected { client, through } => {
@@ -71,7 +75,8 @@ fn write(event: &Event) {
         }
         Kind::Ruled { client, generation, rule, stage, action, code } => {
             let (client, code) = (Client(client), (code != 0).then_some(code));
-            info!(session, %client, stage, rule, action, code, generation, "refused by a rule");
+            let place = places.find(generation, rule);
+            info!(session, %client, stage, rule, place, action, code, generation, "refused by a rule");
         }
         Kind::Accepted { message, client, content_len, recipients_count, wait } => {
             let wait_us = micros(wait);
@@ -126,7 +131,7 @@ impl std::fmt::Display for Client {
 #[cfg(test)]
 mod tests {
     use std::io;
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
     use std::time::Duration;
 
     use super::*;
@@ -172,7 +177,7 @@ mod tests {
         let captured = Captured::default();
         let output = captured.clone();
         let subscriber = logging::subscriber(Log { format, level }, false, move || output.clone());
-        let mut log = EventLog::new(vec![queue]);
+        let mut log = EventLog::new(vec![queue], Arc::default());
         tracing::subscriber::with_default(subscriber, || {
             log.drain();
             log.drain();

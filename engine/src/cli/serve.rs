@@ -33,7 +33,7 @@ pub(super) fn run(args: &ServeArgs) -> ExitCode {
     } else {
         log_start(&config);
     }
-    match supervisor::run(&Arc::new(config)) {
+    match supervisor::run(&Arc::new(config), args.config.as_deref()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");

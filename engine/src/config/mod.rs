@@ -32,7 +32,7 @@ pub use value::format_size;
 use crate::policy::network::NetworkSet;
 use crate::policy::newline::BareNewline;
 use crate::policy::recipient;
-use crate::policy::rules::RuleSet;
+use crate::policy::rules::{RuleSet, RuleSpec};
 use crate::protocol::extension::Extensions;
 use crate::session::Guard;
 use crate::store::Retention;
@@ -207,6 +207,8 @@ pub struct Timeouts {
 pub struct Checked {
     pub config: Option<Config>,
     pub findings: Vec<Finding>,
+    /// As they are listed, for those who explain the compiled ones.
+    pub rules: Vec<RuleSpec>,
 }
 
 impl Config {
@@ -241,7 +243,9 @@ impl Config {
 }
 
 impl Checked {
-    fn into_result(self) -> Result<Config, ConfigError> {
+    /// # Errors
+    /// Everything that is wrong.
+    pub fn into_result(self) -> Result<Config, ConfigError> {
         self.config.ok_or_else(|| ConfigError {
             findings: self.findings.into_iter().filter(|f| f.severity == Severity::Error).collect(),
         })
@@ -267,6 +271,24 @@ impl Config {
     /// What a 250 promises at this listener.
     pub fn durability_of(&self, listener: &Listener) -> Durability {
         listener.durability.unwrap_or(self.spool.durability)
+    }
+
+    /// The keys whose values differ in another configuration, and that only a restart changes.
+    pub fn changes_that_need_a_restart(&self, other: &Self) -> Vec<&'static str> {
+        fn differ<T: std::fmt::Debug>(one: T, other: T) -> bool {
+            format!("{one:?}") != format!("{other:?}")
+        }
+        let changes = [
+            ("workers", self.workers != other.workers),
+            ("listener", differ(&self.listeners, &other.listeners)),
+            ("spool", differ(&self.spool, &other.spool)),
+            ("route", differ(&self.routes, &other.routes)),
+            ("admin", self.admin != other.admin),
+            ("log", differ(self.log, other.log)),
+            ("replies", differ(&self.replies, &other.replies)),
+            ("timeouts", differ(self.timeouts, other.timeouts)),
+        ];
+        changes.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
     }
 
     /// Whether any listener's 250 promises this.
@@ -317,15 +339,16 @@ fn finish(loader: include::Loader, root: Option<source::Table>) -> Checked {
     // What a half-read text lacks is not missing: only the errors that broke the reading are told.
     let root = match root {
         Some(root) if problems.is_empty() => root,
-        _ => return Checked { config: None, findings: sources.findings(problems) },
+        _ => return Checked { config: None, findings: sources.findings(problems), rules: Vec::new() },
     };
     let reader = reader::Reader::new(sources);
     let built = sections::build(&reader, &root);
-    let config = (!reader.has_errors()).then(|| {
+    if !reader.has_errors() {
         analysis::analyse(&reader, &built);
-        built.config
-    });
-    Checked { config, findings: reader.into_findings() }
+    }
+    let sections::Built { config, rules, .. } = built;
+    let config = (!reader.has_errors()).then_some(config);
+    Checked { config, findings: reader.into_findings(), rules: rules.specs }
 }
 
 #[cfg(test)]

@@ -179,6 +179,11 @@ impl Workers {
         Ok(workers)
     }
 
+    /// Each worker's bell, by worker.
+    pub fn stops(&self) -> impl Iterator<Item = Arc<Stop>> {
+        self.handles.iter().map(|handle| Arc::clone(&handle.stop))
+    }
+
     /// Tells every worker to drain and waits for them.
     pub fn stop(&mut self) {
         for Handle { stop, .. } in &self.handles {

@@ -1,0 +1,307 @@
+//! Takes another configuration over while the server runs: built and checked whole on a thread of its own, then put in
+//! the old one's place at once. Whatever is wrong with it leaves the old one in force.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{Builder, JoinHandle, sleep};
+use std::time::{Duration, Instant};
+
+use crate::config::{Config, ConfigError, check_file};
+use crate::policy::Policy;
+use crate::server::{Publisher, Stop};
+use crate::stats::WorkerStats;
+
+/// How long all workers may take for the turn after a ring of their bells: a turn has hardly more than milliseconds.
+const TURN_TIME_MAX: Duration = Duration::from_secs(10);
+/// How often policies that nobody has any more are freed.
+const FREE_INTERVAL: Duration = Duration::from_millis(250);
+/// Generations whose rules the log can still name.
+const NAMED_GENERATIONS_COUNT: usize = 4;
+
+/// Why the old configuration stays in force.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    #[error("the server runs the built-in quick start, which has no file; start it with --config")]
+    NoFile,
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(
+        "no [[route]] that is in force takes the mail of {0}, and routes change with a restart only; restart to add \
+         the domain"
+    )]
+    NoRoute(String),
+    #[error("worker {0} has not taken the new rules over; it may still use the old ones")]
+    Stuck(usize),
+    #[error("the server is stopping")]
+    Stopping,
+}
+
+/// What a reload came to.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Reloaded {
+    pub generation: u32,
+    /// Keys of the configuration whose change takes a restart.
+    pub needs_restart: Vec<&'static str>,
+}
+
+type Answer = Result<Reloaded, ReloadError>;
+
+/// Where a reload is asked for. Clones lead to the same place.
+#[derive(Clone, Debug)]
+pub struct Requests(Sender<Option<Sender<Answer>>>);
+
+/// Where rules of the latest generations stand in their files, for those who tell of them.
+#[derive(Debug, Default)]
+pub struct RulePlaces(Mutex<BTreeMap<u32, Vec<Box<str>>>>);
+
+/// What a reload works on.
+#[derive(Debug)]
+pub struct Reloader {
+    /// `None` where the configuration came from no file.
+    pub path: Option<PathBuf>,
+    pub running: Arc<Config>,
+    pub publisher: Publisher,
+    pub places: Arc<RulePlaces>,
+    /// By worker.
+    pub stats: Vec<Arc<WorkerStats>>,
+    /// By worker.
+    pub stops: Vec<Arc<Stop>>,
+}
+
+impl Requests {
+    /// Leads nowhere: for tests.
+    #[cfg(test)]
+    pub(crate) fn nobody() -> Self {
+        Self(channel().0)
+    }
+
+    /// Asks for a reload; its outcome goes to the log.
+    pub fn ask(&self) {
+        // Nobody listens any more where the server stops.
+        drop(self.0.send(None));
+    }
+
+    /// Asks for a reload and waits for it.
+    ///
+    /// # Errors
+    /// Why the old configuration stays in force.
+    pub fn ask_and_wait(&self) -> Answer {
+        let (answer, answers) = channel();
+        drop(self.0.send(Some(answer)));
+        answers.recv().unwrap_or(Err(ReloadError::Stopping))
+    }
+}
+
+impl RulePlaces {
+    /// The rules of a generation, by number less 1. The oldest known one gives way.
+    pub fn add(&self, generation: u32, places: Vec<Box<str>>) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.insert(generation, places);
+        while known.len() > NAMED_GENERATIONS_COUNT {
+            known.pop_first();
+        }
+    }
+
+    /// File and line of a rule.
+    pub fn find(&self, generation: u32, rule: u32) -> Option<Box<str>> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(&generation)?.get((rule as usize).checked_sub(1)?).cloned()
+    }
+}
+
+impl Reloader {
+    /// Starts the thread, which ends when all [`Requests`] are gone.
+    ///
+    /// # Errors
+    /// Of the system.
+    pub fn start(mut self) -> io::Result<(Requests, JoinHandle<()>)> {
+        let (requests, asked) = channel();
+        self.places.add(self.publisher.generation(), self.running.rules.places());
+        let thread = Builder::new().name("reload".to_owned()).spawn(move || self.run(&asked))?;
+        Ok((Requests(requests), thread))
+    }
+
+    fn run(&mut self, asked: &Receiver<Option<Sender<Answer>>>) {
+        loop {
+            match asked.recv_timeout(FREE_INTERVAL) {
+                Ok(first) => {
+                    // Those that came meanwhile want the same files read.
+                    let waiting: Vec<_> = std::iter::once(first).chain(asked.try_iter()).flatten().collect();
+                    let answer = self.reload();
+                    tell(&answer);
+                    let mut answer = Some(answer);
+                    for waits in waiting {
+                        drop(waits.send(answer.take().unwrap_or_else(|| self.again())));
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    self.publisher.free();
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// What a second one who waited for the same reload is told.
+    fn again(&self) -> Answer {
+        Ok(Reloaded { generation: self.publisher.generation(), needs_restart: Vec::new() })
+    }
+
+    fn reload(&mut self) -> Answer {
+        let path = self.path.as_deref().ok_or(ReloadError::NoFile)?;
+        let began_at = Instant::now();
+        let config = check_file(path).into_result()?;
+        if let Some(lost) =
+            config.recipients.domains.iter().find(|domain| self.running.route_for(domain).is_none())
+        {
+            return Err(ReloadError::NoRoute(lost.clone()));
+        }
+        let needs_restart = self.running.changes_that_need_a_restart(&config);
+        let policy = Policy {
+            generation: 0,
+            recipients: Arc::clone(&config.recipients.table),
+            rules: Arc::clone(&config.rules),
+        };
+        // Before the first event that names one of them.
+        self.places.add(self.publisher.generation() + 1, config.rules.places());
+        let built = began_at.elapsed();
+        let generation = self.publisher.publish(policy);
+        self.wait_for_workers(generation)?;
+        self.publisher.free();
+        let octets = config.rules.memory_len() + config.recipients.table.memory_len();
+        tracing::info!(generation, built_ms = built.as_millis() as u64, octets, "reloaded");
+        Ok(Reloaded { generation, needs_restart })
+    }
+
+    /// Until no worker lets a transaction begin under an older generation.
+    fn wait_for_workers(&self, generation: u32) -> Result<(), ReloadError> {
+        self.stops.iter().for_each(|stop| stop.bell.ring());
+        let until = Instant::now() + TURN_TIME_MAX;
+        for (index, stats) in self.stats.iter().enumerate() {
+            while stats.policy_generation_now.get() < u64::from(generation) {
+                if Instant::now() >= until {
+                    return Err(ReloadError::Stuck(index));
+                }
+                sleep(Duration::from_micros(200));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn tell(answer: &Answer) {
+    match answer {
+        Ok(Reloaded { needs_restart, .. }) if !needs_restart.is_empty() => {
+            let keys = needs_restart.join(", ");
+            tracing::warn!(keys, "these have changed too, and change with a restart only");
+        }
+        Ok(_) => {}
+        Err(error) => tracing::error!("reload refused, the old configuration stays in force: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::sync::atomic::AtomicBool;
+
+    use ringmx_ring::Doorbell;
+
+    use super::*;
+
+    const TEXT: &str = "hostname = \"mx.example.com\"\n[[listener]]\nname = \"mx\"\nbind = [\"127.0.0.1:0\"]\n\
+        [recipients]\ndomains = [\"example.com\"]\n[[route]]\ndomains = [\"example.com\"]\ndeliver = \"hold\"\n";
+
+    struct Setup {
+        directory: tempfile::TempDir,
+        reloader: Reloader,
+    }
+
+    impl Setup {
+        /// One worker, which has taken everything over already.
+        fn new() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("ringmx.toml");
+            fs::write(&path, TEXT).unwrap();
+            let running = Arc::new(Config::load(&path).unwrap());
+            let stats = Arc::<WorkerStats>::default();
+            stats.policy_generation_now.set(u64::MAX);
+            let stop = Stop { requested: AtomicBool::new(false), bell: Doorbell::new().unwrap() };
+            let reloader = Reloader {
+                path: Some(path),
+                running,
+                publisher: Publisher::new(Policy { generation: 1, ..Policy::default() }),
+                places: Arc::default(),
+                stats: vec![stats],
+                stops: vec![Arc::new(stop)],
+            };
+            Self { directory, reloader }
+        }
+
+        fn write(&self, name: &str, text: &str) {
+            fs::write(self.directory.path().join(name), text).unwrap();
+        }
+    }
+
+    #[test]
+    fn new_rules_are_published_and_named() {
+        let mut setup = Setup::new();
+        setup.write("ringmx.toml", &format!("{TEXT}[[rule]]\nstage = \"connect\"\naction = \"drop\"\n"));
+        let reloaded = setup.reloader.reload().unwrap();
+        assert_eq!(reloaded, Reloaded { generation: 2, needs_restart: vec![] });
+        assert_eq!(setup.reloader.publisher.published().load().rules.places().len(), 1);
+        let place = setup.reloader.places.find(2, 1).unwrap();
+        assert!(place.ends_with("ringmx.toml:10"), "{place}");
+        assert_eq!(setup.reloader.places.find(2, 2), None);
+    }
+
+    #[test]
+    fn what_is_wrong_leaves_the_old_one_in_force() {
+        let mut setup = Setup::new();
+        setup.write("bad", "192.0.2.0/24\n192.0.2.300\n");
+        for (text, expected) in [
+            (
+                "[[rule]]\nstage = \"conect\"\naction = \"drop\"\n",
+                "ringmx.toml:11:9: error: `stage` cannot be",
+            ),
+            (
+                "[[rule]]\nstage = \"connect\"\naction = \"drop\"\nclient_file = \"bad\"\n",
+                "bad:2: `192.0.2.300` is no",
+            ),
+            (
+                "[[rule]]\nstage = \"connect\"\naction = \"drop\"\nclient_file = \"none\"\n",
+                "none cannot be read: No such",
+            ),
+            ("[[rule", "ringmx.toml:10:"),
+        ] {
+            setup.write("ringmx.toml", &format!("{TEXT}{text}"));
+            let error = setup.reloader.reload().unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+            assert_eq!(setup.reloader.publisher.generation(), 1);
+        }
+        setup.write("ringmx.toml", &TEXT.replace("[\"example.com\"]", "[\"example.com\", \"new.example\"]"));
+        let error = setup.reloader.reload().unwrap_err();
+        assert!(matches!(error, ReloadError::NoRoute(domain) if domain == "new.example"));
+    }
+
+    #[test]
+    fn what_takes_a_restart_is_told() {
+        let mut setup = Setup::new();
+        let text = TEXT.replace("127.0.0.1:0", "127.0.0.1:2525").replace("\"hold\"", "\"discard\"");
+        setup.write("ringmx.toml", &format!("workers = 3\n{text}"));
+        assert_eq!(setup.reloader.reload().unwrap().needs_restart, ["workers", "listener", "route"]);
+    }
+
+    #[test]
+    fn who_waits_is_answered() {
+        let setup = Setup::new();
+        let (requests, thread) = setup.reloader.start().unwrap();
+        requests.ask();
+        assert!(requests.ask_and_wait().unwrap().generation >= 2);
+        drop(requests);
+        thread.join().unwrap();
+    }
+}

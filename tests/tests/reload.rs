@@ -1,0 +1,168 @@
+//! Another configuration while the server runs: nobody is refused or reset for it, nobody gets a stale answer after
+//! the log says that it is there, and what is wrong leaves the old one in force.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use tests::client::Client;
+use tests::engine::{Home, Options, Server};
+
+/// Of the server under test for one reload, on a machine that does much else.
+const RELOAD_TIME_MAX: Duration = Duration::from_secs(60);
+const CLIENTS_COUNT: usize = 6;
+const RELOADS_COUNT: u64 = 12;
+const NETWORKS_COUNT: u32 = 50_000;
+
+/// A server whose configuration is written anew.
+struct Setup {
+    home: Home,
+    base: String,
+    server: Server,
+}
+
+impl Setup {
+    fn new(rules: &str) -> Self {
+        let home = Home::new(&Options::default());
+        let base = fs::read_to_string(home.config()).expect("it was just written");
+        fs::write(home.config(), format!("{base}{rules}")).expect("a file");
+        let server = home.serve();
+        Self { home, base, server }
+    }
+
+    /// Writes other rules, and waits until the log says what came of them.
+    fn reload(&self, rules: &str) -> String {
+        let told = |line: &String| line.contains("\"reloaded\"") || line.contains("reload refused");
+        let before = self.server.log.lines().iter().filter(|line| told(line)).count();
+        fs::write(self.home.config(), format!("{}{rules}", self.base)).expect("a file");
+        self.server.signal(Signal::HUP);
+        let until = Instant::now() + RELOAD_TIME_MAX;
+        loop {
+            if let Some(line) = self.server.log.lines().into_iter().filter(told).nth(before) {
+                return line;
+            }
+            assert!(Instant::now() < until, "no reload: {:#?}", self.server.log.lines());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+fn refuses(recipient: &str) -> String {
+    format!("[[rule]]\nstage = \"rcpt\"\nto = [\"{recipient}\"]\naction = \"reject\"\n")
+}
+
+fn begin(address: SocketAddr) -> io::Result<Client> {
+    let mut client = Client::ready(address)?;
+    client.say("MAIL FROM:<a@example.org>", 250)?;
+    Ok(client)
+}
+
+/// Sessions with a message each until told to stop; how many.
+fn send_all_the_time(address: SocketAddr, stop: &AtomicBool) -> io::Result<u64> {
+    let mut count = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let mut client = Client::ready(address)?;
+        client.send("a@example.org", &["b@example.com"], b"Subject: x\r\n\r\nx\r\n")?;
+        client.quit()?;
+        count += 1;
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(count)
+}
+
+#[test]
+fn sessions_do_not_notice_a_reload_and_new_ones_meet_the_new_rules() {
+    let setup = Setup::new("");
+    let address = setup.server.address;
+    let networks = setup.home.path().join("networks");
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let clients: Vec<_> =
+            (0..CLIENTS_COUNT).map(|_| scope.spawn(|| send_all_the_time(address, &stop))).collect();
+        for number in 0..RELOADS_COUNT {
+            let list: String = (0..NETWORKS_COUNT)
+                .map(|at| format!("{}.{}.{}.0/24\n", 20 + number, at / 256 % 256, at % 256))
+                .collect();
+            fs::write(&networks, list).expect("a file");
+            let list = format!(
+                "[[rule]]\nstage = \"connect\"\nclient_file = \"{}\"\naction = \"drop\"\n",
+                networks.display()
+            );
+            let line = setup.reload(&format!("{list}{}", refuses(&format!("x{number}@example.com"))));
+            assert!(line.contains(&format!("\"generation\":{}", number + 2)), "{line}");
+            // At once, on whichever worker.
+            for _ in 0..4 {
+                let mut client = begin(address).expect("a session");
+                client.say(&format!("RCPT TO:<x{number}@example.com>"), 550).expect("the new rule");
+                client.say(&format!("RCPT TO:<x{}@example.com>", number + 1), 250).expect("not the next one");
+                client.quit().expect("an end");
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        let counts: Vec<u64> = clients
+            .into_iter()
+            .map(|client| client.join().expect("no panic").expect("no refusal, no reset"))
+            .collect();
+        assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
+    });
+    setup.server.stop();
+}
+
+#[test]
+fn a_transaction_keeps_its_rules_while_two_older_ones_live() {
+    let setup = Setup::new(&refuses("x0@example.com"));
+    let address = setup.server.address;
+    let mut oldest = begin(address).expect("a session");
+    setup.reload(&refuses("x1@example.com"));
+    let mut middle = begin(address).expect("a session");
+    oldest.say("RCPT TO:<x0@example.com>", 550).expect("its own rules");
+    oldest.say("RCPT TO:<x1@example.com>", 250).expect("its own rules");
+    setup.reload(&refuses("x2@example.com"));
+    oldest.say("RCPT TO:<x0@example.com>", 550).expect("two back");
+    middle.say("RCPT TO:<x1@example.com>", 550).expect("one back");
+    middle.say("RCPT TO:<x2@example.com>", 250).expect("one back");
+    // Outside of a transaction there is only the newest.
+    oldest.say("RSET", 250).expect("an end");
+    oldest.say("MAIL FROM:<a@example.org>", 250).expect("a beginning");
+    oldest.say("RCPT TO:<x0@example.com>", 250).expect("new rules");
+    oldest.say("RCPT TO:<x2@example.com>", 550).expect("new rules");
+    setup.server.stop();
+}
+
+#[test]
+fn what_is_wrong_leaves_the_old_rules_and_says_where() {
+    let setup = Setup::new(&refuses("x0@example.com"));
+    let list = setup.home.path().join("list");
+    let with_list =
+        format!("[[rule]]\nstage = \"connect\"\nclient_file = \"{}\"\naction = \"drop\"\n", list.display());
+    let many = "192.0.2.0/24\n".repeat(999);
+    let contents: [(&[u8], &str); 6] = [
+        (b"192.0.2.1/24\n", "list:1: `192.0.2.1/24` is no network: it has bits behind its prefix"),
+        (
+            b"192.0.2.0/24\r\n\r\n192.0.2.0/255.0.255.0\r\n",
+            "list:3: `192.0.2.0/255.0.255.0` is no network: 255.0.255.0",
+        ),
+        (&[many.as_bytes(), b"\0"].concat(), "list:1000: a NUL octet"),
+        (&[b'1'; 2 << 20], "has a line 1024 octets long or longer, line 1"),
+        (b"\xff\n", "list:1: not UTF-8"),
+        (b"# nothing\n", "has no entry"),
+    ];
+    for (content, expected) in contents {
+        fs::write(&list, content).expect("a file");
+        let line = setup.reload(&with_list);
+        assert!(line.contains("reload refused") && line.contains(expected), "{expected}: {line}");
+    }
+    fs::remove_file(&list).expect("it is there");
+    let line = setup.reload(&with_list);
+    assert!(line.contains("cannot be read: No such file"), "{line}");
+    let line = setup.reload("[[rule]]\nstage = \"rcpt\"\nacton = \"reject\"\n");
+    assert!(line.contains("did you mean `action`?") && line.contains("ringmx.toml:"), "{line}");
+    let mut client = begin(setup.server.address).expect("a session");
+    client.say("RCPT TO:<x0@example.com>", 550).expect("the old rules");
+    let log = setup.server.stop();
+    let refused = log.iter().find(|line| line.contains("refused by a rule")).expect("it is told");
+    assert!(refused.contains("ringmx.toml:") && refused.contains("\"rule\":1"), "{refused}");
+}
