@@ -1,6 +1,7 @@
 //! The command line.
 
 mod check;
+mod explain;
 mod serve;
 mod spool;
 
@@ -26,6 +27,7 @@ Examples:
   ringmx serve                               mail for localhost and example.com on 127.0.0.1:2525
   ringmx serve --config /etc/ringmx.toml
   ringmx check --config /etc/ringmx.toml --strict
+  ringmx explain --config /etc/ringmx.toml --client 192.0.2.7
   ringmx spool stat --spool /var/spool/ringmx
 
 Exit status: 0 done, 1 it failed (see each command), 2 wrong usage or configuration.";
@@ -34,6 +36,7 @@ Exit status: 0 done, 1 it failed (see each command), 2 wrong usage or configurat
 enum Command {
     Serve(ServeArgs),
     Check(CheckArgs),
+    Explain(explain::ExplainArgs),
     Spool(spool::SpoolArgs),
 }
 
@@ -101,6 +104,8 @@ impl From<LogFormatArg> for LogFormat {
 enum Failure {
     #[error("the configuration is wrong\n{0}")]
     Config(#[from] ConfigError),
+    #[error("{0}")]
+    Usage(String),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("cannot write the output: {0}")]
@@ -112,6 +117,7 @@ pub fn run() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Serve(args) => return serve::run(&args),
         Command::Check(args) => check::run(&args, &mut io::stdout().lock()).map_err(Failure::from),
+        Command::Explain(args) => explain::run(&args, &mut BufWriter::new(io::stdout().lock())),
         Command::Spool(args) => spool::run(&args, &mut BufWriter::new(io::stdout().lock())),
     };
     match result {
@@ -140,13 +146,20 @@ mod tests {
             "ringmx serve",
             "ringmx serve --config a.toml --log-format json",
             "ringmx check --json --strict",
+            "ringmx explain --client 192.0.2.1 --mail <> --rcpt a@b --rcpt c@d",
             "ringmx spool ls",
             "ringmx spool cat 0CH1611EAG081-1 --spool x",
             "ringmx spool verify --config a.toml --json",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }
-        for line in ["ringmx", "ringmx serve x", "ringmx spool", "ringmx spool ls --spool a --config b"] {
+        for line in [
+            "ringmx",
+            "ringmx serve x",
+            "ringmx explain",
+            "ringmx spool",
+            "ringmx spool ls --spool a --config b",
+        ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
     }

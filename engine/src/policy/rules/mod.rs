@@ -7,6 +7,7 @@
 
 mod action;
 mod compile;
+mod reasons;
 #[cfg(test)]
 mod tests;
 
