@@ -161,7 +161,7 @@ impl<R: Ring, S: Segments> Worker<R, S> {
             parked_len: 0,
         };
         (0..worker.ports.len()).for_each(|index| worker.accept(index as u32));
-        worker.await_stop();
+        worker.await_wake();
         worker
     }
 
@@ -322,7 +322,7 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         self.journal.recycle(tickets);
     }
 
-    fn await_stop(&mut self) {
+    fn await_wake(&mut self) {
         self.ring.await_signal(Op::Wake.token(), self.stop.bell.fd());
     }
 
@@ -334,11 +334,10 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         while let Some(change) = self.changes.pop() {
             self.apply(change);
         }
-        // It goes on being rung while sessions end.
-        self.await_stop();
-        if !self.stop.requested.load(Ordering::Acquire) || self.drain_until.is_some() {
-            return;
+        if !self.stop.requested.load(Ordering::Acquire) {
+            return self.await_wake();
         }
+        // Nobody rings for anything else from here on.
         self.drain_until = Some(self.now.monotonic + self.drain_time);
         self.pool.draining = true;
         for listener_index in 0..self.ports.len() as u32 {
