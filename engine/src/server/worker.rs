@@ -273,7 +273,8 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         let refusal = self.refusal(listener_index);
         let counted = refusal.is_none();
         let connection = Connection::new(fd, session, listener_index, counted, now);
-        let Ok(key) = self.connections.insert(connection) else {
+        let has_room = counted || self.refused_count() < limits::SHED_CONNECTIONS_COUNT_MAX;
+        let Some(key) = has_room.then(|| self.connections.insert(connection).ok()).flatten() else {
             self.stats.connections_shed.bump();
             return self.ring.close(Op::Aside.token(), fd);
         };
@@ -383,8 +384,13 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         }
         connection.counted = false;
         self.uses[connection.listener_index as usize].sessions_count -= 1;
+        self.refused_count() > limits::SHED_CONNECTIONS_COUNT_MAX
+    }
+
+    /// Connections that are or were told that there is no session for them, and linger.
+    fn refused_count(&self) -> usize {
         let sessions_count: usize = self.uses.iter().map(|used| used.sessions_count).sum();
-        self.connections.len() - sessions_count > limits::SHED_CONNECTIONS_COUNT_MAX
+        self.connections.len() - sessions_count
     }
 
     /// The slot of a connection is free.
