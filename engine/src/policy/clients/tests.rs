@@ -261,3 +261,40 @@ proptest! {
         }
     }
 }
+
+/// What a rule limits: connections and a rate of each prefix.
+fn rule_limit(open_max: Option<u32>, rate: Option<Rate>) -> RuleLimit {
+    let refusal = crate::policy::rules::Refusal::new(450, "4.7.1", "no");
+    RuleLimit { key: 7, prefix_len_ipv4: 24, prefix_len_ipv6: 64, rate, open_max, refusal }
+}
+
+#[test]
+fn a_rule_counts_connections_of_a_prefix_until_they_leave() {
+    let (clients, limit) = (table(64), rule_limit(Some(2), None));
+    let admit = |visit: &mut Visit, client| clients.admit(visit, address(client), &limit, START);
+    let mut visits = [Visit::default(), Visit::default(), Visit::default()];
+    assert!(admit(&mut visits[0], "192.0.2.1") && admit(&mut visits[1], "192.0.2.2"));
+    assert!(!admit(&mut visits[2], "192.0.2.3"), "the third of its network");
+    assert!(admit(&mut visits[2], "198.51.100.1"), "another network");
+    let [first, ..] = &mut visits;
+    clients.leave(std::mem::take(first));
+    assert!(admit(first, "192.0.2.3"));
+    // Another rule counts for itself, and what it has no room to hold on to is let through.
+    let other = RuleLimit { key: 8, ..rule_limit(Some(1), None) };
+    assert!(clients.admit(first, address("192.0.2.3"), &other, START));
+    let third = RuleLimit { key: 9, ..rule_limit(Some(1), None) };
+    assert!(clients.admit(first, address("192.0.2.3"), &third, START));
+    assert!(clients.admit(&mut Visit::default(), address("192.0.2.3"), &third, START));
+}
+
+#[test]
+fn a_rule_counts_a_rate_and_holds_nothing() {
+    let (clients, limit) = (table(64), rule_limit(None, per_minute(2)));
+    let mut visit = Visit::default();
+    let mut admit = |secs| {
+        let now = START + Duration::from_secs(secs);
+        clients.admit(&mut visit, address("192.0.2.1"), &limit, now)
+    };
+    assert_eq!([admit(0), admit(0), admit(0), admit(29), admit(31)], [true, true, false, false, true]);
+    assert_eq!(visit, Visit::default());
+}

@@ -1,5 +1,7 @@
 //! From rules as they are listed to rules as they are found; and which of them nothing can ever find.
 
+use std::collections::HashSet;
+
 use super::action::Action;
 use super::{Rule, RuleSet, Stage, StageRules};
 use crate::policy::matcher::{
@@ -182,8 +184,9 @@ impl Listed<'_> {
         hidden: &mut Vec<Hidden>,
         covering: impl Fn(&RuleSpec) -> Vec<RuleIndex>,
     ) {
+        let known: HashSet<usize> = hidden.iter().map(|hidden| hidden.rule).collect();
         for (index, (at, spec)) in self.specs.iter().enumerate() {
-            if reachable[index] || hidden.iter().any(|known| known.rule == *at) {
+            if reachable[index] || known.contains(at) {
                 continue;
             }
             let mut by: Vec<RuleIndex> =
