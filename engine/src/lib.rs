@@ -8,7 +8,7 @@
 //! limits, time, id, event, stats, readiness <- protocol <- policy <- session <- spool   (pure)
 //!     <- store   (files)
 //!     <- config   (text)
-//!     <- server, egress <- reload <- admin, systemd <- supervisor <- cli <- main   (threads, sockets)
+//!     <- server, egress <- reload <- admin, privileges, systemd <- supervisor <- cli <- main   (threads, sockets)
 //! ```
 //!
 //! Left of `store` nothing touches a socket, a file, a thread or the clock: time and buffers are arguments.
@@ -58,6 +58,7 @@ pub mod cli;
 pub mod config;
 pub mod egress;
 pub mod policy;
+pub mod privileges;
 pub mod protocol;
 pub mod reload;
 pub mod server;

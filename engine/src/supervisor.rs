@@ -1,31 +1,34 @@
 //! The main thread: binds, opens the spool, starts every thread, waits for a signal, and stops in order.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
-use ringmx_ring::{BindError, available_cores};
+use ringmx_ring::{BindError, Listening, available_cores};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::admin::control::{self, ControlHandles, SpoolMode};
+use crate::admin::control::{self, Command, ControlHandles, SpoolMode, Verb};
 use crate::config::Config;
 use crate::egress::{self, EgressError};
+use crate::limits::PORTS_COUNT_MAX;
 use crate::policy::Policy;
+use crate::privileges::{Identity, PrivilegeError, become_for_good, to_become};
 use crate::readiness::{Obstacle, Readiness};
 use crate::reload::{Reloader, Requests, RulePlaces};
 use crate::server::{
-    Listeners, Publisher, Unproven, Visitors, Watch as PortWatch, WatchOptions, Workers, WorkersError,
-    WorkersOptions, who_listens,
+    ChangeSender, Helper, Listeners, Publisher, Unproven, Visitors, Watch as PortWatch, WatchOptions,
+    Workers, WorkersError, WorkersOptions, who_listens,
 };
 use crate::spool::record::content_len_max;
 use crate::stats::WorkerStats;
-use crate::store::{Keeper, Marks, Room, ShardHandles, Spool, SpoolOptions, StoreError};
+use crate::store::{Keeper, Marks, Room, ShardFeed, ShardHandles, Spool, SpoolOptions, StoreError, Writes};
 use crate::systemd;
 
 /// Events that a worker may be ahead of the log: what it logs in the 50 ms between two looks at the highest rate. About
@@ -45,6 +48,10 @@ pub enum ServeError {
     Taken { address: SocketAddr, by: String },
     #[error("{0}")]
     Admin(#[source] io::Error),
+    #[error(transparent)]
+    Privileges(#[from] PrivilegeError),
+    #[error("{address} was handed in by the service manager, and no listener binds it: add it to a `bind`")]
+    NotConfigured { address: SocketAddr },
     #[error("{0}; find what comes between (packet filter, another server, a proxy) and start again")]
     Unproven(#[from] Unproven),
     #[error(transparent)]
@@ -83,28 +90,21 @@ enum Notice {
 /// # Errors
 /// Whatever keeps it from serving; then nothing is left running.
 pub fn run(config: &Arc<Config>, path: Option<&Path>) -> Result<(), ServeError> {
-    let cores = available_cores().map_err(system("cannot read which cores are available"))?;
+    let cores = cores_for(config.workers)?;
     raise_descriptor_limit(config);
     // Everything that can be taken by somebody else comes first.
-    let listeners = Listeners::bind(config)?;
-    let admin = config.admin.map(control::bind).transpose().map_err(ServeError::Admin)?;
-    let spool = Spool::open(spool_options(config))?;
-    let writes = spool.writes();
-    tracing::info!(path = %config.spool.path.display(), %writes, "spool");
-    let (keeper, shards, feeds) = spool.start()?;
-    await_segments(&keeper, &shards);
+    let (listeners, admin) = take_addresses(config)?;
+    let (writes, keeper, shards, feeds) = open_spool(config)?;
     let egress = egress::start(feeds, Arc::clone(config), config.workers.div_ceil(2))?;
 
-    let (notify, notices) = channel();
-    watch_signals(notify.clone())?;
+    let (notify, notices) = watch_signals()?;
     let publisher = Publisher::new(policy_of(config));
     let visitors = Arc::new(Visitors::default());
     let options = WorkersOptions {
         listeners: &listeners,
         visitors: &visitors,
         policy: publisher.published(),
-        // With more workers than cores nobody has one alone.
-        cores: if config.workers <= cores.len() { &cores } else { &[] },
+        cores: &cores,
         memory_len_max: usize::try_from(config.spool.memory).unwrap_or(usize::MAX),
         inline_len_max: usize::try_from(config.spool.inline_size).unwrap_or(usize::MAX),
         events_count_max: EVENTS_COUNT_MAX,
@@ -115,8 +115,8 @@ pub fn run(config: &Arc<Config>, path: Option<&Path>) -> Result<(), ServeError> 
     let reader = |shard| egress.doorbell(shard).expect("the spool gives a feed for each shard with handles");
     let mut workers = Workers::start(shards, reader, &options, ended)?;
 
-    let readiness = Arc::new(Readiness::new());
-    let places = Arc::default();
+    let (commands, commanded) = channel();
+    let (readiness, places) = (Arc::new(Readiness::new()), Arc::default());
     let (reloads, reloading) = start_reloads(config, path, publisher, &places, &workers)?;
     let stop_control = control::Stop::default();
     let control = control::spawn(ControlHandles {
@@ -125,23 +125,32 @@ pub fn run(config: &Arc<Config>, path: Option<&Path>) -> Result<(), ServeError> 
         places,
         reloads: reloads.clone(),
         admin,
+        control: bind_control(config),
+        commands,
         readiness: Arc::clone(&readiness),
         spool: SpoolMode::new(config, writes),
         board: Arc::clone(listeners.board()),
+        visitors: Arc::clone(&visitors),
         delivery_stats: egress.stats().to_vec(),
         storage: Arc::clone(keeper.storage()),
         stop: stop_control.clone(),
     })
     .map_err(system("cannot start the control thread"))?;
-    listeners.log();
     let proof = proof(config, &listeners, visitors, &readiness);
-    let stats = &workers.stats;
-    let watch = Watch { readiness: &readiness, keeper: &keeper, stats, config, reloads: &reloads };
-    let ended = watch.prove(proof).and_then(|_looking| watch.until_end(&notices));
+    let mut watch = Watch {
+        readiness: &readiness,
+        keeper: &keeper,
+        stats: &workers.stats,
+        config: Config::clone(config),
+        reloads: &reloads,
+        listeners,
+        changes: workers.change_senders(),
+        commanded,
+    };
+    let ended = watch.prove(proof).and_then(|looking| watch.until_end(&notices, &looking));
     systemd::notify("STOPPING=1");
     readiness.set(Obstacle::Draining);
     workers.stop();
-    drop(listeners);
     egress.stop();
     drop(keeper);
     stop_control.stop();
@@ -186,11 +195,37 @@ fn start_reloads(
     reloader.start().map_err(system("cannot start the reload thread"))
 }
 
-/// Without a segment the first clients would be told that there is no room.
-fn await_segments(keeper: &Keeper, shards: &[ShardHandles]) {
+/// The cores to pin to; none with more workers than cores, where nobody has one alone.
+fn cores_for(workers_count: usize) -> Result<Vec<usize>, ServeError> {
+    let cores = available_cores().map_err(system("cannot read which cores are available"))?;
+    Ok(if workers_count <= cores.len() { cores } else { Vec::new() })
+}
+
+/// Binds everything, and gives the right to bind away.
+fn take_addresses(config: &Config) -> Result<(Listeners, Option<TcpListener>), ServeError> {
+    let mut handed = systemd::handed_sockets()?;
+    let mut listeners = Listeners::bind(config, &mut handed)?;
+    if let Some(Listening { address, .. }) = handed.first() {
+        return Err(ServeError::NotConfigured { address: *address });
+    }
+    let admin = config.admin.map(control::bind).transpose().map_err(ServeError::Admin)?;
+    give_rights_away(config, &mut listeners)?;
+    listeners.log();
+    log_admin(admin.as_ref());
+    Ok((listeners, admin))
+}
+
+/// The spool with the first segments of each shard.
+fn open_spool(config: &Config) -> Result<(Writes, Keeper, Vec<ShardHandles>, Vec<ShardFeed>), ServeError> {
+    let spool = Spool::open(spool_options(config))?;
+    let writes = spool.writes();
+    tracing::info!(path = %config.spool.path.display(), %writes, "spool");
+    let (keeper, shards, feeds) = spool.start()?;
+    // Without a segment the first clients would be told that there is no room.
     while keeper.state().is_healthy() && shards.iter().any(|shard| shard.ready.is_empty()) {
         std::thread::sleep(Duration::from_millis(1));
     }
+    Ok((writes, keeper, shards, feeds))
 }
 
 /// What readiness depends on while the server runs.
@@ -198,8 +233,12 @@ struct Watch<'a> {
     readiness: &'a Readiness,
     keeper: &'a Keeper,
     stats: &'a [Arc<WorkerStats>],
-    config: &'a Config,
+    /// As it is now.
+    config: Config,
     reloads: &'a Requests,
+    listeners: Listeners,
+    changes: Vec<ChangeSender>,
+    commanded: Receiver<Command>,
 }
 
 impl Watch<'_> {
@@ -210,9 +249,15 @@ impl Watch<'_> {
     }
 
     /// Returns when the server is to stop.
-    fn until_end(&self, notices: &Receiver<Notice>) -> Result<(), ServeError> {
+    fn until_end(&mut self, notices: &Receiver<Notice>, looking: &PortWatch) -> Result<(), ServeError> {
         loop {
             self.judge();
+            while let Ok(Command { verb, answer }) = self.commanded.try_recv() {
+                let done = self.change(&verb);
+                looking.poke();
+                // Whoever asked may be gone.
+                let _ = answer.send(done);
+            }
             match notices.recv_timeout(WATCH_INTERVAL) {
                 Ok(Notice::Signal(SIGHUP)) => self.reloads.ask(),
                 Ok(Notice::Signal(signal)) => {
@@ -231,10 +276,21 @@ impl Watch<'_> {
         }
     }
 
+    /// Adds or removes an address, until the configuration is read again.
+    fn change(&mut self, verb: &Verb) -> Result<String, String> {
+        let mut config = self.config.clone();
+        let done = change_config(&mut config, verb)?;
+        let changed = self.listeners.apply(&config, &self.changes);
+        changed.map_err(|error| ServeError::from(error).to_string())?;
+        self.config = config;
+        tracing::info!(done, "changed by `ringmx listener`");
+        Ok(done)
+    }
+
     fn judge(&self) {
         let is_proved = self.readiness.obstacles().all(|obstacle| obstacle != Obstacle::PortLost);
         if is_proved && self.readiness.clear(Obstacle::Starting) {
-            let Config { workers, spool, .. } = self.config;
+            let Config { workers, spool, .. } = &self.config;
             tracing::info!(workers, durability = %spool.durability, "ready");
             systemd::notify("READY=1");
         }
@@ -259,6 +315,62 @@ fn policy_of(config: &Config) -> Policy {
     Policy { generation: 1, recipients, rules }
 }
 
+fn change_config(config: &mut Config, verb: &Verb) -> Result<String, String> {
+    let of_address = |config: &Config, address| {
+        config.listeners.iter().position(|listener| listener.bind.contains(address))
+    };
+    match verb {
+        Verb::AddAddress { listener: name, address } => {
+            if let Some(index) = of_address(config, address).filter(|_| address.port() != 0) {
+                return Err(format!(
+                    "the listener `{}` binds {address} already",
+                    config.listeners[index].name
+                ));
+            }
+            let names: Vec<_> = config.listeners.iter().map(|listener| listener.name.clone()).collect();
+            let known = config.listeners.iter_mut().find(|listener| listener.name == *name);
+            let unknown = || format!("there is no listener `{name}`; there are {}", names.join(", "));
+            known.ok_or_else(unknown)?.bind.push(*address);
+            if config.listeners.iter().map(|listener| listener.bind.len()).sum::<usize>() > PORTS_COUNT_MAX {
+                return Err(format!("there are {PORTS_COUNT_MAX} addresses already"));
+            }
+            Ok(format!("the listener `{name}` listens on {address} too"))
+        }
+        Verb::RemoveAddress(address) => {
+            let none = || format!("no listener binds {address} (`ringmx listener ls`)");
+            let index = of_address(config, address).ok_or_else(none)?;
+            let listener = &mut config.listeners[index];
+            listener.bind.retain(|bound| bound != address);
+            Ok(format!("the listener `{}` listens no longer on {address}", listener.name))
+        }
+    }
+}
+
+/// Becomes `user`, and lets a helper keep what binding takes. There is one thread yet.
+fn give_rights_away(config: &Config, listeners: &mut Listeners) -> Result<(), ServeError> {
+    let Some(identity) = to_become(config.user.as_deref(), config.group.as_deref())? else { return Ok(()) };
+    let helper = Helper::start(identity.user, identity.group).map_err(PrivilegeError::Helper)?;
+    listeners.bind_by(helper);
+    become_for_good(&identity)?;
+    let Identity { user, group, .. } = identity;
+    tracing::info!(user, group, "rights given away; a helper keeps what binding takes");
+    Ok(())
+}
+
+fn bind_control(config: &Config) -> Option<UnixListener> {
+    let bound = control::bind_control(&config.spool.path);
+    if let Err(error) = &bound {
+        tracing::warn!(%error, "no control socket in the spool: `ringmx listener` cannot ask this server");
+    }
+    bound.ok()
+}
+
+fn log_admin(admin: Option<&TcpListener>) {
+    if let Some(address) = admin.and_then(|admin| admin.local_addr().ok()) {
+        tracing::info!(%address, "admin HTTP");
+    }
+}
+
 fn spool_options(config: &Config) -> SpoolOptions {
     let largest = config.listeners.iter().map(|listener| listener.max_message_size).max().unwrap_or_default();
     let record_content_max = content_len_max(config.spool.inline_size).min(largest);
@@ -269,13 +381,15 @@ fn spool_options(config: &Config) -> SpoolOptions {
 }
 
 /// A thread that turns signals into notices.
-fn watch_signals(notify: Sender<Notice>) -> Result<(), ServeError> {
+fn watch_signals() -> Result<(Sender<Notice>, Receiver<Notice>), ServeError> {
+    let (notify, notices) = channel();
+    let notifying = notify.clone();
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(system("cannot handle signals"))?;
-    let mut body = move || signals.forever().all(|signal| notify.send(Notice::Signal(signal)).is_ok());
+    let mut body = move || signals.forever().all(|signal| notifying.send(Notice::Signal(signal)).is_ok());
     let spawned = Builder::new().name("signals".into()).spawn(move || {
         body();
     });
-    spawned.map(drop).map_err(system("cannot start the signal thread"))
+    spawned.map(|_| (notify, notices)).map_err(system("cannot start the signal thread"))
 }
 
 /// Each connection is a descriptor. Raises the process's limit to what the configuration may need, or says how far it

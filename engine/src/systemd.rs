@@ -1,9 +1,25 @@
-//! What systemd is told.
+//! What systemd is told, and what it hands in.
 
 use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
+
+use ringmx_ring::{BindError, Listening, adopt, take_handed_sockets};
+
+/// The listening sockets that were handed in: sd_listen_fds(3). Before anything else is opened.
+///
+/// # Errors
+/// For a socket that could not be kept to ourselves.
+pub fn handed_sockets() -> Result<Vec<Listening>, BindError> {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u32>().ok());
+    // The variables may have come through a process for which they were meant.
+    if number("LISTEN_PID") != Some(std::process::id()) {
+        return Ok(Vec::new());
+    }
+    let count = number("LISTEN_FDS").unwrap_or_default();
+    take_handed_sockets(count as usize).into_iter().map(adopt).collect()
+}
 
 /// Tells the service manager, if there is one that wants to know: sd_notify(3).
 pub fn notify(state: &str) {

@@ -11,6 +11,7 @@
 mod blocks;
 mod buffers;
 mod doorbell;
+mod handed;
 mod in_flight;
 #[cfg(feature = "sim")]
 pub mod sim;
@@ -27,6 +28,7 @@ use std::time::Duration;
 
 pub use blocks::{BLOCK_LEN, BlockBuffer};
 pub use doorbell::Doorbell;
+pub use handed::take_handed_sockets;
 pub use slab::{Key, Slab};
 pub use socket::{BindError, Exclusivity, Listening, Request, adopt, can_be_joined, listen, refuse_new};
 pub use thread::{available_cores, pin_to_core};

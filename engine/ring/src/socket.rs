@@ -30,6 +30,15 @@ pub enum Exclusivity {
 }
 
 impl Exclusivity {
+    /// One word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sealed => "sealed",
+            Self::Shared => "shared",
+            Self::Open => "open",
+        }
+    }
+
     /// For people.
     pub fn text(self) -> &'static str {
         match self {
@@ -77,11 +86,24 @@ pub enum BindError {
 
 impl BindError {
     /// The same EADDRINUSE whether `bind` meets it or `listen`.
-    fn new(address: SocketAddr, source: io::Error) -> Self {
+    pub fn new(address: SocketAddr, source: io::Error) -> Self {
         match source.kind() {
             io::ErrorKind::AddrInUse => Self::Taken { address },
             io::ErrorKind::PermissionDenied => Self::Permission { address },
             _ => Self::Other { address, source },
+        }
+    }
+}
+
+impl BindError {
+    /// From which [`new`](Self::new) makes the same.
+    pub fn errno(&self) -> i32 {
+        let of = |errno: rustix::io::Errno| errno.raw_os_error();
+        match self {
+            Self::Taken { .. } => of(rustix::io::Errno::ADDRINUSE),
+            Self::Permission { .. } => of(rustix::io::Errno::ACCESS),
+            Self::Unfit { .. } => of(rustix::io::Errno::INVAL),
+            Self::Other { source, .. } => source.raw_os_error().unwrap_or_else(|| of(rustix::io::Errno::IO)),
         }
     }
 }

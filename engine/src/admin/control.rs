@@ -1,12 +1,18 @@
 //! The control thread's life: log, answer, until told to stop.
 
+use std::fs::Permissions;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tokio::sync::oneshot;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::http::{self, Answers};
@@ -17,12 +23,33 @@ use crate::egress::EgressStats;
 use crate::event::EventQueue;
 use crate::readiness::Readiness;
 use crate::reload::{Requests, RulePlaces};
-use crate::server::{Board, who_listens};
+use crate::server::{Board, Visitors, who_listens};
 use crate::stats::WorkerStats;
 use crate::store::Storage;
 
 /// How often the workers' events are looked at; also the longest a stop waits.
 const TICK: Duration = Duration::from_millis(50);
+
+/// The name of the control socket in the spool: who may open it may change what the server does.
+pub const CONTROL_SOCKET: &str = "control";
+
+/// What only the main thread can do.
+#[derive(Debug)]
+pub struct Command {
+    pub verb: Verb,
+    /// What was done, or why not, in words.
+    pub answer: oneshot::Sender<Result<String, String>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// Listen on one more address.
+    AddAddress {
+        listener: String,
+        address: SocketAddr,
+    },
+    RemoveAddress(SocketAddr),
+}
 
 /// Tells the control thread to end. Clones are the same switch.
 #[derive(Clone, Debug, Default)]
@@ -40,9 +67,13 @@ pub struct ControlHandles {
     pub reloads: Requests,
     /// Bound by the caller ([`bind`]), so that an address in use is an error before anything starts.
     pub admin: Option<TcpListener>,
+    /// The same for the control socket ([`bind_control`]).
+    pub control: Option<UnixListener>,
+    pub commands: Sender<Command>,
     pub readiness: Arc<Readiness>,
     pub spool: SpoolMode,
     pub board: Arc<Board>,
+    pub visitors: Arc<Visitors>,
     /// By shard.
     pub delivery_stats: Vec<Arc<EgressStats>>,
     pub storage: Arc<Storage>,
@@ -74,6 +105,21 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     })
 }
 
+/// The control socket in the spool. One that a former server left there is replaced: the spool is locked by now.
+///
+/// # Errors
+/// Of the system.
+pub fn bind_control(spool: &Path) -> io::Result<UnixListener> {
+    let path = spool.join(CONTROL_SOCKET);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&path)?;
+    std::fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
 /// Starts the control thread. It ends within 50 ms after [`Stop::stop`], the last events logged.
 ///
 /// # Errors
@@ -87,8 +133,22 @@ pub fn spawn(handles: ControlHandles) -> io::Result<JoinHandle<io::Result<()>>> 
 /// # Errors
 /// Of the system, before the first answer; later ones are logged.
 pub fn run(handles: ControlHandles) -> io::Result<()> {
-    let ControlHandles { worker_stats, events, admin, readiness, spool, .. } = handles;
-    let ControlHandles { board, delivery_stats, storage, stop, places, reloads, .. } = handles;
+    let ControlHandles {
+        worker_stats,
+        events,
+        admin,
+        control,
+        commands,
+        readiness,
+        spool,
+        board,
+        visitors,
+        delivery_stats,
+        storage,
+        stop,
+        places,
+        reloads,
+    } = handles;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let sources = Sources {
@@ -96,15 +156,23 @@ pub fn run(handles: ControlHandles) -> io::Result<()> {
         events: events.clone(),
         delivery_stats,
         spool,
-        board,
+        board: Arc::clone(&board),
         storage,
         readiness: Arc::clone(&readiness),
         started_unix_secs: started.as_secs_f64(),
     };
     let registry = metrics::registry(sources);
-    let answers = Arc::new(Answers { registry, readiness, reloads });
+    let answers = Arc::new(Answers { registry, readiness, board, visitors, reloads });
     let mut log = EventLog::new(events, places);
     runtime.block_on(async {
+        if let Some(listener) = control {
+            let answers = Arc::clone(&answers);
+            tokio::spawn(async {
+                if let Err(error) = http::serve_control(listener, answers, commands).await {
+                    tracing::error!(%error, "the control socket ended");
+                }
+            });
+        }
         if let Some(listener) = admin {
             tokio::spawn(async {
                 if let Err(error) = http::serve(listener, answers).await {
@@ -153,9 +221,12 @@ mod tests {
             places: Arc::default(),
             reloads: Requests::nobody(),
             admin: Some(admin),
+            control: None,
+            commands: std::sync::mpsc::channel().0,
             readiness: Arc::clone(&readiness),
             spool: SpoolMode { durability: crate::config::Durability::None, ..SpoolMode::EXAMPLE },
-            board: Arc::default(),
+            board: Arc::new(Board::example()),
+            visitors: Arc::default(),
             delivery_stats: Vec::new(),
             storage: Arc::default(),
             stop: stop.clone(),
@@ -171,6 +242,12 @@ mod tests {
         assert!(answer.contains("content-type: application/openmetrics-text; version=1.0.0"), "{answer}");
         assert!(answer.contains("ringmx_spool_info{durability=\"none\",writes=\"direct\"} 1\n"), "{answer}");
         assert!(answer.ends_with("# EOF\n"), "{answer}");
+        let answer = ask(address, "/listeners");
+        assert!(
+            answer.contains("\"address\": \"192.0.2.1:25\"") && answer.contains("\"sealed\""),
+            "{answer}"
+        );
+        assert!(ask(address, "/visitors/x").starts_with("HTTP/1.1 404 "));
         assert!(ask(address, "/").starts_with("HTTP/1.1 404 "));
         assert!(ask(address, "/reload").starts_with("HTTP/1.1 405 "));
 

@@ -1,33 +1,42 @@
-//! The admin HTTP: `/healthz`, `/readyz`, `/metrics`, and `/reload`, which changes what the configuration's files say
-//! and nothing else. Few connections, each of bounded life.
+//! The admin HTTP: `/healthz`, `/readyz`, `/metrics`, `/listeners`, `/visitors`, and `/reload`, which changes what the
+//! configuration's files say and nothing else. Few connections, each of bounded life.
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::net::UnixListener;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use axum::serve::Listener;
 use prometheus_client::registry::Registry;
+use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Sleep, sleep};
 
+use super::control::{Command, Verb};
 use super::metrics;
+use crate::config::parse_bind;
 use crate::readiness::Readiness;
 use crate::reload::Requests;
+use crate::server::{Board, Proof, Standing, Ticket, Visit, Visitors};
 
 /// Connections open at once; others wait in the listener's queue.
 const CONNECTIONS_MAX: usize = 32;
 /// A connection's whole life: a scraper connects again, and one that says nothing does not keep its place.
 const CONNECTION_LIFE_MAX: Duration = Duration::from_secs(30);
+
+/// Of requests by our own commands.
+const OWN_HEADER: &str = "x-ringmx";
 
 /// What the answers are made from.
 #[derive(Debug)]
@@ -35,6 +44,53 @@ pub(super) struct Answers {
     pub(super) registry: Registry,
     pub(super) readiness: Arc<Readiness>,
     pub(super) reloads: Requests,
+    pub(super) board: Arc<Board>,
+    pub(super) visitors: Arc<Visitors>,
+}
+
+/// Answers at the control socket, and passes on what is to be done, until dropped.
+pub(super) async fn serve_control(
+    listener: UnixListener,
+    answers: Arc<Answers>,
+    commands: Sender<Command>,
+) -> io::Result<()> {
+    listener.set_nonblocking(true)?;
+    let changes = Router::new()
+        .route("/listeners/{name}/{address}", post(add_address))
+        .route("/listeners/{name}", delete(remove_address))
+        .with_state(commands);
+    axum::serve(tokio::net::UnixListener::from_std(listener)?, router(answers).merge(changes)).await
+}
+
+async fn add_address(
+    State(commands): State<Sender<Command>>,
+    Path((listener, address)): Path<(String, String)>,
+) -> Response {
+    let address = parse_bind(&address);
+    carry_out(commands, address.map(|address| Verb::AddAddress { listener, address })).await
+}
+
+async fn remove_address(State(commands): State<Sender<Command>>, Path(address): Path<String>) -> Response {
+    carry_out(commands, parse_bind(&address).map(Verb::RemoveAddress)).await
+}
+
+/// Waits for the main thread.
+async fn carry_out(commands: Sender<Command>, verb: Result<Verb, String>) -> Response {
+    let done = match verb {
+        Ok(verb) => {
+            let (answer, answered) = oneshot::channel();
+            let stopping = || Err("the server is stopping".to_owned());
+            match commands.send(Command { verb, answer }) {
+                Ok(()) => answered.await.unwrap_or_else(|_| stopping()),
+                Err(_) => stopping(),
+            }
+        }
+        Err(why) => Err(why),
+    };
+    json(&match done {
+        Ok(done) => json!({ "done": done }),
+        Err(why) => json!({ "error": why }),
+    })
 }
 
 /// Answers at `listener` until dropped.
@@ -52,9 +108,12 @@ fn router(answers: Arc<Answers>) -> Router {
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics_text))
+        .route("/listeners", get(listeners))
+        .route("/visitors/{name}", get(visitor).post(expect_visitor))
         .route("/reload", post(reload))
         .fallback(|| async {
-            (StatusCode::NOT_FOUND, "not found: try /healthz, /readyz, /metrics, POST /reload\n")
+            let text = "not found: try /healthz, /readyz, /metrics, /listeners, POST /reload\n";
+            (StatusCode::NOT_FOUND, text)
         })
         .with_state(answers)
 }
@@ -87,6 +146,56 @@ async fn reload(State(answers): State<Arc<Answers>>) -> (StatusCode, String) {
         Ok(Err(error)) => (StatusCode::CONFLICT, format!("the old configuration stays in force: {error}\n")),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
     }
+}
+
+fn json(value: &Value) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], format!("{value:#}\n")).into_response()
+}
+
+/// Each address that is listened on, and who answers there.
+async fn listeners(State(answers): State<Arc<Answers>>) -> Response {
+    let standing = |standing: Standing| {
+        let Standing { listener, address, exclusivity, durability, proof, .. } = standing;
+        let why = match &proof {
+            Proof::Failed(why) => Some(why.as_str()),
+            Proof::Missing | Proof::Ours => None,
+        };
+        json!({
+            "listener": listener, "address": address.to_string(), "exclusive": exclusivity.name(),
+            "how": exclusivity.text(), "durability": durability.to_string(),
+            "answered_by_us": proof == Proof::Ours, "why_not": why,
+        })
+    };
+    json(&answers.board.standings().into_iter().map(standing).collect())
+}
+
+/// Announces a connection from an address and port, so that its client can ask whether it came in here.
+async fn expect_visitor(
+    State(answers): State<Arc<Answers>>,
+    Path(peer): Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    // No page in a browser can send this without being asked first.
+    if !headers.contains_key(OWN_HEADER) {
+        return (StatusCode::FORBIDDEN, "send the header x-ringmx\n").into_response();
+    }
+    let Ok(peer) = peer.parse() else {
+        return (StatusCode::BAD_REQUEST, "this takes /visitors/ADDRESS:PORT\n").into_response();
+    };
+    json(&json!({ "ticket": answers.visitors.announce(peer, Visit::Stay).to_string() }))
+}
+
+/// Whether the connection came in here, and where. Asked once.
+async fn visitor(State(answers): State<Arc<Answers>>, Path(ticket): Path<String>) -> Response {
+    let Ok(ticket) = ticket.parse::<Ticket>() else {
+        return (StatusCode::NOT_FOUND, "no such ticket\n").into_response();
+    };
+    let seen_at = answers.visitors.seen_at(ticket);
+    answers.visitors.forget(ticket);
+    let standings = answers.board.standings();
+    let standing = standings.iter().find(|standing| Some(standing.id) == seen_at);
+    let listener = standing.map(|standing| standing.listener.as_str());
+    json(&json!({ "seen": seen_at.is_some(), "listener": listener }))
 }
 
 /// A listener that holds no more connections than it has places for.

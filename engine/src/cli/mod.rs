@@ -1,17 +1,23 @@
 //! The command line.
 
+mod admin;
 mod check;
 mod explain;
+mod listener;
+mod probe;
 mod serve;
 mod spool;
 
 use std::io::{self, BufWriter};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{ConfigError, LogFormat};
+use crate::privileges::become_binder;
+use crate::server::serve_helper;
 use crate::store::StoreError;
 
 /// SMTP ingress engine: the server behind a domain's MX record.
@@ -37,6 +43,14 @@ enum Command {
     Serve(ServeArgs),
     Check(CheckArgs),
     Explain(explain::ExplainArgs),
+    Probe(probe::ProbeArgs),
+    Listener(listener::ListenerArgs),
+    /// The process that keeps the right to bind; the server starts it
+    #[command(hide = true)]
+    BindHelper {
+        user: u32,
+        group: u32,
+    },
     Spool(spool::SpoolArgs),
 }
 
@@ -108,6 +122,8 @@ enum Failure {
     Usage(String),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error("{0}")]
+    Server(String),
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
 }
@@ -118,6 +134,9 @@ pub fn run() -> ExitCode {
         Command::Serve(args) => return serve::run(&args),
         Command::Check(args) => check::run(&args, &mut io::stdout().lock()).map_err(Failure::from),
         Command::Explain(args) => explain::run(&args, &mut BufWriter::new(io::stdout().lock())),
+        Command::BindHelper { user, group } => return bind_helper(user, group),
+        Command::Listener(args) => listener::run(&args, &mut io::stdout().lock()),
+        Command::Probe(args) => probe::run(&args, &mut io::stdout().lock()),
         Command::Spool(args) => spool::run(&args, &mut BufWriter::new(io::stdout().lock())),
     };
     match result {
@@ -127,6 +146,18 @@ pub fn run() -> ExitCode {
         Err(failure) => {
             eprintln!("ringmx: {failure}");
             ExitCode::from(2)
+        }
+    }
+}
+
+/// Its end of the socket pair is its standard input.
+fn bind_helper(user: u32, group: u32) -> ExitCode {
+    let served = become_binder(user, group).and_then(|()| serve_helper(io::stdin().as_fd()));
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ringmx bind-helper: {error}");
+            ExitCode::FAILURE
         }
     }
 }
@@ -147,6 +178,11 @@ mod tests {
             "ringmx serve --config a.toml --log-format json",
             "ringmx check --json --strict",
             "ringmx explain --client 192.0.2.1 --mail <> --rcpt a@b --rcpt c@d",
+            "ringmx probe mx.example:smtp --json",
+            "ringmx probe 192.0.2.1 --admin 127.0.0.1:8025 --timeout 5",
+            "ringmx listener ls --json --spool x",
+            "ringmx listener add mx 127.0.0.1:smtp --config a.toml",
+            "ringmx listener rm [::1]:25",
             "ringmx spool ls",
             "ringmx spool cat 0CH1611EAG081-1 --spool x",
             "ringmx spool verify --config a.toml --json",
@@ -157,6 +193,7 @@ mod tests {
             "ringmx",
             "ringmx serve x",
             "ringmx explain",
+            "ringmx probe",
             "ringmx spool",
             "ringmx spool ls --spool a --config b",
         ] {

@@ -27,7 +27,7 @@ use std::time::Duration;
 
 pub use finding::{ConfigError, Finding, Place, Severity};
 pub use template::PathTemplate;
-pub use value::format_size;
+pub use value::{format_size, parse_bind, parse_port};
 
 use crate::policy::network::NetworkSet;
 use crate::policy::newline::BareNewline;
@@ -47,6 +47,9 @@ pub struct Config {
     pub hostname: String,
     /// 1 to 256. Default: one per available core.
     pub workers: usize,
+    /// Whom the server becomes once its addresses are bound: names or numbers.
+    pub user: Option<String>,
+    pub group: Option<String>,
     /// At least one; neither names nor addresses repeat, except for port 0.
     pub listeners: Vec<Listener>,
     pub spool: SpoolConfig,

@@ -120,11 +120,8 @@ pub(super) fn parse_domain(text: &str) -> Result<String, &'static str> {
 }
 
 /// `192.0.2.1:25`, `[2001:db8::1]:25`, or with a service name for the port.
-pub(super) fn parse_bind(text: &str) -> Result<SocketAddr, String> {
-    static SERVICES_FILE: OnceLock<String> = OnceLock::new();
-    parse_bind_with(text, || {
-        SERVICES_FILE.get_or_init(|| std::fs::read_to_string(SERVICES_PATH).unwrap_or_default())
-    })
+pub fn parse_bind(text: &str) -> Result<SocketAddr, String> {
+    parse_bind_with(text, services)
 }
 
 fn parse_bind_with<'a>(text: &str, services: impl FnOnce() -> &'a str) -> Result<SocketAddr, String> {
@@ -139,15 +136,27 @@ fn parse_bind_with<'a>(text: &str, services: impl FnOnce() -> &'a str) -> Result
     let Ok(mut address) = with_port_zero.parse::<SocketAddr>() else {
         return Err(format!("`{host}` is not an IP address"));
     };
-    let port = if port.bytes().all(|byte| byte.is_ascii_digit()) {
-        port.parse().map_err(|_| format!("`{port}` is not a port from 0 to 65535"))?
-    } else {
-        let built_in = SERVICES.iter().find(|(name, _)| *name == port).map(|&(_, port)| port);
-        let found = find_service(port, services()).or(built_in);
-        found.ok_or_else(|| format!("`{port}` is no TCP service in {SERVICES_PATH}"))?
-    };
-    address.set_port(port);
+    address.set_port(parse_port_with(port, services)?);
     Ok(address)
+}
+
+/// `25`, or the name of a service.
+pub fn parse_port(text: &str) -> Result<u16, String> {
+    parse_port_with(text, services)
+}
+
+fn parse_port_with<'a>(port: &str, services: impl FnOnce() -> &'a str) -> Result<u16, String> {
+    if port.bytes().all(|byte| byte.is_ascii_digit()) {
+        return port.parse().map_err(|_| format!("`{port}` is not a port from 0 to 65535"));
+    }
+    let built_in = SERVICES.iter().find(|(name, _)| *name == port).map(|&(_, port)| port);
+    let found = find_service(port, services()).or(built_in);
+    found.ok_or_else(|| format!("`{port}` is no TCP service in {SERVICES_PATH}"))
+}
+
+fn services() -> &'static str {
+    static SERVICES_FILE: OnceLock<String> = OnceLock::new();
+    SERVICES_FILE.get_or_init(|| std::fs::read_to_string(SERVICES_PATH).unwrap_or_default())
 }
 
 /// Looks `name` up in a services database: `name port/protocol alias ... # comment`.

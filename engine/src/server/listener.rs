@@ -11,12 +11,12 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-use ringmx_ring::{AcceptMode, BindError, Exclusivity, Fd, Listening, Request, listen};
+use ringmx_ring::{AcceptMode, BindError, Exclusivity, Fd, Listening, Request};
 
 use crate::config::{Config, Durability, Listener};
 use crate::server::retire::{self, Retired};
 use crate::server::worker::Port;
-use crate::server::{Board, ChangeSender, Latch, PortChange, PortId, Proof, Standing};
+use crate::server::{Binder, Board, ChangeSender, Helper, Latch, PortChange, PortId, Proof, Standing};
 use crate::session::{Replies, Service, Settings};
 
 /// Where the private owners of sealed sockets come from: above every range that systems give to people, services or
@@ -33,6 +33,7 @@ pub struct Listeners {
     /// Of sealed sockets.
     owner: u32,
     next_id: u32,
+    binder: Binder,
     board: Arc<Board>,
 }
 
@@ -52,22 +53,32 @@ struct Bound {
 }
 
 impl Listeners {
-    /// Binds every address of the configuration for all workers, or none.
-    pub fn bind(config: &Config) -> Result<Self, BindError> {
-        let (owner, board) = (private_owner(), Arc::default());
-        let mut listeners =
-            Self { bound: Vec::new(), workers_count: config.workers, owner, next_id: 0, board };
-        listeners.bound = listeners.bind_all(config)?;
+    /// Binds every address of the configuration for all workers, or none. Of the sockets that were handed in by the
+    /// service manager it takes those that are bound to an address of the configuration.
+    pub fn bind(config: &Config, handed: &mut Vec<Listening>) -> Result<Self, BindError> {
+        let mut listeners = Self {
+            bound: Vec::new(),
+            workers_count: config.workers,
+            owner: private_owner(),
+            next_id: 0,
+            binder: Binder::Direct,
+            board: Arc::default(),
+        };
+        listeners.bound = listeners.bind_all(config, handed)?;
         listeners.publish();
         Ok(listeners)
     }
 
+    /// From now on somebody else binds: this process has no longer the right to.
+    pub fn bind_by(&mut self, helper: Helper) {
+        self.binder = Binder::Helper(helper);
+    }
     /// Makes it what a configuration says, and tells the workers. What was bound stays bound where it is still wanted.
     ///
     /// # Errors
     /// When an address cannot be bound. Then nothing has changed.
     pub fn apply(&mut self, config: &Config, workers: &[ChangeSender]) -> Result<(), BindError> {
-        let bound = self.bind_all(config)?;
+        let bound = self.bind_all(config, &mut Vec::new())?;
         let former = std::mem::replace(&mut self.bound, bound);
         for (index, worker) in workers.iter().enumerate() {
             worker.send(self.ports(index).into_iter().map(PortChange::Open));
@@ -105,7 +116,7 @@ impl Listeners {
     }
 
     /// The addresses of a configuration, with the sockets that there are already.
-    fn bind_all(&mut self, config: &Config) -> Result<Vec<Bound>, BindError> {
+    fn bind_all(&mut self, config: &Config, handed: &mut Vec<Listening>) -> Result<Vec<Bound>, BindError> {
         let mut bound: Vec<Bound> = Vec::new();
         for listener in &config.listeners {
             let service = Arc::new(service(config, listener));
@@ -118,7 +129,12 @@ impl Listeners {
                         (*address, *exclusivity, Arc::clone(sockets))
                     }
                     None => {
-                        let Listening { address, exclusivity, sockets } = self.listen(asked)?;
+                        let handed_in = handed.iter().position(|it| it.address == address);
+                        let listening = match handed_in {
+                            Some(index) => handed.swap_remove(index),
+                            None => self.listen(asked)?,
+                        };
+                        let Listening { address, exclusivity, sockets } = listening;
                         (address, exclusivity, Arc::new(sockets))
                     }
                 };
@@ -140,7 +156,8 @@ impl Listeners {
     }
 
     fn listen(&self, (address, exclusive): (SocketAddr, bool)) -> Result<Listening, BindError> {
-        listen(&Request { address, threads_count: self.workers_count, owner: self.owner, exclusive })
+        let request = Request { address, threads_count: self.workers_count, owner: self.owner, exclusive };
+        self.binder.listen(&request)
     }
 
     fn publish(&self) {

@@ -1,6 +1,7 @@
 //! The data plane: listening sockets, and one worker per core that owns a ring, its connections and a shard of the
 //! spool.
 
+mod binder;
 mod board;
 mod connection;
 mod conversation;
@@ -28,6 +29,7 @@ use std::time::Duration;
 use crossbeam_queue::ArrayQueue;
 use ringmx_ring::{Doorbell, Options, SetupError, Uring, pin_to_core};
 
+pub use binder::{Binder, Helper, serve_helper};
 pub use board::{Board, Proof, Standing};
 pub use holder::{Holder, who_listens};
 pub use journal::Segments;

@@ -5,11 +5,14 @@
 //! process's memory, the port belongs to the one who asks for as long as it asks, and nothing goes over the wire that a
 //! program in between could repeat.
 
+use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
+use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-/// Visitors that may be expected at the same time; with more the oldest is forgotten.
+/// Visitors that may be expected at the same time: one that looks, and those that stay, of whom the oldest is forgotten
+/// when there are too many.
 const EXPECTED_COUNT_MAX: usize = 16;
 
 /// Names an address that is listened on, for the life of the process.
@@ -37,6 +40,22 @@ pub struct Expected<'a> {
 pub struct Ticket {
     slot: usize,
     mark: u64,
+}
+
+impl fmt::Display for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{:016x}", self.slot, self.mark)
+    }
+}
+
+impl FromStr for Ticket {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (slot, mark) = text.split_once('-').ok_or(())?;
+        let slot = slot.parse().ok().filter(|&slot: &usize| slot < EXPECTED_COUNT_MAX).ok_or(())?;
+        Ok(Self { slot, mark: u64::from_str_radix(mark, 16).map_err(drop)? })
+    }
 }
 
 /// Shared by all workers. They read one number for each connection, and more only while somebody is expected.
@@ -72,7 +91,11 @@ impl Visitors {
 
     /// The same where nobody tells when it is over.
     pub fn announce(&self, peer: SocketAddr, visit: Visit) -> Ticket {
-        let slot = self.next.fetch_add(1, Ordering::Relaxed) % EXPECTED_COUNT_MAX;
+        let slot = match visit {
+            // Its own, so that nobody who asks by the admin HTTP makes the watch miss its own connection.
+            Visit::Look => 0,
+            Visit::Stay => 1 + self.next.fetch_add(1, Ordering::Relaxed) % (EXPECTED_COUNT_MAX - 1),
+        };
         let mark = self.mark(peer, visit);
         self.slots[slot].seen_at.store(0, Ordering::Relaxed);
         if self.slots[slot].mark.swap(mark, Ordering::Release) == 0 {
@@ -152,11 +175,16 @@ mod tests {
     fn the_oldest_of_too_many_is_forgotten() {
         let visitors = Visitors::default();
         let tickets: Vec<Ticket> =
-            (0..=EXPECTED_COUNT_MAX as u16).map(|port| visitors.announce(peer(port), Visit::Stay)).collect();
-        assert_eq!(visitors.arrived(peer(0), PortId(1)), None);
+            (1..=EXPECTED_COUNT_MAX as u16).map(|port| visitors.announce(peer(port), Visit::Stay)).collect();
+        assert_eq!(visitors.arrived(peer(1), PortId(1)), None);
         assert_eq!(visitors.arrived(peer(EXPECTED_COUNT_MAX as u16), PortId(1)), Some(Visit::Stay));
         assert_eq!(visitors.seen_at(tickets[0]), None);
-        assert_eq!(visitors.seen_at(tickets[EXPECTED_COUNT_MAX]), Some(PortId(1)));
+        let last = tickets[EXPECTED_COUNT_MAX - 1];
+        assert_eq!(visitors.seen_at(last), Some(PortId(1)));
+        assert_eq!(last.to_string().parse(), Ok(last));
+        for text in ["", "1", "16-ab", "-1-ab", "1-xyz", "1-10123456789abcdef"] {
+            assert!(text.parse::<Ticket>().is_err(), "{text}");
+        }
         tickets.into_iter().for_each(|ticket| visitors.forget(ticket));
         assert_eq!(visitors.expected_count.load(Ordering::Relaxed), 0);
     }

@@ -79,6 +79,8 @@ pub(super) fn build(reader: &Reader, table: &Table) -> Built {
     let config = Config {
         hostname,
         workers,
+        user: root.text("user").map(|text| text.text),
+        group: group(&root),
         listeners,
         spool,
         recipients,
@@ -168,6 +170,14 @@ fn timeouts(root: &Section<'_>) -> Timeouts {
     }
     section.finish();
     timeouts
+}
+
+fn group(root: &Section<'_>) -> Option<String> {
+    let group = root.text("group")?;
+    if root.entry("user").is_none() {
+        root.reader.error(group.span, "`group` without `user`", "write the user too");
+    }
+    Some(group.text)
 }
 
 fn watch_interval(root: &Section<'_>) -> Duration {
