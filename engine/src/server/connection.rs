@@ -40,6 +40,30 @@ pub(super) enum Recv {
     Ended,
 }
 
+/// Why a connection ended before its session did, for the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reason {
+    ClientClosed,
+    ConnectionLost,
+    TimedOut,
+    TooMuchInput,
+    RefusedTooMany,
+    Stopped,
+}
+
+impl Reason {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::ClientClosed => "client-closed",
+            Self::ConnectionLost => "connection-lost",
+            Self::TimedOut => "timed-out",
+            Self::TooMuchInput => "too-much-input",
+            Self::RefusedTooMany => "refused-too-many",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
 /// Exactly one per accepted descriptor.
 #[derive(Debug)]
 pub(super) struct Connection<F> {
@@ -74,8 +98,8 @@ pub(super) struct Connection<F> {
     pub(super) awaits_file: bool,
     /// When its entry in the timer wheel comes up; entries that come up earlier are left-overs.
     pub(super) alarm_at: Duration,
-    /// Why the connection ended, for the log.
-    pub(super) reason: &'static str,
+    /// None while it goes on, and where the session ended it.
+    pub(super) reason: Option<Reason>,
     /// Milliseconds of the worker's clock, which is enough for the log.
     pub(super) began_ms: u64,
 }
@@ -100,7 +124,7 @@ impl<F> Connection<F> {
             spill: None,
             awaits_file: false,
             alarm_at: Duration::MAX,
-            reason: "",
+            reason: None,
             began_ms: now.as_millis() as u64,
         }
     }

@@ -8,7 +8,7 @@ use ringmx_ring::{Completion, Errno, Key, Payload, Ring};
 use crate::config::Durability;
 use crate::event::{self, Event, Kind};
 use crate::limits;
-use crate::server::connection::{Connection, Recv, State};
+use crate::server::connection::{Connection, Reason, Recv, State};
 use crate::server::journal::{Appended, Journal, Segments};
 use crate::server::op::{ConnectionOp, Op};
 use crate::server::worker::{Port, Worker};
@@ -64,7 +64,7 @@ impl<R: Ring, S: Segments> Worker<R, S> {
                     // All buffers are lent; they are back before the turn ends, and `settle` arms it again.
                     Err(Errno::NO_BUFFERS) => self.stats.buffers_exhausted.bump(),
                     Err(Errno::CANCELED) => {}
-                    Err(_) => self.abandon(key, "connection-lost"),
+                    Err(_) => self.abandon(key, Reason::ConnectionLost),
                 }
             }
         }
@@ -98,7 +98,7 @@ impl<R: Ring, S: Segments> Worker<R, S> {
             }
             State::Lingering { .. } => {
                 self.ring.give_back(lent);
-                self.abandon(key, "");
+                self.abandon(key, Reason::ClientClosed);
             }
             State::Flushing { .. } | State::Ending | State::Closed => self.ring.give_back(lent),
         }
@@ -166,7 +166,7 @@ impl<R: Ring, S: Segments> Worker<R, S> {
                     return self.ring.send(token, connection.fd, bytes, connection.sent_len as usize);
                 }
             }
-            Err(_) => self.abandon(key, "connection-lost"),
+            Err(_) => self.abandon(key, Reason::ConnectionLost),
         }
         bytes.clear();
         keep_buffer(&mut self.spare, bytes);
@@ -217,7 +217,7 @@ impl<R: Ring, S: Segments> Worker<R, S> {
             }
             self.take_parked(key);
         } else {
-            self.abandon(key, "timed-out");
+            self.abandon(key, Reason::TimedOut);
         }
         self.settle(key);
         None
@@ -238,13 +238,13 @@ impl<R: Ring, S: Segments> Worker<R, S> {
     }
 
     /// Ends the connection without another word: everything under way is cancelled.
-    pub(super) fn abandon(&mut self, key: Key, reason: &'static str) {
+    pub(super) fn abandon(&mut self, key: Key, reason: Reason) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         if matches!(connection.state, State::Ending | State::Closed) {
             return;
         }
-        if connection.reason.is_empty() {
-            connection.reason = reason;
+        if connection.state == State::Open {
+            connection.reason = Some(reason);
         }
         connection.state = State::Ending;
         let token = Op::Connection(ConnectionOp::Cancel, key).token();
@@ -279,15 +279,15 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         }
         if self.is_parking_too_much(key) {
             self.stats.inputs_dropped.bump();
-            return self.abandon(key, "too-much-input");
+            return self.abandon(key, Reason::TooMuchInput);
         }
         if self.is_one_refused_too_many(key) {
-            return self.abandon(key, "refused-too-many");
+            return self.abandon(key, Reason::RefusedTooMany);
         }
         let Some(connection) = self.connections.get_mut(key) else { return };
         if connection.state == State::Open && connection.recv == Recv::Ended && !connection.is_blocked() {
             // What the client sent before it ended its direction has been answered.
-            connection.reason = "client-closed";
+            connection.reason = Some(Reason::ClientClosed);
             finish(connection, now);
         }
         if !connection.out.is_empty() && !connection.sending && !connection.touched {
@@ -324,7 +324,7 @@ impl<R: Ring, S: Segments> Worker<R, S> {
             connection.ops_count = 1;
             self.ring.close(Op::Connection(ConnectionOp::Close, key).token(), connection.fd);
         } else if matches!(connection.state, State::Lingering { .. }) && connection.recv == Recv::Ended {
-            self.abandon(key, "");
+            self.abandon(key, Reason::ClientClosed);
         } else {
             self.set_alarm(key);
         }
@@ -364,7 +364,11 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         let service = &self.ports[connection.listener_index as usize].service;
         let policy = self.policies.of(&connection.session);
         let cx = &mut Context { now: self.now, service, policy, pool: &mut self.pool };
-        let reason = if connection.session.is_check() { event::CHECK } else { connection.reason };
+        let reason = match connection.reason {
+            _ if connection.session.is_check() => event::CHECK,
+            Some(reason) => reason.name(),
+            None => connection.session.ended_by(),
+        };
         connection.session.end(cx);
         if connection.awaits_file {
             self.awaiting_files.retain(|(other, _)| *other != key);
@@ -436,8 +440,5 @@ fn keep_buffer(spare: &mut Vec<Vec<u8>>, mut buffer: Vec<u8>) {
 fn finish<F>(connection: &mut Connection<F>, now: Duration) {
     if connection.state == State::Open {
         connection.state = State::Flushing { until: now + limits::LAST_REPLY_TIME_MAX };
-        if connection.reason.is_empty() {
-            connection.reason = connection.session.ended_by();
-        }
     }
 }

@@ -19,7 +19,7 @@ use crate::event::{Event, EventQueue, Kind};
 use crate::id::{SessionId, SessionIds};
 use crate::limits;
 use crate::policy::clients::Clients;
-use crate::server::connection::Connection;
+use crate::server::connection::{Connection, Reason};
 use crate::server::journal::{Journal, Segments, key_of};
 use crate::server::op::{ConnectionOp, Op};
 use crate::server::policies::{Policies, Published};
@@ -353,7 +353,7 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         let now = self.now.monotonic;
         if self.drain_until.is_some_and(|until| now >= until) {
             let keys: Vec<Key> = self.connections.keys().collect();
-            keys.into_iter().for_each(|key| self.abandon(key, "stopped"));
+            keys.into_iter().for_each(|key| self.abandon(key, Reason::Stopped));
         }
         let mut due = std::mem::take(&mut self.due);
         self.wheel.advance(now, &mut due);
