@@ -10,6 +10,7 @@ use std::time::Duration;
 use ringmx_ring::Fd;
 
 use crate::limits;
+use crate::server::parked::Parked;
 use crate::server::spill::Spill;
 use crate::session::{Service, Session};
 
@@ -85,11 +86,7 @@ pub(super) struct Connection<F> {
     pub(super) send_began_at: Duration,
     /// In the worker's list of connections that have something to send this turn.
     pub(super) touched: bool,
-    /// Received, but not consumed by the session: the beginning of a command, or input parked while a commit is
-    /// pending. Without memory when empty.
-    pub(super) parked: Vec<u8>,
-    /// What of it is in the worker's sum.
-    pub(super) parked_counted_len: u32,
+    pub(super) parked: Parked,
     /// Replies not yet given to the ring. Without memory when empty.
     pub(super) out: Vec<u8>,
     /// The file that the session's content goes to, or went to while something is still written there.
@@ -118,8 +115,7 @@ impl<F> Connection<F> {
             sent_len: 0,
             send_began_at: now,
             touched: false,
-            parked: Vec::new(),
-            parked_counted_len: 0,
+            parked: Parked::default(),
             out: Vec::new(),
             spill: None,
             awaits_file: false,

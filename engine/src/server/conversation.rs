@@ -82,13 +82,12 @@ impl<R: Ring, S: Segments> Worker<R, S> {
                 lend_output(connection, &mut self.spare);
                 let consumed = pump(connection, key, bytes, cx, (&mut self.journal, *durability));
                 if consumed < bytes.len() && connection.state == State::Open {
-                    connection.parked = self.spare.pop().unwrap_or_default();
-                    connection.parked.extend_from_slice(&bytes[consumed..]);
+                    connection.parked.extend(&bytes[consumed..], &mut self.spare);
                 }
                 self.ring.give_back(lent);
             }
             State::Open => {
-                connection.parked.extend_from_slice(bytes);
+                connection.parked.extend(bytes, &mut self.spare);
                 self.ring.give_back(lent);
                 self.take_parked(key);
             }
@@ -110,18 +109,13 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         if connection.parked.is_empty() {
             return;
         }
-        let mut parked = std::mem::take(&mut connection.parked);
+        let (octets, from) = connection.parked.take();
         let Port { service, durability, .. } = &self.ports[connection.listener_index as usize];
         let policy = self.policies.of(&connection.session);
         let cx = &mut Context { now: self.now, service, policy, pool: &mut self.pool };
         lend_output(connection, &mut self.spare);
-        let consumed = pump(connection, key, &parked, cx, (&mut self.journal, *durability));
-        parked.drain(..consumed);
-        if parked.is_empty() || connection.state != State::Open {
-            keep_buffer(&mut self.spare, parked);
-        } else {
-            connection.parked = parked;
-        }
+        let consumed = pump(connection, key, &octets[from..], cx, (&mut self.journal, *durability));
+        keep_buffer(&mut self.spare, connection.parked.put_back(octets, from + consumed));
     }
 
     /// The commit of this connection's message is over.
@@ -335,11 +329,11 @@ impl<R: Ring, S: Segments> Worker<R, S> {
     fn is_parking_too_much(&mut self, key: Key) -> bool {
         let Some(connection) = self.connections.get_mut(key) else { return false };
         if connection.state != State::Open {
-            keep_buffer(&mut self.spare, std::mem::take(&mut connection.parked));
+            keep_buffer(&mut self.spare, connection.parked.take().0);
         }
-        let (before, len) = (connection.parked_counted_len as usize, connection.parked.len());
+        let (before, len) = (connection.parked.counted_len as usize, connection.parked.len());
         if before != len {
-            connection.parked_counted_len = len as u32;
+            connection.parked.counted_len = len as u32;
             self.parked_len = self.parked_len + len - before;
             self.stats.input_octets_now.set(self.parked_len as u64);
         }
@@ -381,7 +375,7 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         let lasted = self.now.monotonic.saturating_sub(Duration::from_millis(connection.began_ms));
         let kind = Kind::Closed { client, reason, messages_count, lasted };
         self.pool.events.push(Event { at: self.now, session, kind });
-        keep_buffer(&mut self.spare, std::mem::take(&mut connection.parked));
+        keep_buffer(&mut self.spare, connection.parked.take().0);
         keep_buffer(&mut self.spare, std::mem::take(&mut connection.out));
     }
 }

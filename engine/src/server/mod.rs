@@ -9,6 +9,7 @@ mod holder;
 mod journal;
 mod listener;
 mod op;
+mod parked;
 mod policies;
 mod ports;
 mod retire;
