@@ -9,6 +9,7 @@ mod serve;
 mod spool;
 
 use std::io::{self, BufWriter};
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -78,18 +79,26 @@ struct ServeArgs {
     log_format: Option<LogFormatArg>,
 }
 
-/// Read a configuration and say what is wrong with it
+/// Read configurations and say what is wrong with them
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   ringmx check --config /etc/ringmx.toml
   ringmx check --config /etc/ringmx.toml --strict --json
+  ringmx check front.toml back.toml           also what shows only side by side
+  ringmx check mx.toml --from 127.0.0.1:8025  and whether the running server is like it
 
 Exit status: 0 fine, 1 warnings with --strict, 2 errors.")]
 struct CheckArgs {
-    /// The configuration; without it, the built-in quick start
+    /// The configuration; without any, the built-in quick start
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// More configurations, to be compared
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// A running server, by its admin HTTP
+    #[arg(long, value_name = "ADDRESS")]
+    from: Vec<SocketAddr>,
     /// The findings as one JSON object
     #[arg(long)]
     json: bool,
@@ -132,7 +141,7 @@ enum Failure {
 pub fn run() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Serve(args) => return serve::run(&args),
-        Command::Check(args) => check::run(&args, &mut io::stdout().lock()).map_err(Failure::from),
+        Command::Check(args) => check::run(&args, &mut io::stdout().lock()),
         Command::Explain(args) => explain::run(&args, &mut BufWriter::new(io::stdout().lock())),
         Command::BindHelper { user, group } => return bind_helper(user, group),
         Command::Listener(args) => listener::run(&args, &mut io::stdout().lock()),
@@ -177,6 +186,7 @@ mod tests {
             "ringmx serve",
             "ringmx serve --config a.toml --log-format json",
             "ringmx check --json --strict",
+            "ringmx check a.toml b.toml --from 127.0.0.1:8025",
             "ringmx explain --client 192.0.2.1 --mail <> --rcpt a@b --rcpt c@d",
             "ringmx probe mx.example:smtp --json",
             "ringmx probe 192.0.2.1 --admin 127.0.0.1:8025 --timeout 5",

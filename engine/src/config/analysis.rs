@@ -1,11 +1,11 @@
 //! What is valid in a configuration, but hardly meant: the warnings of `ringmx check`.
 
-use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
 use rustix::fs::{Access, access};
 
+use super::listener_analysis;
 use super::reader::Reader;
 use super::rule_analysis;
 use super::sections::{Built, default_workers};
@@ -23,33 +23,49 @@ pub(super) fn analyse(reader: &Reader, built: &Built) {
     if !config.hostname.contains('.') {
         let span = places.hostname.unwrap_or(places.root);
         let message = format!("the host name `{}` is not fully qualified", config.hostname);
-        reader.warn(span, message, "write the name of the MX record, such as hostname = \"mx1.example.com\"");
+        reader.warn_as(
+            "hostname-not-qualified",
+            span,
+            message,
+            "write the name of the MX record, such as hostname = \"mx1.example.com\"",
+        );
     }
     if let (Some(span), cores) = (places.workers, default_workers())
         && config.workers > cores
     {
         let message = format!("{} workers share {cores} cores", config.workers);
-        reader.warn(span, message, "leave `workers` out for one per core");
+        reader.warn_as("workers-share-cores", span, message, "leave `workers` out for one per core");
     }
     let span = places.durability.unwrap_or(places.root);
     if config.has_durability(Durability::None) {
         let message = "durability \"none\": a crash of the system loses mail that was answered with 250";
-        reader.warn(span, message, "write \"sync\" outside of tests and measurements");
+        reader.warn_as("durability-none", span, message, "write \"sync\" outside of tests and measurements");
     }
     if config.has_durability(Durability::Async) {
         let interval = config.spool.async_interval;
         let message = format!(
             "durability \"async\": a crash loses mail answered with 250 in the last {interval:?} or more"
         );
-        reader.warn(span, message, "write \"sync\" where no acknowledged mail may be lost");
+        reader.warn_as(
+            "durability-async",
+            span,
+            message,
+            "write \"sync\" where no acknowledged mail may be lost",
+        );
     }
     if let Some(admin) = config.admin
         && !admin.ip().is_loopback()
     {
         let message = format!("the admin HTTP on {admin} asks nobody for a password");
-        reader.warn(places.admin.unwrap_or(places.root), message, "bind it to 127.0.0.1 or [::1]");
+        reader.warn_as(
+            "admin-exposed",
+            places.admin.unwrap_or(places.root),
+            message,
+            "bind it to 127.0.0.1 or [::1]",
+        );
     }
     listeners(reader, built);
+    listener_analysis::analyse(reader, built);
     routes(reader, built);
     rule_analysis::analyse(reader, built);
     writable(reader, "the spool", &config.spool.path, places.spool_path.unwrap_or(places.root));
@@ -74,7 +90,7 @@ fn writable(reader: &Reader, what: &str, path: &Path, span: Span) {
         return;
     };
     let help = "make the directory, or run the check as the user of the server";
-    reader.warn(span, format!("{what} at {}: {why}", path.display()), help);
+    reader.warn_as("directory-not-writable", span, format!("{what} at {}: {why}", path.display()), help);
 }
 
 /// What the place of the spool is not fit for.
@@ -86,7 +102,7 @@ fn spool_site(reader: &Reader, built: &Built) {
         if is_error {
             reader.error(span, text, help);
         } else {
-            reader.warn(span, text, help);
+            reader.warn_as("spool-place", span, text, help);
         }
     }
 }
@@ -100,36 +116,25 @@ fn listeners(reader: &Reader, built: &Built) {
             if timeout < least {
                 let minutes = least.as_secs() / 60;
                 let message = format!("`{key}` is shorter than the {minutes} minutes of RFC 5321 §4.5.3.2");
-                reader.warn(span, message, format!("write {key} = \"{minutes}m\" or more"));
+                reader.warn_as(
+                    "timeout-short",
+                    span,
+                    message,
+                    format!("write {key} = \"{minutes}m\" or more"),
+                );
             }
         }
     }
-    let binds: Vec<(usize, SocketAddr)> = (built.config.listeners.iter().enumerate())
-        .flat_map(|(index, listener)| listener.bind.iter().map(move |&bind| (index, bind)))
-        .collect();
-    for &(index, address) in &binds {
-        if let Some((_, all)) = binds.iter().find(|(_, all)| covers(*all, address)) {
-            let message = format!("{all} is all addresses of that port, {address} too");
-            reader.warn(built.places.listeners[index], message, "give the port to one of them");
-        }
-    }
-}
-
-/// Whether `all` is a wildcard over `one`.
-fn covers(all: SocketAddr, one: SocketAddr) -> bool {
-    let same_family =
-        matches!((all.ip(), one.ip()), (IpAddr::V4(_), IpAddr::V4(_)) | (IpAddr::V6(_), IpAddr::V6(_)));
-    all.port() != 0 && all.port() == one.port() && same_family && all.ip().is_unspecified() && all != one
 }
 
 fn routes(reader: &Reader, built: &Built) {
     let config = &built.config;
     for (index, (route, places)) in config.routes.iter().zip(&built.places.routes).enumerate() {
         if let Some(message) = never_matches(route, &config.routes[..index], &config.recipients) {
-            reader.warn(places.route, message, "move it further up, or remove it");
+            reader.warn_as("route-never-matches", places.route, message, "move it further up, or remove it");
         } else if route.deliver == Deliver::Discard {
             let message = "deliver \"discard\": this mail is answered with 250 and thrown away";
-            reader.warn(places.deliver.unwrap_or(places.route), message, "");
+            reader.warn_as("mail-discarded", places.deliver.unwrap_or(places.route), message, "");
         }
     }
 }

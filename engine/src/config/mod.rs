@@ -12,6 +12,7 @@ mod finding;
 pub mod idn;
 mod include;
 mod list;
+mod listener_analysis;
 mod reader;
 mod rule_analysis;
 mod sections;

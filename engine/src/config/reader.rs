@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::finding::Severity;
 use super::source::{Entry, Node, Problem, Sources, Span, Table, Value};
-use super::value::{format_size, parse_duration, parse_size};
+use super::value::{Services, format_size, parse_duration, parse_size};
 use crate::policy::network::{Network, NetworkSet};
 
 /// Octets of a secret in a file; what is longer is not a secret but the wrong file.
@@ -43,6 +43,8 @@ pub(super) struct Texts {
 pub(super) struct Reader {
     pub(super) sources: Sources,
     problems: RefCell<Vec<Problem>>,
+    /// Where names of ports are looked up.
+    pub(super) services: RefCell<Services>,
 }
 
 /// One table while its keys are taken; [`Section::finish`] reports those that were not.
@@ -57,15 +59,11 @@ pub(super) struct Section<'a> {
 
 impl Reader {
     pub(super) fn new(sources: Sources) -> Self {
-        Self { sources, problems: RefCell::default() }
+        Self { sources, problems: RefCell::default(), services: RefCell::default() }
     }
 
     pub(super) fn error(&self, span: Span, message: impl Into<String>, help: impl Into<String>) {
         self.report(Severity::Error, span, message.into(), help.into());
-    }
-
-    pub(super) fn warn(&self, span: Span, message: impl Into<String>, help: impl Into<String>) {
-        self.report(Severity::Warning, span, message.into(), help.into());
     }
 
     /// A warning under a code of its own.

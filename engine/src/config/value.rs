@@ -1,6 +1,7 @@
 //! The notations of single values: sizes, times, domains, addresses to bind to.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ const SIZE_UNITS: &[(&str, u64)] = &[
 const TIME_UNITS: &[(&str, u64)] =
     &[("ms", 1), ("s", 1000), ("m", 60 * 1000), ("h", 3600 * 1000), ("d", 24 * 3600 * 1000)];
 
-/// Where service names are looked up. A name of [`SERVICES`] works without the file: small containers have none.
+/// Where service names are looked up, unless `services` names another file. A name of [`SERVICES`] works without it.
 const SERVICES_PATH: &str = "/etc/services";
 const SERVICES: &[(&str, u16)] =
     &[("smtp", 25), ("submissions", 465), ("smtps", 465), ("submission", 587), ("lmtp", 24)];
@@ -119,12 +120,47 @@ pub(super) fn parse_domain(text: &str) -> Result<String, &'static str> {
     Ok(domain)
 }
 
-/// `192.0.2.1:25`, `[2001:db8::1]:25`, or with a service name for the port.
-pub fn parse_bind(text: &str) -> Result<SocketAddr, String> {
-    parse_bind_with(text, services)
+/// A database of services: names of ports.
+#[derive(Clone, Debug, Default)]
+pub(super) enum Services {
+    /// The system's.
+    #[default]
+    System,
+    Named {
+        path: PathBuf,
+        text: String,
+    },
 }
 
-fn parse_bind_with<'a>(text: &str, services: impl FnOnce() -> &'a str) -> Result<SocketAddr, String> {
+impl Services {
+    fn text(&self) -> &str {
+        static SYSTEM: OnceLock<String> = OnceLock::new();
+        match self {
+            Self::System => SYSTEM.get_or_init(|| std::fs::read_to_string(SERVICES_PATH).unwrap_or_default()),
+            Self::Named { text, .. } => text,
+        }
+    }
+
+    fn port(&self, name: &str) -> Result<u16, String> {
+        let found = find_service(name, self.text());
+        let (found, path) = match self {
+            // Small containers have no such file.
+            Self::System => {
+                let built_in = SERVICES.iter().find(|(known, _)| *known == name).map(|&(_, port)| port);
+                (found.or(built_in), Path::new(SERVICES_PATH))
+            }
+            Self::Named { path, .. } => (found, path.as_path()),
+        };
+        found.ok_or_else(|| format!("`{name}` is no TCP service in {}", path.display()))
+    }
+}
+
+/// `192.0.2.1:25`, `[2001:db8::1]:25`, or with a name from the system's services for the port.
+pub fn parse_bind(text: &str) -> Result<SocketAddr, String> {
+    parse_bind_with(text, &Services::System)
+}
+
+pub(super) fn parse_bind_with(text: &str, services: &Services) -> Result<SocketAddr, String> {
     let Some((host, port)) = text.rsplit_once(':') else {
         return Err("it has no port".to_owned());
     };
@@ -142,21 +178,14 @@ fn parse_bind_with<'a>(text: &str, services: impl FnOnce() -> &'a str) -> Result
 
 /// `25`, or the name of a service.
 pub fn parse_port(text: &str) -> Result<u16, String> {
-    parse_port_with(text, services)
+    parse_port_with(text, &Services::System)
 }
 
-fn parse_port_with<'a>(port: &str, services: impl FnOnce() -> &'a str) -> Result<u16, String> {
+fn parse_port_with(port: &str, services: &Services) -> Result<u16, String> {
     if port.bytes().all(|byte| byte.is_ascii_digit()) {
         return port.parse().map_err(|_| format!("`{port}` is not a port from 0 to 65535"));
     }
-    let built_in = SERVICES.iter().find(|(name, _)| *name == port).map(|&(_, port)| port);
-    let found = find_service(port, services()).or(built_in);
-    found.ok_or_else(|| format!("`{port}` is no TCP service in {SERVICES_PATH}"))
-}
-
-fn services() -> &'static str {
-    static SERVICES_FILE: OnceLock<String> = OnceLock::new();
-    SERVICES_FILE.get_or_init(|| std::fs::read_to_string(SERVICES_PATH).unwrap_or_default())
+    services.port(port)
 }
 
 /// Looks `name` up in a services database: `name port/protocol alias ... # comment`.
@@ -238,24 +267,25 @@ mod tests {
 
     #[test]
     fn addresses() {
-        let services = "smtp 25/tcp mail # mail\nsnpp 444/tcp\nonly-udp 99/udp\nbroken\n#no 1/tcp\n";
+        let text = "smtp 25/tcp mail # mail\nsnpp 444/tcp\nonly-udp 99/udp\nbroken\n#no 1/tcp\n";
+        let services = Services::Named { path: "x".into(), text: text.into() };
         for (text, address) in [
             ("0.0.0.0:25", "0.0.0.0:25"),
             ("[::]:smtp", "[::]:25"),
             ("127.0.0.1:mail", "127.0.0.1:25"),
             ("[2001:db8::1]:2525", "[2001:db8::1]:2525"),
-            ("127.0.0.1:submission", "127.0.0.1:587"),
+            ("127.0.0.1:snpp", "127.0.0.1:444"),
             ("127.0.0.1:0", "127.0.0.1:0"),
         ] {
-            assert_eq!(parse_bind_with(text, || services), Ok(address.parse().unwrap()), "{text}");
+            assert_eq!(parse_bind_with(text, &services), Ok(address.parse().unwrap()), "{text}");
         }
         for text in
             ["25", ":25", "*:25", "localhost:25", "::1", "::1:25", "[::1]", "1.2.3.4:", "1.2.3.4:65536"]
         {
-            assert!(parse_bind_with(text, || services).is_err(), "{text}");
+            assert!(parse_bind_with(text, &services).is_err(), "{text}");
         }
-        for text in ["1.2.3.4:only-udp", "1.2.3.4:no", "1.2.3.4:-1", "1.2.3.4:+25"] {
-            assert!(parse_bind_with(text, || services).is_err(), "{text}");
+        for text in ["1.2.3.4:only-udp", "1.2.3.4:no", "1.2.3.4:-1", "1.2.3.4:+25", "1.2.3.4:lmtp"] {
+            assert!(parse_bind_with(text, &services).is_err(), "{text}");
         }
     }
 }

@@ -30,6 +30,13 @@ pub fn who_listens(address: SocketAddr) -> String {
     named.join(", ")
 }
 
+/// The same as a list, as far as this user may see.
+pub fn listens_at(address: SocketAddr) -> Vec<Holder> {
+    let (mut found, hidden) = holders(&overlapping(address));
+    found.extend(hidden.into_iter().map(Holder::hidden));
+    found
+}
+
 /// Who listens where we do without being one of us, though the kernel should have kept it off: what is `ours` is
 /// addresses and the inodes of their sockets. IPv4 and IPv6 are looked at apart, as our sockets are.
 pub(super) fn strangers(ours: &[(SocketAddr, Vec<u64>)]) -> Vec<Holder> {
@@ -45,8 +52,7 @@ pub(super) fn strangers(ours: &[(SocketAddr, Vec<u64>)]) -> Vec<Holder> {
         return Vec::new();
     }
     let (mut found, hidden) = holders(&strange);
-    let nameless = |entry: Listening| Holder { address: entry.address, program: UNNAMED.into(), pid: 0 };
-    found.extend(hidden.into_iter().map(nameless));
+    found.extend(hidden.into_iter().map(Holder::hidden));
     found
 }
 
@@ -57,6 +63,12 @@ pub struct Holder {
     pub program: String,
     /// 0 where it is hidden from this user.
     pub pid: i32,
+}
+
+impl Holder {
+    fn hidden(socket: Listening) -> Self {
+        Self { address: socket.address, program: UNNAMED.into(), pid: 0 }
+    }
 }
 
 impl fmt::Display for Holder {

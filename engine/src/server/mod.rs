@@ -32,7 +32,7 @@ use ringmx_ring::{Doorbell, Options, SetupError, Uring, pin_to_core};
 
 pub use binder::{Binder, Helper, serve_helper};
 pub use board::{Board, Proof, Standing};
-pub use holder::{Holder, who_listens};
+pub use holder::{Holder, listens_at, who_listens};
 pub use journal::Segments;
 pub use listener::Listeners;
 pub use policies::{Policies, Published, Publisher};

@@ -19,7 +19,7 @@ pub(super) use rule::Rules;
 
 use super::reader::{Reader, Section, Text, nearest};
 use super::source::{Span, Table, Value};
-use super::value::{parse_bind, parse_domain};
+use super::value::{Services, parse_bind_with, parse_domain};
 use super::{Config, Log, LogFormat, LogLevel, Timeouts};
 use crate::policy::rules::Hidden;
 
@@ -66,6 +66,7 @@ pub(super) fn build(reader: &Reader, table: &Table) -> Built {
         Value::Table(table) => table.get(key).map(|entry| entry.node.span),
         _ => None,
     };
+    services(&root);
     let hostname = hostname(&root);
     let workers = root.number("workers", 1..=WORKERS_MAX).unwrap_or_else(default_workers);
     let limits = limits::limits(&root, &limits::Limits::default());
@@ -104,6 +105,23 @@ pub(super) fn build(reader: &Reader, table: &Table) -> Built {
         admin: place_in("admin", "bind"),
     };
     Built { config, places, rules, hidden_rules }
+}
+
+/// Before the first address is read.
+fn services(root: &Section<'_>) {
+    let (Some(text), reader) = (root.text("services"), root.reader) else { return };
+    let path = reader.path(&text.text, text.span);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => *reader.services.borrow_mut() = Services::Named { path, text },
+        Err(why) => {
+            let message = format!("cannot read the services in {}: {why}", path.display());
+            reader.error(
+                text.span,
+                message,
+                "lines of it are `smtp 25/tcp mail`; without `services`, /etc/services",
+            );
+        }
+    }
 }
 
 fn hostname(root: &Section<'_>) -> String {
@@ -204,7 +222,7 @@ fn one_of(reader: &Reader, key: &str, text: &Text, choices: &[&str]) {
 }
 
 fn address(reader: &Reader, text: &Text) -> Option<SocketAddr> {
-    parse_bind(&text.text)
+    parse_bind_with(&text.text, &reader.services.borrow())
         .map_err(|why| {
             let message = format!("`{}` is no address to bind to: {why}", text.text.escape_debug());
             let help = "write IP address and port, such as 192.0.2.1:25 or [2001:db8::1]:smtp; \

@@ -1,0 +1,102 @@
+//! `ringmx check` on configurations, on this machine, and beside a running server: which findings, by their codes.
+
+use std::process::Command;
+
+use serde_json::Value;
+use tests::engine::{Home, Options, binary, text};
+use tests::occupant::{Mode, Occupant};
+
+/// Exit status, codes, and all that was said.
+fn check(dir: &std::path::Path, args: &[&str]) -> (Option<i32>, Vec<String>, String) {
+    let output =
+        Command::new(binary("ringmx")).args(["check", "--json"]).args(args).current_dir(dir).output();
+    let output = output.expect("it runs");
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let of = |report: &Value, key: &str| report[key].as_array().cloned().unwrap_or_default();
+    let mut findings = of(&report, "findings");
+    of(&report, "files").iter().for_each(|file| findings.extend(of(file, "findings")));
+    findings.extend(of(&report, "across"));
+    let codes = findings.iter().map(|finding| finding["code"].as_str().expect("a code").to_owned());
+    (output.status.code(), codes.collect(), text(&output.stdout))
+}
+
+fn write(dir: &std::path::Path, name: &str, listener: &str) {
+    let config = format!(
+        "hostname = \"mx.example.com\"\nworkers = 1\nservices = \"services\"\n[[listener]]\nname = \"mx\"\n{listener}\n\
+         [spool]\npath = \"{name}-spool\"\n[recipients]\ndomains = [\"example.com\"]\n[[route]]\ndomains = [\"*\"]\n\
+         deliver = \"hold\"\n"
+    );
+    std::fs::write(dir.join(name), config).expect("a configuration");
+    std::fs::write(dir.join("services"), "smtp 25/tcp\nalt 2525/tcp\nudp-only 99/udp\n").expect("services");
+}
+
+#[test]
+fn addresses_that_are_hardly_meant_have_codes() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for (listener, code, part) in [
+        ("bind = [\"192.0.2.1:smtp\", \"192.0.2.1:alt\"]", "port-several", "connect to port 25 only"),
+        ("bind = [\"192.0.2.1:alt\"]", "port-not-25", "no listener binds port 25, only 2525"),
+        ("bind = [\"192.0.2.1:0\"]", "port-chosen-by-system", "port 0"),
+        ("bind = [\"192.0.2.1:25\"]\nexclusive = false", "address-not-exclusive", "may take a share"),
+        ("bind = [\"0.0.0.0:25\", \"192.0.2.1:25\"]", "address-overlaps", "all addresses of that port"),
+        ("bind = [\"192.0.2.1:25\"]\ndurability = \"none\"", "durability-none", "loses mail"),
+    ] {
+        write(dir.path(), "a.toml", listener);
+        let (status, codes, said) = check(dir.path(), &["a.toml", "--strict"]);
+        assert!(
+            status == Some(1) && codes.iter().any(|it| it == code) && said.contains(part),
+            "{code}: {said}"
+        );
+        let (status, ..) = check(dir.path(), &["a.toml"]);
+        assert_eq!(status, Some(0), "{code} is a warning");
+    }
+    for (listener, part) in [
+        ("bind = [\"192.0.2.1:65536\"]", "not a port from 0 to 65535"),
+        ("bind = [\"192.0.2.1:no-such\"]", "`no-such` is no TCP service in "),
+        ("bind = [\"192.0.2.1:udp-only\"]", "`udp-only` is no TCP service in "),
+        ("bind = [\"192.0.2.1:25\", \"192.0.2.1:smtp\"]", "is there twice"),
+        ("bind = [\"192.0.2.1:25\"]\nexclusive = \"no\"", "takes true or false"),
+    ] {
+        write(dir.path(), "a.toml", listener);
+        let (status, _, said) = check(dir.path(), &["a.toml"]);
+        assert!(status == Some(2) && said.contains(part), "{part}: {said}");
+    }
+    std::fs::remove_file(dir.path().join("services")).expect("a file");
+    let (status, _, said) = check(dir.path(), &["a.toml"]);
+    assert!(status == Some(2) && said.contains("cannot read the services in "), "{said}");
+}
+
+#[test]
+fn a_port_in_use_is_named_with_its_program() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut occupant = Occupant::new();
+    let (_, address) = occupant.bind(([127, 0, 0, 1], 0).into(), Mode::JOINER).expect("a free port");
+    write(dir.path(), "a.toml", &format!("bind = [\"{address}\"]"));
+    let (_, codes, said) = check(dir.path(), &["a.toml"]);
+    assert!(codes.iter().any(|code| code == "port-in-use"), "{said}");
+    assert!(said.contains(&format!("(pid {})", occupant.pid())), "{said}");
+}
+
+#[test]
+fn configurations_and_a_running_server_are_compared() {
+    let home = Home::new(&Options::default());
+    let with_admin =
+        std::fs::read_to_string(home.config()).expect("it") + "[admin]\nbind = \"127.0.0.1:0\"\n";
+    std::fs::write(home.config(), with_admin).expect("a configuration");
+    let server = home.serve();
+    let line = server.log.find("admin HTTP").expect("a line");
+    let admin = line["address"].as_str().expect("an address").to_owned();
+    let dir = home.path();
+    write(dir, "like.toml", &format!("bind = [\"{}\"]", server.address));
+    write(dir, "unlike.toml", &format!("bind = [\"127.0.0.9:{}\"]", server.address.port()));
+    let (status, codes, said) = check(dir, &["like.toml", "--from", &admin]);
+    assert!(status == Some(0) && !codes.iter().any(|code| code.starts_with("across")), "{said}");
+    let (_, codes, said) = check(dir, &["unlike.toml", "--from", &admin]);
+    assert!(codes.iter().any(|code| code == "across-not-running"), "{said}");
+    let (_, codes, said) = check(dir, &["like.toml", "like.toml"]);
+    assert!(codes.iter().any(|code| code == "across-same-address"), "{said}");
+    assert!(codes.iter().any(|code| code == "across-same-spool"), "{said}");
+    server.stop();
+    let output = Command::new(binary("ringmx")).args(["check", "--from", &admin]).output().expect("it runs");
+    assert_eq!(output.status.code(), Some(2), "nobody to ask");
+}
