@@ -1,7 +1,7 @@
 //! Rules with long lists: the verdict over a client, and whether a mailbox is one of ours; hot, and cold, where every
 //! cache line has to come from memory.
 //!
-//! `RINGMX_BENCH_MAILBOXES=10000000` for ten million mailboxes, which take 400 MiB and a while to build.
+//! `RINGMX_BENCH_MAILBOXES=10000000` for ten million mailboxes, which take a while to build.
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
