@@ -54,7 +54,8 @@ fn transaction(c: &mut Criterion) {
     let mut checked = service();
     checked.settings.guard = every_check();
     let events = EventQueue::new(16);
-    let mut pool = Pool::new(Arc::default(), events.clone(), 1 << 30, 256 << 10);
+    // All content stays in memory: no file takes part here.
+    let mut pool = Pool::new(Arc::default(), events.clone(), 1 << 30, 2 << 20);
     pool.clients = Arc::new(Clients::new(1 << 16, RandomState::new()));
     let now = Now { monotonic: Duration::from_secs(1), unix: Duration::from_secs(1_795_317_300) };
     let client: SocketAddr = "192.0.2.1:40000".parse().expect("an address");
