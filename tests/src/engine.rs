@@ -81,22 +81,22 @@ impl Default for Options {
 #[derive(Debug)]
 pub struct Home {
     path: PathBuf,
-    /// Removed with this, unless it is somebody else's.
-    _dir: Option<TempDir>,
+    /// Removed with this and its servers, unless it is somebody else's.
+    dir: Option<Arc<TempDir>>,
 }
 
 impl Home {
     /// The listener binds port 0: the system chooses, the log tells.
     pub fn new(options: &Options) -> Self {
         let dir = tempfile::Builder::new().prefix("ringmx-test-").tempdir().expect("a temporary directory");
-        let home = Self { path: dir.path().to_owned(), _dir: Some(dir) };
+        let home = Self { path: dir.path().to_owned(), dir: Some(Arc::new(dir)) };
         home.configure(options, "127.0.0.1:0");
         home
     }
 
     /// In a directory that exists, and stays.
     pub fn within(path: PathBuf, options: &Options) -> Self {
-        let home = Self { path, _dir: None };
+        let home = Self { path, dir: None };
         home.configure(options, "127.0.0.1:0");
         home
     }
@@ -195,7 +195,7 @@ impl Home {
             }
             if let (Some(listening), Some(_)) = (log.find("listening"), log.find("ready")) {
                 let address = listening["address"].as_str().expect("an address").parse().expect("an address");
-                return Ok(Server { child, log, address });
+                return Ok(Server { child, log, address, _home: self.dir.clone() });
             }
             assert!(began.elapsed() < PATIENCE, "not ready:\n{}", log.lines().join("\n"));
             std::thread::sleep(Duration::from_millis(5));
@@ -209,6 +209,8 @@ pub struct Server {
     child: Child,
     pub log: Log,
     pub address: SocketAddr,
+    /// The server needs its directory, also when nobody holds the `Home` any more.
+    _home: Option<Arc<TempDir>>,
 }
 
 impl Server {
