@@ -4,8 +4,10 @@
 //! first whether they are up to date.
 
 use std::ffi::OsStr;
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -128,6 +130,17 @@ impl Home {
 
     pub fn maildir(&self) -> Maildir {
         Maildir::new(self.path().join("maildir"))
+    }
+
+    /// Opens the directory to other users and puts the server's binary into it; where that is. The copy is made by a
+    /// process of its own: one that this process had written could not run while a child, forked by another thread,
+    /// still holds it open (ETXTBSY).
+    pub fn open_to_all(&self) -> PathBuf {
+        std::fs::set_permissions(self.path(), Permissions::from_mode(0o777)).expect("chmod");
+        let copy = self.path().join("ringmx");
+        let status = Command::new("cp").arg(binary("ringmx")).arg(&copy).status().expect("cp runs");
+        assert!(status.success(), "cp: {status}");
+        copy
     }
 
     /// Runs `ringmx ARGS --config ..` to its end.

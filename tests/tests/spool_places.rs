@@ -1,11 +1,11 @@
 //! The real server on spools that another user, another file system or another server has something to do with. What
 //! takes root is said and skipped without it.
 
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use tests::engine::{Home, Options, Server, binary, eventually, text};
+use tests::engine::{Home, Options, Server, eventually, text};
 use tests::privilege::is_root;
 
 /// The user "nobody".
@@ -14,10 +14,8 @@ const OTHER_USER: u32 = 65534;
 /// A home that other users can enter, with the server's binary in it.
 fn open_home() -> (Home, PathBuf) {
     let home = Home::new(&Options::default());
-    std::fs::set_permissions(home.path(), std::fs::Permissions::from_mode(0o777)).expect("chmod");
-    let copy = home.path().join("ringmx");
-    std::fs::copy(binary("ringmx"), &copy).expect("a copy of the server");
-    (home, copy)
+    let program = home.open_to_all();
+    (home, program)
 }
 
 fn serve(home: &Home, mut wrapper: Command, program: &Path) -> Result<Server, Output> {
