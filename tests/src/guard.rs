@@ -69,5 +69,5 @@ fn secs(value: &str) -> Result<Duration, String> {
 fn per_minute(value: &str) -> Result<Rate, String> {
     let count =
         value.strip_suffix("/m").and_then(|count| count.parse().ok()).ok_or("not a number per minute")?;
-    Ok(Rate { count, per: Duration::from_secs(60) })
+    Ok(Rate::new(count, Duration::from_secs(60)))
 }

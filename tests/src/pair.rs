@@ -14,7 +14,7 @@ use ringmx::event::{EventQueue, Kind};
 use ringmx::id::SessionIds;
 use ringmx::limits;
 use ringmx::policy::Policy;
-use ringmx::policy::clients::{Amount, Clients};
+use ringmx::policy::clients::{Clients, Used};
 use ringmx::policy::network::NetworkSet;
 use ringmx::policy::newline::BareNewline;
 use ringmx::policy::recipient::Recipients;
@@ -62,7 +62,7 @@ pub struct Options {
     /// The keys of `[recipients]`, in the same form; in place of `domains`.
     pub recipients: Option<String>,
     /// Faults that the client committed in sessions before.
-    pub faults_before: u64,
+    pub faults_before: u32,
 }
 
 impl Default for Options {
@@ -197,7 +197,8 @@ impl Pair {
         options.connected.iter().for_each(|client| drop(enter(*client)));
         if options.faults_before > 0 {
             let visit = enter(options.client.ip());
-            clients.charge(&visit, limits, Amount::Faults, options.faults_before, now.monotonic);
+            let used = Used { faults: options.faults_before, ..Used::default() };
+            clients.charge(&visit, limits, used, now.monotonic);
             clients.leave(visit);
         }
         pool.clients = Arc::new(clients);

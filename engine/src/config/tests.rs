@@ -417,8 +417,8 @@ unlimited = ["192.0.2.0/24"]
     let Guard { unlimited, client_limits, session_limits, .. } = guard;
     assert_eq!(client_limits.client.open_max, Some(7));
     assert_eq!(client_limits.client.faults, None);
-    assert_eq!(client_limits.network.connections, Some(Rate { count: 90, per: Duration::from_secs(10) }));
-    assert_eq!(client_limits.client.octets, Some(Rate { count: 1 << 30, per: Duration::from_secs(3600) }));
+    assert_eq!(client_limits.network.connections, Some(Rate::new(90, Duration::from_secs(10))));
+    assert_eq!(client_limits.client.octets, Some(Rate::new(1 << 30, Duration::from_secs(3600))));
     assert_eq!(session_limits.transactions_max, Some(100));
     assert!(
         unlimited.contains("192.0.2.7".parse().unwrap()) && !unlimited.contains("127.0.0.1".parse().unwrap())

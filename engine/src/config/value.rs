@@ -83,7 +83,7 @@ pub(super) fn parse_rate(text: &str) -> Result<Rate, &'static str> {
     if count == 0 || per.is_zero() {
         return Err("neither the number nor the time can be 0");
     }
-    Ok(Rate { count, per })
+    Ok(Rate::new(count, per))
 }
 
 fn split_number(text: &str) -> (&str, &str) {
@@ -242,7 +242,7 @@ mod tests {
             ("10GiB/h", 10 << 30, 3600),
             ("1/1m30s", 1, 90),
         ] {
-            assert_eq!(parse_rate(text), Ok(Rate { count, per: Duration::from_secs(secs) }), "{text}");
+            assert_eq!(parse_rate(text), Ok(Rate::new(count, Duration::from_secs(secs))), "{text}");
         }
         for text in ["", "600", "600/", "/m", "0/m", "600/0s", "600/minute", "-1/m", "600/m/m", "600/5"] {
             assert!(parse_rate(text).is_err(), "{text}");

@@ -53,10 +53,11 @@ pub enum Limit {
 /// So many in a time, at once or spread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
-    /// Above 0.
-    pub count: u64,
-    /// Above 0.
-    pub per: Duration,
+    count: u64,
+    /// Nanoseconds.
+    per: u64,
+    /// Nanoseconds in which it recovers from one: known from the start, since every transaction asks.
+    each: u64,
 }
 
 /// The limits of one scope; what is `None` has none.
@@ -68,6 +69,14 @@ pub struct ScopeLimits {
     pub recipients: Option<Rate>,
     pub faults: Option<Rate>,
     pub octets: Option<Rate>,
+}
+
+/// What a session has used, as far as the table does not know of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Used {
+    pub recipients: u32,
+    pub faults: u32,
+    pub octets: u32,
 }
 
 /// The limits of a client and of its network.
@@ -146,35 +155,43 @@ impl Clients {
         }
     }
 
-    /// A transaction begins.
+    /// A transaction begins. What the session has used until now is counted, whether or not it is too much.
     ///
     /// # Errors
-    /// The limit that forbids it; then nothing is counted.
+    /// The limit that forbids it; then it is not counted itself.
     pub fn begin_transaction(
         &self,
         visit: &Visit,
         limits: &ClientLimits,
+        used: Used,
         now: Duration,
     ) -> Result<(), Limit> {
         let now = nanos(now);
-        self.check(visit, limits, Amount::Recipients, now)?;
-        self.check(visit, limits, Amount::Octets, now)?;
-        self.spend(visit, limits, Amount::Transactions, now)
+        let mut allowed = Ok(());
+        for (scope, place) in visit.scopes() {
+            let Some(place) = place else { continue };
+            let (limits, entry) = (limits.of(scope), self.entry(place));
+            for (amount, count) in used.amounts() {
+                let Some(rate) = limits.rate(amount) else { continue };
+                let charged = rate.charge(entry.recovered_at(amount), count, now);
+                // A session's faults are its budget's concern; its client's are the next connection's.
+                if amount != Amount::Faults && rate.one_more(charged, now).is_none() {
+                    allowed = allowed.and(Err(Limit::Rate(scope, amount)));
+                }
+            }
+        }
+        allowed.and_then(|()| self.spend(visit, limits, Amount::Transactions, now))
     }
 
-    /// Counts what has happened, whether or not it is too much: the next connection or transaction is told.
-    pub fn charge(&self, visit: &Visit, limits: &ClientLimits, amount: Amount, count: u64, now: Duration) {
-        if count == 0 {
-            return;
-        }
+    /// Counts what a session has used, whether or not it is too much: the next connection or transaction is told.
+    pub fn charge(&self, visit: &Visit, limits: &ClientLimits, used: Used, now: Duration) {
         let now = nanos(now);
-        for (_, recovered_at, rate) in self.rates(visit, limits, amount) {
-            let charged = |at: u64| {
-                // However much it was, after twice the time it is forgiven.
-                let forgiven_at = now.saturating_add(nanos(rate.per).saturating_mul(2));
-                Some(at.max(now).saturating_add(rate.cost(count)).min(forgiven_at))
-            };
-            let _ = recovered_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, charged);
+        for (scope, place) in visit.scopes() {
+            let Some(place) = place else { continue };
+            for (amount, count) in used.amounts() {
+                let Some(rate) = limits.of(scope).rate(amount) else { continue };
+                rate.charge(self.entry(place).recovered_at(amount), count, now);
+            }
         }
     }
 
@@ -214,39 +231,30 @@ impl Clients {
 
     /// Whether one more would be beyond a rate.
     fn check(&self, visit: &Visit, limits: &ClientLimits, amount: Amount, now: u64) -> Result<(), Limit> {
-        for (scope, recovered_at, rate) in self.rates(visit, limits, amount) {
-            rate.one_more(recovered_at.load(Ordering::Relaxed), now).ok_or(Limit::Rate(scope, amount))?;
+        for (scope, place) in visit.scopes() {
+            let (Some(place), Some(rate)) = (place, limits.of(scope).rate(amount)) else { continue };
+            let recovered_at = self.entry(place).recovered_at(amount).load(Ordering::Relaxed);
+            rate.one_more(recovered_at, now).ok_or(Limit::Rate(scope, amount))?;
         }
         Ok(())
     }
 
     /// Counts one, unless it is beyond a rate: who is refused does not use it up.
     fn spend(&self, visit: &Visit, limits: &ClientLimits, amount: Amount, now: u64) -> Result<(), Limit> {
-        let mut spent: Option<(&AtomicU64, Rate)> = None;
-        for (scope, recovered_at, rate) in self.rates(visit, limits, amount) {
+        let mut spent: Option<(&AtomicU64, &Rate)> = None;
+        for (scope, place) in visit.scopes() {
+            let (Some(place), Some(rate)) = (place, limits.of(scope).rate(amount)) else { continue };
+            let recovered_at = self.entry(place).recovered_at(amount);
             let one_more = |at| rate.one_more(at, now);
             if recovered_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_err() {
                 if let Some((recovered_at, rate)) = spent {
-                    recovered_at.fetch_sub(rate.cost(1), Ordering::Relaxed);
+                    recovered_at.fetch_sub(rate.each, Ordering::Relaxed);
                 }
                 return Err(Limit::Rate(scope, amount));
             }
             spent = Some((recovered_at, rate));
         }
         Ok(())
-    }
-
-    /// The rates of this amount that the visit is counted under.
-    fn rates(
-        &self,
-        visit: &Visit,
-        limits: &ClientLimits,
-        amount: Amount,
-    ) -> impl Iterator<Item = (Scope, &AtomicU64, Rate)> {
-        let of = |scope, place: Option<Place>| {
-            Some((scope, &self.entry(place?).recovered_at[amount as usize], limits.of(scope).rate(amount)?))
-        };
-        [of(Scope::Client, visit.client), of(Scope::Network, visit.network)].into_iter().flatten()
     }
 
     /// Opens a connection under the entry of this hash, which is found or taken; `None` where no place is free.
@@ -299,6 +307,10 @@ impl Visit {
         self.client.is_none() || self.network.is_none()
     }
 
+    fn scopes(&self) -> [(Scope, Option<Place>); 2] {
+        [(Scope::Client, self.client), (Scope::Network, self.network)]
+    }
+
     fn place(&mut self, scope: Scope) -> &mut Option<Place> {
         match scope {
             Scope::Client => &mut self.client,
@@ -308,6 +320,10 @@ impl Visit {
 }
 
 impl Entry {
+    fn recovered_at(&self, amount: Amount) -> &AtomicU64 {
+        &self.recovered_at[amount as usize]
+    }
+
     fn has_recovered(&self, now: u64) -> bool {
         self.recovered_at.iter().all(|recovered_at| recovered_at.load(Ordering::Relaxed) <= now)
     }
@@ -345,17 +361,57 @@ impl Limit {
     }
 }
 
+impl Used {
+    fn amounts(self) -> [(Amount, u32); 3] {
+        [(Amount::Recipients, self.recipients), (Amount::Octets, self.octets), (Amount::Faults, self.faults)]
+    }
+}
+
 impl Rate {
+    /// Both above 0.
+    pub const fn new(count: u64, per: Duration) -> Self {
+        let nanos = per.as_nanos();
+        let per = if nanos > u64::MAX as u128 { u64::MAX } else { nanos as u64 };
+        let count = if count == 0 { 1 } else { count };
+        Self { count, per, each: per / count }
+    }
+
     /// Nanoseconds in which the rate recovers from so many.
-    fn cost(&self, count: u64) -> u64 {
-        let cost = u128::from(nanos(self.per)) * u128::from(count) / u128::from(self.count.max(1));
-        u64::try_from(cost).unwrap_or(u64::MAX)
+    fn cost(&self, count: u32) -> u64 {
+        let count = u64::from(count);
+        match self.per.checked_mul(count) {
+            _ if count == 1 => self.each,
+            Some(cost) => cost / self.count,
+            // A division of 128 bits is slow.
+            None => {
+                let cost = u128::from(self.per) * u128::from(count) / u128::from(self.count);
+                u64::try_from(cost).unwrap_or(u64::MAX)
+            }
+        }
     }
 
     /// When it will have recovered from one more; `None` if that is too much.
     fn one_more(&self, recovered_at: u64, now: u64) -> Option<u64> {
-        let next = recovered_at.max(now).saturating_add(self.cost(1));
-        (next - now <= nanos(self.per)).then_some(next)
+        let next = recovered_at.max(now).saturating_add(self.each);
+        (next - now <= self.per).then_some(next)
+    }
+
+    /// Counts so many. When it will have recovered from them.
+    fn charge(&self, recovered_at: &AtomicU64, count: u32, now: u64) -> u64 {
+        let mut at = recovered_at.load(Ordering::Relaxed);
+        if count == 0 {
+            return at;
+        }
+        let cost = self.cost(count);
+        // However much it was, after twice the time it is forgiven.
+        let forgiven_at = now.saturating_add(self.per.saturating_mul(2));
+        loop {
+            let charged = at.max(now).saturating_add(cost).min(forgiven_at);
+            match recovered_at.compare_exchange_weak(at, charged, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return charged,
+                Err(other) => at = other,
+            }
+        }
     }
 }
 
@@ -369,13 +425,13 @@ impl ClientLimits {
 }
 
 impl ScopeLimits {
-    fn rate(&self, amount: Amount) -> Option<Rate> {
+    fn rate(&self, amount: Amount) -> Option<&Rate> {
         match amount {
-            Amount::Connections => self.connections,
-            Amount::Transactions => self.transactions,
-            Amount::Recipients => self.recipients,
-            Amount::Faults => self.faults,
-            Amount::Octets => self.octets,
+            Amount::Connections => self.connections.as_ref(),
+            Amount::Transactions => self.transactions.as_ref(),
+            Amount::Recipients => self.recipients.as_ref(),
+            Amount::Faults => self.faults.as_ref(),
+            Amount::Octets => self.octets.as_ref(),
         }
     }
 }

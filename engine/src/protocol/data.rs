@@ -38,7 +38,7 @@ impl Sink for Vec<u8> {
 }
 
 /// The true end of the data was met.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct End {
     /// The content held an end-of-data look-alike.
     pub lookalike: bool,
@@ -139,8 +139,7 @@ impl Decoder {
     }
 
     fn framed_by(framing: Framing) -> Self {
-        let end = End { lookalike: false, nul_lookalike: false, bare_newlines: false };
-        Self { framing, state: State::Begin(LineEnd::Crlf), end }
+        Self { framing, state: State::Begin(LineEnd::Crlf), end: End::default() }
     }
 
     /// Decodes `input`, gives content to `sink`, stops behind end-of-data; then it is as new.

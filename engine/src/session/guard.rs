@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::event::Kind;
 use crate::limits;
-use crate::policy::clients::{Amount, ClientLimits};
+use crate::policy::clients::{ClientLimits, Used};
 use crate::policy::network::NetworkSet;
 use crate::policy::rules::Stage;
 use crate::protocol::command::Malformed;
@@ -100,24 +100,22 @@ impl Default for Guard {
 pub(super) struct Usage {
     octets: u64,
     recipients: u32,
-    octets_uncharged: u32,
-    recipients_uncharged: u32,
-    faults_uncharged: u32,
+    uncharged: Used,
 }
 
 impl Usage {
     pub(super) fn add_octets(&mut self, count: usize) {
         self.octets = self.octets.saturating_add(count as u64);
-        self.octets_uncharged = self.octets_uncharged.saturating_add(count as u32);
+        self.uncharged.octets = self.uncharged.octets.saturating_add(count as u32);
     }
 
     pub(super) fn add_recipient(&mut self) {
         self.recipients = self.recipients.saturating_add(1);
-        self.recipients_uncharged = self.recipients_uncharged.saturating_add(1);
+        self.uncharged.recipients = self.uncharged.recipients.saturating_add(1);
     }
 
     pub(super) fn add_fault(&mut self) {
-        self.faults_uncharged = self.faults_uncharged.saturating_add(1);
+        self.uncharged.faults = self.uncharged.faults.saturating_add(1);
     }
 }
 
@@ -171,7 +169,9 @@ impl Session {
 
     /// The client left: what it used is counted, its place in the table is free.
     pub(super) fn leave(&mut self, cx: &Context<'_>) {
-        self.charge(cx);
+        let (limits, used) =
+            (&cx.service.settings.guard.client_limits, std::mem::take(&mut self.used.uncharged));
+        cx.pool.clients.charge(&self.visit, limits, used, cx.now.monotonic);
         cx.pool.clients.leave(std::mem::take(&mut self.visit));
     }
 
@@ -295,22 +295,9 @@ impl Session {
         if octets_max.is_some_and(|max| self.used.octets >= max) {
             return Err(Fault::TooManyOctets);
         }
-        self.charge(cx);
-        let clients = &cx.pool.clients;
-        clients.begin_transaction(&self.visit, &guard.client_limits, cx.now.monotonic).map_err(Fault::Limit)
-    }
-
-    /// Counts for the client what has been used since the last time.
-    fn charge(&mut self, cx: &Context<'_>) {
-        let (limits, now) = (&cx.service.settings.guard.client_limits, cx.now.monotonic);
-        for (amount, uncharged) in [
-            (Amount::Recipients, &mut self.used.recipients_uncharged),
-            (Amount::Faults, &mut self.used.faults_uncharged),
-            (Amount::Octets, &mut self.used.octets_uncharged),
-        ] {
-            let count = u64::from(std::mem::take(uncharged));
-            cx.pool.clients.charge(&self.visit, limits, amount, count, now);
-        }
+        let (clients, used) = (&cx.pool.clients, std::mem::take(&mut self.used.uncharged));
+        let begun = clients.begin_transaction(&self.visit, &guard.client_limits, used, cx.now.monotonic);
+        begun.map_err(Fault::Limit)
     }
 
     /// From half of a budget of faults on, a client waits: its reply is sent, its next command stays unread.

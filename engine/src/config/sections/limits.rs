@@ -16,10 +16,10 @@ use crate::session::{EarlyTalker, Guard, SessionLimits};
 const CLIENT_CONNECTIONS_DEFAULT: u32 = 100;
 /// Of one IPv4 /24 or IPv6 /48, which at the largest senders is a hundred servers.
 const NETWORK_CONNECTIONS_DEFAULT: u32 = 1000;
-const CLIENT_CONNECTION_RATE_DEFAULT: Rate = Rate { count: 600, per: MINUTE };
-const NETWORK_CONNECTION_RATE_DEFAULT: Rate = Rate { count: 6000, per: MINUTE };
+const CLIENT_CONNECTION_RATE_DEFAULT: Rate = Rate::new(600, MINUTE);
+const NETWORK_CONNECTION_RATE_DEFAULT: Rate = Rate::new(6000, MINUTE);
 /// What breaks the protocol more often is no mail server that works.
-const CLIENT_FAULT_RATE_DEFAULT: Rate = Rate { count: 300, per: Duration::from_secs(3600) };
+const CLIENT_FAULT_RATE_DEFAULT: Rate = Rate::new(300, Duration::from_secs(3600));
 const MINUTE: Duration = Duration::from_secs(60);
 const TARPIT_DEFAULT: Duration = Duration::from_secs(1);
 /// Half of the 5 minutes that a client waits for the greeting at least: RFC 5321 §4.5.3.2.1.

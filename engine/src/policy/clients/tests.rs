@@ -27,7 +27,7 @@ fn per_client(limits: ScopeLimits) -> ClientLimits {
 }
 
 fn per_minute(count: u64) -> Option<Rate> {
-    Some(Rate { count, per: Duration::from_secs(60) })
+    Some(Rate::new(count, Duration::from_secs(60)))
 }
 
 #[test]
@@ -150,6 +150,15 @@ fn a_rate_is_spent_at_once_or_slowly_and_recovers() {
     assert_eq!(connect(now), refused);
 }
 
+fn used(amount: Amount, count: u32) -> Used {
+    match amount {
+        Amount::Recipients => Used { recipients: count, ..Used::default() },
+        Amount::Octets => Used { octets: count, ..Used::default() },
+        Amount::Faults => Used { faults: count, ..Used::default() },
+        Amount::Connections | Amount::Transactions => unreachable!("counted one by one"),
+    }
+}
+
 #[test]
 fn what_a_session_did_is_held_against_the_next_transaction_and_the_next_connection() {
     for amount in [Amount::Recipients, Amount::Octets, Amount::Faults] {
@@ -157,16 +166,44 @@ fn what_a_session_did_is_held_against_the_next_transaction_and_the_next_connecti
         let limits = per_client(ScopeLimits { recipients, octets, faults, ..ScopeLimits::default() });
         let (clients, client) = (table(64), address("192.0.2.7"));
         let visit = clients.enter(client, &limits, START).unwrap();
-        clients.charge(&visit, &limits, amount, 99, START);
-        assert_eq!(clients.begin_transaction(&visit, &limits, START), Ok(()));
-        clients.charge(&visit, &limits, amount, 1, START);
+        assert_eq!(clients.begin_transaction(&visit, &limits, used(amount, 99), START), Ok(()));
         let refused = Limit::Rate(Scope::Client, amount);
         // A session's own faults have a budget in the session.
         let expected = if amount == Amount::Faults { Ok(()) } else { Err(refused) };
-        assert_eq!(clients.begin_transaction(&visit, &limits, START), expected);
+        assert_eq!(clients.begin_transaction(&visit, &limits, used(amount, 1), START), expected);
         clients.leave(visit);
         assert_eq!(clients.enter(client, &limits, START), Err(refused));
-        assert!(clients.enter(client, &limits, START + Duration::from_secs(1)).is_ok());
+        let visit = clients.enter(client, &limits, START + Duration::from_secs(1)).unwrap();
+        // At its end a session is charged, and forbidden nothing.
+        clients.charge(&visit, &limits, used(amount, 1), START + Duration::from_secs(1));
+        clients.leave(visit);
+        assert_eq!(clients.enter(client, &limits, START + Duration::from_secs(1)), Err(refused));
+    }
+}
+
+#[test]
+fn a_transaction_that_is_refused_for_one_amount_is_charged_all_of_them() {
+    let (recipients, octets) = (per_minute(10), per_minute(10));
+    let limits = per_client(ScopeLimits { recipients, octets, ..ScopeLimits::default() });
+    let (clients, client) = (table(64), address("192.0.2.7"));
+    let visit = clients.enter(client, &limits, START).unwrap();
+    let both = Used { recipients: 10, octets: 10, faults: 0 };
+    let refused = |amount| Err(Limit::Rate(Scope::Client, amount));
+    assert_eq!(clients.begin_transaction(&visit, &limits, both, START), refused(Amount::Recipients));
+    let octets_alone = per_client(ScopeLimits { octets, ..ScopeLimits::default() });
+    let begun = clients.begin_transaction(&visit, &octets_alone, Used::default(), START);
+    assert_eq!(begun, refused(Amount::Octets));
+    clients.leave(visit);
+}
+
+proptest! {
+    #[test]
+    fn a_rate_recovers_as_long_division_says(count in 1_u64.., secs: u32, nanos in 1..1_000_000_000_u32, spent: u32) {
+        let rate = Rate::new(count, Duration::new(secs.into(), nanos));
+        let per = Duration::new(secs.into(), nanos).as_nanos();
+        let expected = per * u128::from(spent) / u128::from(count);
+        prop_assert_eq!(rate.cost(spent), u64::try_from(expected).unwrap_or(u64::MAX));
+        prop_assert_eq!(u128::from(rate.each), per / u128::from(count));
     }
 }
 
@@ -175,9 +212,10 @@ fn however_much_it_was_it_is_forgiven() {
     let limits = per_client(ScopeLimits { octets: per_minute(1000), ..ScopeLimits::default() });
     let (clients, client) = (table(64), address("192.0.2.7"));
     let visit = clients.enter(client, &limits, START).unwrap();
-    clients.charge(&visit, &limits, Amount::Octets, u64::MAX, START);
-    assert!(clients.begin_transaction(&visit, &limits, START + Duration::from_secs(60)).is_err());
-    assert!(clients.begin_transaction(&visit, &limits, START + Duration::from_secs(61)).is_ok());
+    clients.charge(&visit, &limits, used(Amount::Octets, u32::MAX), START);
+    let begin = |now| clients.begin_transaction(&visit, &limits, Used::default(), now);
+    assert!(begin(START + Duration::from_secs(60)).is_err());
+    assert!(begin(START + Duration::from_secs(61)).is_ok());
     clients.leave(visit);
 }
 
@@ -211,9 +249,9 @@ impl Oracle {
             let rate = limits.of(scope).connections.unwrap();
             let mut full_at = Duration::ZERO;
             for &time in &self.0[&of(scope)].1 {
-                full_at = full_at.max(time) + rate.per / rate.count as u32;
+                full_at = full_at.max(time) + Duration::from_nanos(rate.each);
             }
-            if full_at.max(now) + rate.per / rate.count as u32 > now + rate.per {
+            if full_at.max(now) + Duration::from_nanos(rate.each) > now + Duration::from_nanos(rate.per) {
                 return Err(Limit::Rate(scope, Amount::Connections));
             }
         }
@@ -239,7 +277,7 @@ proptest! {
     ) {
         let scope = |open, count| ScopeLimits {
             open_max: Some(open),
-            connections: Some(Rate { count, per: Duration::from_secs(10) }),
+            connections: Some(Rate::new(count, Duration::from_secs(10))),
             ..ScopeLimits::default()
         };
         let limits = ClientLimits { client: scope(2, 4), network: scope(3, 5) };
