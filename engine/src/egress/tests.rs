@@ -57,7 +57,7 @@ impl Rig {
     }
 
     fn on(dir: Arc<TempDir>, routes: &str, shards_count: u16) -> Self {
-        Self::with(dir, routes, shards_count, |options| options)
+        Self::with(dir, routes, shards_count, |options| options, |_| {})
     }
 
     fn with(
@@ -65,6 +65,7 @@ impl Rig {
         routes: &str,
         shards_count: u16,
         change: impl FnOnce(SpoolOptions) -> SpoolOptions,
+        prepare: impl FnOnce(&mut [ShardFeed]),
     ) -> Self {
         let routes = routes.replace("DIR", dir.path().to_str().unwrap());
         let mut config = Config::parse(&format!("{CONFIG}{routes}"), "/test.toml").unwrap();
@@ -74,7 +75,8 @@ impl Rig {
         let mut options = SpoolOptions::new(dir.path().join("spool"), shards_count, MESSAGE_SIZE_MAX);
         options.segment_size = segment_size_min(MESSAGE_SIZE_MAX);
         let options = change(options);
-        let (keeper, handles, feeds) = Spool::open(options).unwrap().start().unwrap();
+        let (keeper, handles, mut feeds) = Spool::open(options).unwrap().start().unwrap();
+        prepare(&mut feeds);
         let egress = start(feeds, Arc::new(config), usize::from(shards_count).div_ceil(2)).unwrap();
         let worker = |handles: ShardHandles| Worker {
             bell: egress.doorbell(handles.shard).unwrap(),

@@ -83,6 +83,20 @@ impl DeferredLog {
         !self.ready.is_empty()
     }
 
+    /// Goes on in a segment of which writes go to `file`, which takes none.
+    #[cfg(test)]
+    pub(crate) fn go_on_in(&mut self, file: std::fs::File) {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while self.ready.is_empty() {
+            assert!(std::time::Instant::now() < deadline, "no segment is ready");
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        let Some(ready) = self.ready.pop() else { return };
+        let segment = Arc::new(Segment::fresh(&ready.header(), ready.path.clone(), file));
+        self.opened.push(Arc::clone(&segment));
+        self.current = Some(Filling { segment, end: FIRST_BATCH_AT, sequence: 0, batch: None });
+    }
+
     /// The segments that were begun since the last call.
     pub fn take_opened(&mut self) -> Vec<Arc<Segment>> {
         std::mem::take(&mut self.opened)

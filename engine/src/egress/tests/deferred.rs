@@ -301,3 +301,30 @@ fn damage_to_a_deferred_message_costs_no_other() {
     let shard = rig.path("spool/shard-000");
     wait_until("the segment is set aside", || names_in(&shard).iter().any(|n| n.ends_with(".damaged")));
 }
+
+/// A disk that is full, one that fails its writes, and one that fails its syncs.
+#[test]
+fn a_failed_write_to_the_deferred_mail_loses_none_and_doubles_none() {
+    for file in ["/dev/full", "/proc/self/mem", "/dev/null"] {
+        let dir = Arc::new(TempDir::new().unwrap());
+        fs::create_dir(dir.path().join("mail")).unwrap();
+        fs::write(dir.path().join("mail/a.example"), b"a file where a directory should be").unwrap();
+        let fail = |feeds: &mut [ShardFeed]| {
+            feeds[0].log.go_on_in(fs::OpenOptions::new().write(true).open(file).unwrap());
+        };
+        let mut rig = Rig::with(dir, BY_DOMAIN, 1, |options| options, fail);
+        for number in 1..=20 {
+            rig.commit(number, &["x@a.example", "x@b.example"], b"hello\r\n");
+        }
+        wait_until("all are deferred in the end", || rig.stats().deferred_now.get() == 20);
+        let waiting = undelivered(&rig);
+        assert!((1..=20).all(|number| waiting[&number].0 == ["x@a.example"]), "{file}: {waiting:?}");
+        assert_eq!(rig.mail("mail/b.example").len(), 20, "{file}");
+        fs::remove_file(rig.path("mail/a.example")).unwrap();
+        rig.wait_delivered(20);
+        assert_eq!(rig.mail("mail/a.example").len(), 20, "{file}");
+        let rig = rig.restart(BY_DOMAIN);
+        std::thread::sleep(Duration::from_millis(50));
+        assert_eq!((rig.stats().files.get(), rig.stats().deferred_now.get()), (0, 0), "{file}");
+    }
+}

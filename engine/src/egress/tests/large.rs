@@ -178,7 +178,7 @@ fn retained_mail_keeps_its_file_as_long_as_it_is_to() {
     let dir = Arc::new(TempDir::new().unwrap());
     let retained = |retention| {
         let change = |options| SpoolOptions { retention: Some(retention), ..options };
-        Rig::with(Arc::clone(&dir), BY_DOMAIN, 1, change)
+        Rig::with(Arc::clone(&dir), BY_DOMAIN, 1, change, |_| {})
     };
     let mut rig = retained(Retention::Time(Duration::from_secs(3600)));
     let path = commit(&mut rig, 1, &["x@a.example"]);
