@@ -132,7 +132,7 @@ pub fn run(config: &Arc<Config>, path: Option<&Path>) -> Result<(), ServeError> 
         board: Arc::clone(listeners.board()),
         visitors: Arc::clone(&visitors),
         delivery_stats: egress.stats().to_vec(),
-        storage: Arc::clone(keeper.storage()),
+        keeper: Arc::clone(keeper.state()),
         stop: stop_control.clone(),
     })
     .map_err(system("cannot start the control thread"))?;
@@ -295,7 +295,7 @@ impl Watch<'_> {
             systemd::notify("READY=1");
         }
         self.set(Obstacle::SpoolFull, !self.keeper.state().is_healthy());
-        self.set(Obstacle::SpoolLow, self.keeper.storage().room() > Room::Plenty);
+        self.set(Obstacle::SpoolLow, self.keeper.state().storage().room() > Room::Plenty);
         self.set(Obstacle::MemoryFull, self.stats.iter().any(|stats| stats.memory_full_now.get() > 0));
         self.set(Obstacle::ShardFailed, self.stats.iter().any(|stats| stats.shards_failed.get() > 0));
     }

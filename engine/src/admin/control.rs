@@ -25,7 +25,7 @@ use crate::readiness::Readiness;
 use crate::reload::{Requests, RulePlaces};
 use crate::server::{Board, Visitors, who_listens};
 use crate::stats::WorkerStats;
-use crate::store::Storage;
+use crate::store::KeeperState;
 
 /// How often the workers' events are looked at; also the longest a stop waits.
 const TICK: Duration = Duration::from_millis(50);
@@ -76,7 +76,7 @@ pub struct ControlHandles {
     pub visitors: Arc<Visitors>,
     /// By shard.
     pub delivery_stats: Vec<Arc<EgressStats>>,
-    pub storage: Arc<Storage>,
+    pub keeper: Arc<KeeperState>,
     pub stop: Stop,
 }
 
@@ -144,7 +144,7 @@ pub fn run(handles: ControlHandles) -> io::Result<()> {
         board,
         visitors,
         delivery_stats,
-        storage,
+        keeper,
         stop,
         places,
         reloads,
@@ -157,7 +157,7 @@ pub fn run(handles: ControlHandles) -> io::Result<()> {
         delivery_stats,
         spool,
         board: Arc::clone(&board),
-        storage,
+        keeper,
         readiness: Arc::clone(&readiness),
         started_unix_secs: started.as_secs_f64(),
     };
@@ -228,7 +228,7 @@ mod tests {
             board: Arc::new(Board::example()),
             visitors: Arc::default(),
             delivery_stats: Vec::new(),
-            storage: Arc::default(),
+            keeper: Arc::default(),
             stop: stop.clone(),
         })
         .unwrap();

@@ -18,7 +18,7 @@ use crate::event::EventQueue;
 use crate::readiness::Readiness;
 use crate::server::{Board, Proof, Standing};
 use crate::stats::WorkerStats;
-use crate::store::{Storage, Writes};
+use crate::store::{KeeperState, Writes};
 
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -55,7 +55,7 @@ pub(super) struct Sources {
     pub(super) readiness: Arc<Readiness>,
     pub(super) spool: SpoolMode,
     pub(super) board: Arc<Board>,
-    pub(super) storage: Arc<Storage>,
+    pub(super) keeper: Arc<KeeperState>,
     /// When the process started, in seconds since 1970.
     pub(super) started_unix_secs: f64,
 }
@@ -87,12 +87,12 @@ impl Collector for Sources {
         encoder
             .encode_descriptor("ready", "1 when the server takes mail.", None, MetricType::Gauge)?
             .encode_gauge(&ready)?;
-        let free = i64::try_from(self.storage.free()).unwrap_or(i64::MAX);
+        let free = i64::try_from(self.keeper.storage().free()).unwrap_or(i64::MAX);
         let help = "What is free on the spool's file system.";
         encoder
             .encode_descriptor("spool_free", help, Some(&Unit::Bytes), MetricType::Gauge)?
             .encode_gauge(&free)?;
-        let free_inodes = i64::try_from(self.storage.free_inodes()).unwrap_or(i64::MAX);
+        let free_inodes = i64::try_from(self.keeper.storage().free_inodes()).unwrap_or(i64::MAX);
         let help = "Inodes that are free there; 0 also where their number is not fixed.";
         encoder
             .encode_descriptor("spool_free_inodes", help, None, MetricType::Gauge)?
@@ -105,6 +105,11 @@ impl Collector for Sources {
         encoder
             .encode_descriptor("spool_async_interval", help, Some(&Unit::Seconds), MetricType::Gauge)?
             .encode_gauge(&self.spool.async_interval.as_secs_f64())?;
+        let help = "Files of segments since the start, by what was done with them.";
+        let mut files = encoder.encode_descriptor("segment_files", help, None, MetricType::Counter)?;
+        for (fate, count) in self.keeper.counts() {
+            files.encode_family(&[("fate", fate)])?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+        }
         self.encode_listeners(encoder)?;
         let dropped: Vec<u64> = self.events.iter().map(EventQueue::dropped_count).collect();
         let help = "Events the log was too slow for.";
@@ -222,7 +227,7 @@ mod tests {
             readiness: Arc::default(),
             spool: SpoolMode::EXAMPLE,
             board: Arc::new(Board::example()),
-            storage: Arc::default(),
+            keeper: Arc::default(),
             started_unix_secs: 1.5,
         };
         let text = text(&registry(sources)).unwrap();

@@ -27,8 +27,8 @@ use rustix::fs::OFlags;
 use super::direct::Writes;
 use super::error::StoreError;
 use super::handles::Nudge;
-use super::keeper::ShardPlan;
 use super::shard::{open_options, sync_directory};
+use super::stock::ShardPlan;
 use super::storage::{Marks, Room, Storage};
 use crate::spool::content_ref::ContentRef;
 

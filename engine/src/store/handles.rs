@@ -15,6 +15,7 @@ use super::content::ContentFiles;
 use super::deferred::DeferredLog;
 use super::loans::Loans;
 use super::segment::Segment;
+use super::storage::Storage;
 use crate::stats::Counter;
 
 /// A worker's side of its shard.
@@ -143,16 +144,27 @@ impl Nudge {
 pub struct KeeperState {
     /// The error that keeps it from making segments; 0 while it can.
     errno: AtomicI32,
+    storage: Arc<Storage>,
     pub(super) created: Counter,
     pub(super) recycled: Counter,
     pub(super) deleted: Counter,
     pub(super) set_aside: Counter,
+    pub(super) unreadable: Counter,
 }
 
 impl KeeperState {
+    pub(super) fn new(storage: Arc<Storage>) -> Self {
+        Self { storage, ..Self::default() }
+    }
+
     /// The errno that keeps segments from being made, `None` while all is well.
     pub fn errno(&self) -> Option<i32> {
         Some(self.errno.load(Ordering::Acquire)).filter(|&errno| errno != 0)
+    }
+
+    /// How much room the disk has.
+    pub fn storage(&self) -> &Storage {
+        &self.storage
     }
 
     pub fn is_healthy(&self) -> bool {
@@ -165,13 +177,14 @@ impl KeeperState {
         matches!(kind, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
     }
 
-    /// Segment files created, recycled, deleted and set aside since the start.
-    pub fn counts(&self) -> [(&'static str, u64); 4] {
+    /// Segment files created, recycled, deleted and set aside since the start, and left alone by it as unreadable.
+    pub fn counts(&self) -> [(&'static str, u64); 5] {
         [
             ("created", self.created.get()),
             ("recycled", self.recycled.get()),
             ("deleted", self.deleted.get()),
             ("set_aside", self.set_aside.get()),
+            ("unreadable", self.unreadable.get()),
         ]
     }
 

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use super::acks::AckSet;
 use super::content::{ContentReader, content_path};
 use super::error::StoreError;
-use super::open::{is_truncated, read_header};
+use super::open::{is_of_disk, is_truncated, read_header};
 use super::overlay::Overlay;
 use super::reader::describe;
 use super::root;
@@ -109,7 +109,10 @@ pub fn list(path: &Path, visit: &mut dyn FnMut(&Listed<'_>) -> ControlFlow<()>) 
         let mut told = HashSet::new();
         let segments = segments(path, shard)?;
         for SegmentFile { path, .. } in segments.iter().filter(|segment| segment.role == Role::Intake) {
-            let Some(view) = View::open(path, shard)? else { continue };
+            let Some(view) = View::open(path, shard)? else {
+                damages_count += u64::from(path.exists());
+                continue;
+            };
             let flow = view.list(&mut damages_count, &mut |record| {
                 let state = match view.acks.kind(record.offset_in_segment, record.meta.id) {
                     Some(AckKind::Moved) => return Ok(ControlFlow::Continue(())),
@@ -310,11 +313,12 @@ impl View {
 
     /// `None` where the file is gone or its header unreadable.
     pub(super) fn open(path: &Path, shard: u16) -> Result<Option<Self>, StoreError> {
-        let opened = Self::try_open(path, shard).map_err(StoreError::io("read", path))?;
-        match opened {
-            Some(Ok(view)) => Ok(Some(view)),
-            None => Ok(None),
-            Some(Err(fault)) => StoreError::header(path, fault).map_or(Ok(None), Err),
+        match Self::try_open(path, shard) {
+            Ok(Some(Ok(view))) => Ok(Some(view)),
+            Ok(None) => Ok(None),
+            Ok(Some(Err(fault))) => StoreError::header(path, fault).map_or(Ok(None), Err),
+            Err(error) if is_of_disk(&error) => Ok(None),
+            Err(error) => Err(StoreError::io("read", path)(error)),
         }
     }
 
@@ -487,6 +491,9 @@ pub(super) fn segments(path: &Path, shard: u16) -> Result<Vec<SegmentFile>, Stor
                 segments.push(SegmentFile { epoch, path, role });
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if is_of_disk(&error) => {
+                segments.push(SegmentFile { epoch: 0, path, role: Role::default() });
+            }
             Err(error) => return Err(StoreError::io("read", &path)(error)),
         }
     }

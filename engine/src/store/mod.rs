@@ -30,6 +30,7 @@ mod root;
 mod segment;
 mod shard;
 mod site;
+mod stock;
 mod storage;
 
 pub use acks::{AckSet, AckWriter};

@@ -7,17 +7,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use rustix::io::Errno;
+
 use super::acks;
 use super::content::{ContentKeeper, FoundContent, content_path};
 use super::direct::Writes;
 use super::error::StoreError;
 use super::handles::{ShardFeed, ShardHandles};
-use super::keeper::{Keeper, ShardPlan, Spare};
+use super::keeper::Keeper;
 use super::retention::Retention;
 use super::root::{self, Lock};
 use super::segment::{Segment, ack_path};
 use super::shard::{self, Name, ShardDir};
 use super::site;
+use super::stock::{ShardPlan, Spare};
 use super::storage::Marks;
 use crate::spool::batch::{BATCH_HEADER_LEN, BatchHeader};
 use crate::spool::segment::{
@@ -25,6 +28,9 @@ use crate::spool::segment::{
     segment_size_min,
 };
 use crate::spool::{BLOCK_LEN, FORMAT_VERSION, ReadAt, block_end};
+
+/// Epochs left out where a segment's own cannot be read: far more than are used up between two segments that can be.
+const UNKNOWN_EPOCHS_COUNT: u64 = 1 << 20;
 
 /// How a spool is to be kept.
 #[derive(Clone, Debug)]
@@ -47,7 +53,7 @@ pub struct SpoolOptions {
 impl SpoolOptions {
     pub fn new(path: impl Into<PathBuf>, shards_count: u16, max_message_size: u64) -> Self {
         let segment_size = segment_size_min(max_message_size).max(SEGMENT_SIZE_DEFAULT);
-        let ready_count = super::keeper::READY_COUNT_MAX;
+        let ready_count = super::stock::READY_COUNT_MAX;
         let (path, retention, marks) = (path.into(), None, Marks::default());
         Self { path, shards_count, segment_size, max_message_size, ready_count, retention, marks }
     }
@@ -68,7 +74,10 @@ struct FoundSegment {
     path: PathBuf,
     file: File,
     len: u64,
+    /// `None` where it is damaged.
     header: Option<SegmentHeader>,
+    /// The disk does not give what has to be known of it.
+    is_unreadable: bool,
 }
 
 impl Spool {
@@ -141,17 +150,27 @@ fn find_segments(directory: &Path, shard: u16) -> Result<Vec<FoundSegment>, Stor
         let path = directory.join(format!("{number:08}.seg"));
         let file = shard::open_options().open(&path).map_err(StoreError::io("open", &path))?;
         let len = file.metadata().map_err(StoreError::io("read", &path))?.len();
-        let header = read_header(&file, len, shard, number).map_err(StoreError::io("read", &path))?;
-        let header = match header {
-            Ok(header) => Some(header),
-            Err(fault) => match StoreError::header(&path, fault) {
+        let (header, is_unreadable) = match read_header(&file, len, shard, number) {
+            Ok(Ok(header)) => (Some(header), false),
+            Ok(Err(fault)) => match StoreError::header(&path, fault) {
                 Some(error) => return Err(error),
-                None => None,
+                None => (None, false),
             },
+            Err(error) if is_of_disk(&error) => (None, true),
+            Err(error) => return Err(StoreError::io("read", &path)(error)),
         };
-        segments.push(FoundSegment { number, path, file, len, header });
+        segments.push(FoundSegment { number, path, file, len, header, is_unreadable });
     }
     Ok(segments)
+}
+
+/// Whether a disk says by this error that it has lost something. Of others an operator can remove the cause.
+pub(super) fn is_of_disk(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(
+        errno,
+        Some(Errno::IO | Errno::UCLEAN | Errno::BADMSG | Errno::NODATA | Errno::REMOTEIO | Errno::ILSEQ)
+    )
 }
 
 /// The header of a segment's file, from its first batch where both copies are lost.
@@ -161,6 +180,8 @@ pub(super) fn read_header(
     shard: u16,
     number: u32,
 ) -> io::Result<Result<SegmentHeader, HeaderFault>> {
+    #[cfg(test)]
+    super::tests::trouble::fail_read(number)?;
     let mut blocks = vec![0; usize::try_from(len.min(2 * BLOCK_LEN)).unwrap_or(0)];
     ReadAt::read_exact_at(file, &mut blocks, 0)?;
     let (first, second) = blocks.split_at(blocks.len().min(BLOCK_LEN as usize));
@@ -220,7 +241,9 @@ fn plan_shard(
     let mut sorted = Sorted::default();
     let mut has_damage = names.iter().any(|name| matches!(name, Name::SetAside(_)));
     for segment in segments {
-        if segment.header.is_none() {
+        if segment.is_unreadable {
+            sorted.leave_alone(&segment.path);
+        } else if segment.header.is_none() {
             let path = &segment.path;
             tracing::error!(path = %path.display(), "neither the segment's header nor its first batch is readable; set aside");
             dir.set_aside(segment.number).map_err(StoreError::io("rename", path))?;
@@ -228,7 +251,10 @@ fn plan_shard(
         }
         sorted.take(segment, active)?;
     }
-    let Sorted { mut recovered, mut deferred, spares, delivered, unread } = sorted;
+    let Sorted { mut recovered, mut deferred, spares, delivered, unread, unreadable_count } = sorted;
+    has_damage |= unreadable_count > 0;
+    // Above whatever such a segment has: an epoch that came again would make of its mail another's.
+    let newest_epoch = newest_epoch + if unreadable_count > 0 { UNKNOWN_EPOCHS_COUNT } else { 0 };
     recovered.sort_by_key(|segment| segment.epoch);
     deferred.sort_by_key(|segment| segment.epoch);
     let is_retained = options.retention.is_some() && !delivered.is_empty();
@@ -248,6 +274,7 @@ fn plan_shard(
         spares,
         delivered,
         unread,
+        unreadable_count,
         content,
         next_number,
         newest_epoch,
@@ -262,18 +289,40 @@ struct Sorted {
     spares: Vec<Spare>,
     delivered: Vec<(Spare, SystemTime)>,
     unread: Vec<Segment>,
+    unreadable_count: u64,
 }
 
 impl Sorted {
+    /// The other segments of the shard are served; the next start tries again.
+    fn leave_alone(&mut self, path: &Path) {
+        self.unreadable_count += 1;
+        tracing::error!(
+            path = %path.display(),
+            "a segment cannot be read: what mail waits in it waits on, all other mail is served. See the kernel's log for \
+             the state of the disk, copy the segment while that is possible, and start again"
+        );
+    }
+
     /// Does nothing with a segment that has no header. `active`: a worker fills the shard.
     fn take(&mut self, found: FoundSegment, active: bool) -> Result<(), StoreError> {
-        let FoundSegment { number, path, file, len, header: Some(header) } = found else { return Ok(()) };
+        let path = found.path.clone();
+        match self.try_take(found, active) {
+            Err(error) if is_of_disk(&error) => {
+                self.leave_alone(&path);
+                Ok(())
+            }
+            taken => taken.map_err(StoreError::io("read", &path)),
+        }
+    }
+
+    fn try_take(&mut self, found: FoundSegment, active: bool) -> io::Result<()> {
+        let FoundSegment { number, path, file, len, header: Some(header), .. } = found else { return Ok(()) };
         if is_truncated(&header, len) {
             let capacity = header.capacity;
             tracing::error!(path = %path.display(), len, capacity, "a segment was cut short; what mail stood behind is lost");
         }
         let acks_path = ack_path(&path);
-        if acks::is_complete(&acks_path, header.epoch).map_err(StoreError::io("read", &acks_path))? {
+        if acks::is_complete(&acks_path, header.epoch)? {
             let spare = Spare { number, epoch: header.epoch, capacity: header.capacity.min(len) };
             match acknowledged_at(&path) {
                 Some(since) => self.delivered.push((spare, since)),
@@ -281,7 +330,7 @@ impl Sorted {
             }
             return Ok(());
         }
-        let begins_with_mail = begins_with_batch(&file, &header).map_err(StoreError::io("read", &path))?;
+        let begins_with_mail = begins_with_batch(&file, &header)?;
         let segment = Segment::former(&header, path, file);
         // Never filled, as those that were ready when the server stopped: but only all of the file tells. Deferred
         // segments are read beside the service anyway.
@@ -290,7 +339,7 @@ impl Sorted {
             return Ok(());
         }
         if !begins_with_mail && !active {
-            segment.recover().map_err(StoreError::io("read", &segment.path))?;
+            segment.recover()?;
             if segment.committed() == FIRST_BATCH_AT {
                 self.spares.push(Spare::of(&segment));
                 return Ok(());

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, SystemTime};
 
-use super::keeper::Spare;
+use super::stock::Spare;
 
 /// What `[spool] retain` asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,21 +2,23 @@
 //! understands; the names S0 to S9 are those of `engine/docs/spool-format.md`.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ringmx_ring::BlockBuffer;
 use rustix::fs::{Advice, FallocateFlags, OFlags, fadvise, fallocate};
+use rustix::io::{ReadWriteFlags, pwritev2};
 
 use super::direct::Writes;
 use super::loans::Loans;
 use super::segment::{Segment, ack_path};
+use crate::spool::BLOCK_LEN;
 use crate::spool::segment::SegmentHeader;
-use crate::spool::{BLOCK_LEN, block_end};
 
 /// Bytes of zeros written at once into a new segment.
-const ZEROS_LEN: usize = 1 << 20;
+const ZEROS_LEN: usize = 4 << 20;
 
 /// A shard's directory, held open so that names in it can be made durable.
 #[derive(Debug)]
@@ -120,9 +122,8 @@ impl ShardDir {
         &self.loans
     }
 
-    fn fresh(&self, header: &SegmentHeader, path: PathBuf, file: File) -> io::Result<Segment> {
-        let direct = self.writes.open(&path)?;
-        Ok(Segment::fresh(header, path, file).with_writer(direct, Arc::clone(&self.loans)))
+    fn fresh(&self, header: &SegmentHeader, path: PathBuf, file: File, direct: Option<File>) -> Segment {
+        Segment::fresh(header, path, file).with_writer(direct, Arc::clone(&self.loans))
     }
 
     pub(super) fn segment_path(&self, number: u32) -> PathBuf {
@@ -136,7 +137,8 @@ impl ShardDir {
         let new_path = path.with_extension("new");
         // S1: the file exists under a name that says it is not finished.
         let file = open_options().create(true).truncate(true).open(&new_path)?;
-        let created = write_blocks(&file, header)
+        let direct = self.writes.open(&new_path)?;
+        let created = write_blocks(direct.as_ref().unwrap_or(&file), header)
             // S2: its acknowledgements are empty, whatever an earlier file of this number left.
             .and_then(|()| open_options().create(true).truncate(true).open(ack_path(&path)))
             // S3: complete under its own name; S4 once that is durable.
@@ -149,9 +151,11 @@ impl ShardDir {
             }
             return Err(error);
         }
-        // Zeros nobody will read need no memory.
-        let _ = fadvise(&file, 0, None, Advice::DontNeed);
-        self.fresh(header, path, file)
+        if direct.is_none() {
+            // Zeros nobody will read need no memory.
+            let _ = fadvise(&file, 0, None, Advice::DontNeed);
+        }
+        Ok(self.fresh(header, path, file, direct))
     }
 
     /// Gives a wholly acknowledged file a new epoch. All its batches are void once the header is durable
@@ -159,12 +163,18 @@ impl ShardDir {
     pub(super) fn recycle(&self, header: &SegmentHeader) -> io::Result<Segment> {
         let path = self.segment_path(header.number);
         let file = open_options().open(&path)?;
-        file.write_all_at(&header.encode(), 0)?;
-        sync_first(&file)?;
+        let direct = self.writes.open(&path)?;
+        match &direct {
+            Some(direct) => write_durably(direct, &blocks(header, BLOCK_LEN as usize))?,
+            None => {
+                file.write_all_at(&header.encode(), 0)?;
+                sync_first(&file)?;
+            }
+        }
         // Only now: acknowledgements of the old epoch guard its records until the header is durable. They
         // need not be gone durably, entries of another epoch count for nothing.
         open_options().create(true).truncate(true).open(ack_path(&path))?;
-        self.fresh(header, path, file)
+        Ok(self.fresh(header, path, file, direct))
     }
 
     /// Removes a segment and its acknowledgements. They go only when no start can find the records without them, and
@@ -248,15 +258,35 @@ fn write_blocks(file: &File, header: &SegmentHeader) -> io::Result<()> {
         Err(rustix::io::Errno::OPNOTSUPP) | Ok(()) => {}
         Err(errno) => return Err(errno.into()),
     }
-    file.write_all_at(&header.encode(), 0)?;
-    let zeros = vec![0; ZEROS_LEN];
-    let mut at = block_end(BLOCK_LEN);
+    let mut bytes = blocks(header, ZEROS_LEN);
+    let mut at = 0;
     while at < header.capacity {
         let len = usize::try_from(header.capacity - at).unwrap_or(usize::MAX).min(ZEROS_LEN);
-        file.write_all_at(&zeros[..len], at)?;
+        file.write_all_at(&bytes[..len], at)?;
+        if at == 0 {
+            bytes.clear();
+            bytes.resize(ZEROS_LEN, 0);
+        }
         at += len as u64;
     }
     sync_first(file)
+}
+
+/// The header and zeros behind it, aligned as a direct write wants it.
+fn blocks(header: &SegmentHeader, len: usize) -> BlockBuffer {
+    let mut bytes = BlockBuffer::new();
+    bytes.extend_from_slice(&header.encode());
+    bytes.resize(len, 0);
+    bytes
+}
+
+/// A write at the beginning of the file that is on stable storage when it returns. It changes no length, so unlike a
+/// sync of the file it asks the file system's journal for nothing: a keeper that recycles keeps up with a busy disk.
+fn write_durably(file: &File, bytes: &[u8]) -> io::Result<()> {
+    let flags =
+        if cfg!(ringmx_mutant = "no_segment_sync") { ReadWriteFlags::empty() } else { ReadWriteFlags::DSYNC };
+    let written_len = pwritev2(file, &[IoSlice::new(bytes)], 0, flags)?;
+    if written_len == bytes.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
 }
 
 /// Numbers of segments that are not there although their acknowledgements are, of these names: the server leaves no

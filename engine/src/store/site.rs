@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags, StatVfs, open, statfs, statvfs};
 use rustix::process::geteuid;
 
-use super::keeper::READY_COUNT_MAX;
 use super::root;
+use super::stock::READY_COUNT_MAX;
 
 /// Something an operator should know of the place of a spool.
 #[derive(Clone, Debug, PartialEq, Eq)]

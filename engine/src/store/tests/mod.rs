@@ -26,7 +26,7 @@ mod deferred;
 mod flight;
 mod flips;
 mod place;
-mod trouble;
+pub(in crate::store) mod trouble;
 mod version_1;
 
 const MESSAGE_SIZE_MAX: u64 = 20_000;

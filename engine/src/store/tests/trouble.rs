@@ -1,5 +1,8 @@
 //! Crashes, damage, full disks and second servers.
 
+use std::cell::Cell;
+use std::io;
+
 use super::*;
 
 fn all_files(path: &Path) -> BTreeMap<String, Vec<u8>> {
@@ -15,6 +18,53 @@ fn all_files(path: &Path) -> BTreeMap<String, Vec<u8>> {
         }
     }
     files
+}
+
+thread_local! {
+    /// A segment of this number cannot be read.
+    static UNREADABLE: Cell<Option<u32>> = const { Cell::new(None) };
+}
+
+/// What a disk with a bad sector says.
+pub(in crate::store) fn fail_read(number: u32) -> io::Result<()> {
+    let is_bad = UNREADABLE.get() == Some(number);
+    if is_bad { Err(rustix::io::Errno::IO.into()) } else { Ok(()) }
+}
+
+#[test]
+fn a_segment_that_the_disk_does_not_give_costs_no_other() {
+    let dir = TempDir::new().unwrap();
+    let (bad, good) = {
+        let (_keeper, handles, _feeds) = start(dir.path(), 1);
+        let (bad, good) = (take(&handles[0]), take(&handles[0]));
+        commit_new(&bad, [1]);
+        commit_new(&good, [2]);
+        (bad, good)
+    };
+    UNREADABLE.set(Some(bad.number));
+    let findings = inspect::verify(dir.path()).unwrap();
+    assert!(findings.iter().any(|finding| finding.is_error && finding.path == bad.path), "{findings:?}");
+    let mut listed = Vec::new();
+    let damages_count = inspect::list(dir.path(), &mut |item| {
+        listed.push(item.id);
+        ControlFlow::Continue(())
+    });
+    assert_eq!((listed, damages_count.unwrap()), (vec![id(2)], 1));
+    let epoch = {
+        let (keeper, handles, feeds) = start(dir.path(), 1);
+        assert_eq!(feeds[0].recovered.len(), 1);
+        assert_eq!(feeds[0].recovered[0].epoch, good.epoch);
+        assert!(feeds[0].former_content.has_damage, "no file of a large message is given up");
+        assert!(keeper.state().counts().contains(&("unreadable", 1)) && keeper.state().is_healthy());
+        take(&handles[0]).epoch
+    };
+    assert!(epoch > bad.epoch.max(good.epoch) + 1000, "no epoch comes again");
+    assert!(bad.path.exists(), "left alone");
+    // It was a cable.
+    UNREADABLE.set(None);
+    let (_keeper, _handles, feeds) = start(dir.path(), 1);
+    let epochs: Vec<_> = feeds[0].recovered.iter().map(|segment| segment.epoch).collect();
+    assert_eq!(epochs, [bad.epoch.min(good.epoch), bad.epoch.max(good.epoch)]);
 }
 
 #[test]
