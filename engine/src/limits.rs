@@ -70,11 +70,11 @@ const _: () = assert!(PATH_LEN_MAX >= 256);
 pub const CHUNK_LEN_MAX: usize = 128 * 1024;
 /// Pieces of one message that are written at the same time: as many as content of the default inline size is in.
 pub const WRITING_PIECES_COUNT_MAX: u8 = 16;
-/// How long a session waits for a file before its message is answered 452. Files are made within milliseconds; a disk
-/// that takes longer is no disk for a large message.
-pub const FILE_WAIT_MAX: Duration = Duration::from_secs(10);
-/// Between two looks for a file while somebody waits for one.
-pub const FILE_LOOK_INTERVAL: Duration = Duration::from_millis(5);
+/// How long a session waits for a file or a segment before its message is answered 452. They are made within
+/// milliseconds, or tens of them on a busy disk; one that takes longer has no room for more.
+pub const STORAGE_WAIT_MAX: Duration = Duration::from_secs(10);
+/// Between two looks for a file or a segment while somebody waits for one.
+pub const STORAGE_LOOK_INTERVAL: Duration = Duration::from_millis(5);
 /// Octets of content that a transaction holds in memory at most while memory is short: what most messages have.
 pub const PRESSED_CONTENT_LEN_MAX: usize = 16 * 1024;
 /// Octets of unused buffers that a worker keeps: the content of a thousand small messages.

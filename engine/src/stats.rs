@@ -74,6 +74,8 @@ counters! {
         content_octets,
         /// Messages answered 4yz for an error of ours.
         messages_failed,
+        /// Messages that waited for a segment.
+        messages_delayed,
         /// Octets received.
         octets_received,
         /// Commits: writes of one or more messages.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use ringmx::store::Room;
 use ringmx_ring::sim::{Client, Faults};
 use tests::simulation::machine::{Machine, Plan};
+use tests::simulation::segments::Supply;
 
 const HEAD: &[u8] = b"EHLO a\r\nMAIL FROM:<>\r\nRCPT TO:<a@example.com>\r\nDATA\r\n";
 
@@ -130,5 +131,66 @@ fn without_files_a_large_message_waits_and_is_then_refused() {
     machine.keeper.set_files(true);
     machine.pass(Duration::from_secs(1));
     assert!(said(&machine, client).contains("250 2.0.0 queued"));
+    machine.finish();
+}
+
+/// A worker that is faster than the keeper: its messages wait for the next segment instead of being sent away.
+#[test]
+fn what_finds_no_segment_waits_for_the_next_one() {
+    let plan = Plan { supply: Supply::Scarce, segment_capacity: 16 << 10, ..plan() };
+    let mut machine = Machine::new(5, &plan);
+    machine.keeper.refill();
+    let mut clients = Vec::new();
+    for len in [900, 5000, 900, 5000, 900, 5000, 900, 5000] {
+        let client = begun(&mut machine, len);
+        machine.simulation.send(client, b"\r\n.\r\nQUIT\r\n");
+        machine.pass(Duration::from_millis(100));
+        clients.push(client);
+    }
+    let said: Vec<_> = clients.iter().map(|client| said(&machine, *client)).collect();
+    let is_answered = |said: &&String| said.contains("250 2.0.0 queued");
+    let answered_count = said.iter().filter(is_answered).count();
+    assert!((1..8).contains(&answered_count), "{said:?}");
+    assert!(said.iter().all(|said| !said.contains("452")), "{said:?}");
+    assert_eq!(machine.stats.messages_delayed.get() as usize, 8 - answered_count);
+    // One of them does not wait for its answer.
+    machine.simulation.reset(clients[7]);
+    for _ in 0..8 {
+        machine.keeper.refill();
+        machine.pass(Duration::from_millis(100));
+    }
+    let late = clients.iter().map(|client| self::said(&machine, *client));
+    let late_count = late.filter(|said| said.contains("250 2.0.0 queued")).count();
+    assert!(late_count >= 7 - answered_count, "{late_count} behind {answered_count}");
+    machine.finish();
+}
+
+#[test]
+fn the_wait_for_a_segment_has_an_end() {
+    let mut machine = Machine::new(6, &Plan { supply: Supply::Scarce, segment_capacity: 16 << 10, ..plan() });
+    machine.keeper.refill();
+    let taken = begun(&mut machine, 900);
+    machine.simulation.send(taken, b"\r\n.\r\n");
+    machine.pass(Duration::from_secs(1));
+    let mut waiting = Vec::new();
+    for _ in 0..20 {
+        let client = begun(&mut machine, 900);
+        machine.simulation.send(client, b"\r\n.\r\nNOOP\r\n");
+        waiting.push(client);
+    }
+    machine.pass(Duration::from_secs(9));
+    let count = |machine: &Machine, code: &str| {
+        waiting.iter().filter(|client| said(machine, **client).contains(code)).count()
+    };
+    assert_eq!(count(&machine, "452 "), 0);
+    machine.pass(Duration::from_secs(2));
+    assert!(count(&machine, "452 4.3.1 ") > 0, "nobody waits for ever");
+    // Nothing is coming: nobody waits at all.
+    machine.keeper.set_coming(false);
+    let client = begun(&mut machine, 900);
+    machine.simulation.send(client, b"\r\n.\r\n");
+    machine.pass(Duration::from_millis(100));
+    let replies = said(&machine, client);
+    assert!(replies.contains("452 4.3.1 ") || replies.contains("250 2.0.0 queued"), "{replies}");
     machine.finish();
 }

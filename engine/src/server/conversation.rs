@@ -403,6 +403,10 @@ fn pump<S: Segments>(
                     return consumed;
                 }
                 Ok(Appended::Settled) => session.committed(cx, Ok(()), &mut connection.out),
+                Err(Error::NoStorage) if journal.delay(key, cx.now.monotonic) => {
+                    connection.ops_count += 1;
+                    return consumed;
+                }
                 Err(error) => session.committed(cx, Err(error), &mut connection.out),
             },
             (Next::Input, _) => return consumed,

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ringmx_ring::{BlockBuffer, Errno, Fd, Key, Ring};
 use smallvec::{SmallVec, smallvec};
@@ -9,6 +10,7 @@ use smallvec::{SmallVec, smallvec};
 use crate::config::Durability;
 use crate::event::{Event, EventQueue, Kind};
 use crate::id::SessionId;
+use crate::limits;
 use crate::server::op::Op;
 use crate::session::{Error, Spilled, Transaction};
 use crate::spool::commit::{AppendError, FlightId, GroupCommit, Promise, Readable, Ticket};
@@ -31,6 +33,9 @@ pub trait Segments {
 
     /// Whether `take` would give one.
     fn available(&self) -> bool;
+
+    /// Whether `take` will give one soon: nothing keeps it from being made.
+    fn is_coming(&self) -> bool;
 
     fn header(segment: &Self::Segment) -> SegmentHeader;
 
@@ -86,6 +91,8 @@ pub(super) struct Journal<S: Segments> {
     /// Segments that something still goes to, be it a sync: the present one last.
     open: VecDeque<Open<S::Segment>>,
     tickets: Vec<Ticket>,
+    /// Whose messages wait for a segment, and since when; the longest first.
+    delayed: VecDeque<(Key, Duration)>,
     stats: Arc<WorkerStats>,
     events: EventQueue,
 }
@@ -100,7 +107,7 @@ struct Open<T> {
 impl<S: Segments> Journal<S> {
     pub(super) fn new(shard: u16, segments: S, stats: Arc<WorkerStats>, events: EventQueue) -> Self {
         let (commit, open, tickets) = (GroupCommit::new(), VecDeque::new(), Vec::new());
-        Self { shard, commit, segments, open, tickets, stats, events }
+        Self { shard, commit, segments, open, tickets, delayed: VecDeque::new(), stats, events }
     }
 
     /// Why a message is not likely to be taken now: said at MAIL, before the client sends it in vain.
@@ -160,6 +167,28 @@ impl<S: Segments> Journal<S> {
             AppendError::NeedsSegment => Error::NoStorage,
             AppendError::TooLarge | AppendError::Failed(_) => Error::SpoolFailed,
         })
+    }
+
+    /// For a message that found no segment: whether to try again, for which `key` is noted. A client that waits some
+    /// milliseconds is better off than one that is told to come again, and what its message holds is within the budget.
+    pub(super) fn delay(&mut self, key: Key, now: Duration) -> bool {
+        let is_coming = self.segments.is_coming();
+        if is_coming {
+            self.stats.messages_delayed.bump();
+            self.delayed.push_back((key, now));
+        }
+        is_coming
+    }
+
+    /// Who waits the longest, and whether it may go on doing so.
+    pub(super) fn first_delayed(&self, now: Duration) -> Option<(Key, bool)> {
+        let &(key, since) = self.delayed.front()?;
+        let may_wait = now.saturating_sub(since) < limits::STORAGE_WAIT_MAX && self.segments.is_coming();
+        Some((key, may_wait))
+    }
+
+    pub(super) fn drop_first_delayed(&mut self) {
+        self.delayed.pop_front();
     }
 
     fn open_segment(&mut self) -> Result<(), Error> {

@@ -5,6 +5,7 @@ mod binder;
 mod board;
 mod connection;
 mod conversation;
+mod delay;
 mod holder;
 mod journal;
 mod listener;

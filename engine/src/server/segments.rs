@@ -60,6 +60,10 @@ impl Segments for ShardSegments {
         self.handles.content.take().map(|file| (file.number, file))
     }
 
+    fn is_coming(&self) -> bool {
+        self.handles.is_coming()
+    }
+
     fn has_file(&self) -> bool {
         self.handles.content.is_ready()
     }

@@ -38,15 +38,21 @@ enum Stage {
     Open,
     /// All is written; the sync is under way.
     Syncing,
+    /// It is durable, and no record names it yet.
+    Synced,
     /// The record that names it is with the journal: it belongs to the spool, whatever comes of the commit.
     Named,
 }
 
 impl<F> Spill<F> {
+    fn is_unnamed(&self) -> bool {
+        matches!(self.stage, Stage::Open | Stage::Synced)
+    }
+
     /// Nothing refers to it any more.
     pub(super) fn close<S: Segments<File = F>>(self, segments: &S) {
         // What a record may name is for the next start to decide.
-        if self.stage == Stage::Open {
+        if self.is_unnamed() {
             segments.give_file_back(self.file, self.failed);
         }
     }
@@ -65,7 +71,7 @@ impl<R: Ring, S: Segments> Worker<R, S> {
             None if !wanted => return false,
             Some(spill) if spill.stage == Stage::Named => return false,
             Some(spill) if file != Some(spill.number) => {
-                if spill.writing_count == 0 && spill.stage == Stage::Open {
+                if spill.writing_count == 0 && spill.is_unnamed() {
                     let spill = connection.spill.take().expect("matched above");
                     spill.close(self.journal.segments());
                 }
@@ -158,7 +164,7 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         let Some(connection) = self.connections.get_mut(key) else { return };
         connection.ops_count -= 1;
         if let Some(spill) = &mut connection.spill {
-            spill.stage = Stage::Open;
+            spill.stage = Stage::Synced;
         }
         match completion.result {
             Ok(_) => self.commit_spilled(key),
@@ -175,6 +181,10 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         let port = &self.ports[connection.listener_index as usize];
         let appended = match self.journal.append(key, message, port.durability) {
             Ok(appended) => appended,
+            Err(Error::NoStorage) if self.journal.delay(key, self.now.monotonic) => {
+                connection.ops_count += 1;
+                return false;
+            }
             Err(error) => return self.refuse_content(key, error),
         };
         if let Some(spill) = &mut connection.spill {
@@ -194,6 +204,12 @@ impl<R: Ring, S: Segments> Worker<R, S> {
             }
         }
         false
+    }
+
+    /// A record that names the connection's file is with the journal.
+    pub(super) fn name_file(&mut self, key: Key) {
+        let spill = self.connections.get_mut(key).and_then(|connection| connection.spill.as_mut());
+        spill.into_iter().for_each(|spill| spill.stage = Stage::Named);
     }
 
     /// A write or the sync failed or fell short.
@@ -237,7 +253,7 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         let now = self.now.monotonic;
         for _ in 0..self.awaiting_files.len() {
             let Some(&(key, since)) = self.awaiting_files.front() else { return };
-            let is_over = now.saturating_sub(since) >= limits::FILE_WAIT_MAX;
+            let is_over = now.saturating_sub(since) >= limits::STORAGE_WAIT_MAX;
             let segments = self.journal.segments();
             if !is_over && !segments.has_file() && segments.room() < Room::Spent {
                 return;

@@ -197,6 +197,7 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         self.completions = completions;
         self.expire();
         self.bring_files();
+        self.append_delayed();
         self.journal.flush(&mut self.ring);
         self.keep_promises();
         self.send_all();
@@ -228,9 +229,10 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         let now = self.now.monotonic;
         // Behind the drain's end only the kernel is waited for.
         let drain_end = self.drain_until.filter(|until| *until > now).map(|until| until - now);
-        let files = (!self.awaiting_files.is_empty()).then_some(limits::FILE_LOOK_INTERVAL);
+        let awaits_storage = !self.awaiting_files.is_empty() || self.journal.first_delayed(now).is_some();
+        let storage = awaits_storage.then_some(limits::STORAGE_LOOK_INTERVAL);
         let sync_in = self.sync_at.map(|sync_at| sync_at.saturating_sub(now));
-        self.wheel.next_after(now).into_iter().chain(drain_end).chain(files).chain(sync_in).min()
+        self.wheel.next_after(now).into_iter().chain(drain_end).chain(storage).chain(sync_in).min()
     }
 
     fn dispatch(&mut self, completion: Completion) {

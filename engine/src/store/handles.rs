@@ -15,7 +15,7 @@ use super::content::ContentFiles;
 use super::deferred::DeferredLog;
 use super::loans::Loans;
 use super::segment::Segment;
-use super::storage::Storage;
+use super::storage::{Room, Storage};
 use crate::stats::Counter;
 
 /// A worker's side of its shard.
@@ -28,12 +28,18 @@ pub struct ShardHandles {
     pub content: ContentFiles,
     pub nudge: Nudge,
     pub(super) loans: Arc<Loans>,
+    pub(super) state: Arc<KeeperState>,
 }
 
 impl ShardHandles {
     /// The next segment, if one is ready. Lets the keeper know, which costs one system call.
     pub fn take(&self) -> Option<Arc<Segment>> {
         self.ready.pop().inspect(|_| self.nudge.nudge())
+    }
+
+    /// Whether the next one is being made, and nothing is known to keep it from being ready soon.
+    pub fn is_coming(&self) -> bool {
+        self.state.is_healthy() && self.content.room() < Room::Spent
     }
 
     /// Memory that the shard's reader has given back.

@@ -78,7 +78,8 @@ impl Keeper {
             if shard.active {
                 let (ready, loans) = (Arc::clone(&shard.ready), Arc::clone(shard.dir.loans()));
                 let (content, nudge) = (shard.content.clone(), nudge.clone());
-                handles.push(ShardHandles { shard: number, ready, content, nudge, loans });
+                let state = Arc::clone(&state);
+                handles.push(ShardHandles { shard: number, ready, content, nudge, loans, state });
             }
             shards.push(shard);
             feeds.push(feed);

@@ -30,6 +30,8 @@ use super::segments::{SegmentKeeper, SimSegments, Supply, Syncs};
 pub struct Plan {
     pub settings: Settings,
     pub supply: Supply,
+    /// Messages that find no segment wait for one.
+    pub is_coming: bool,
     pub syncs: Syncs,
     pub segment_capacity: u64,
     pub memory_len_max: usize,
@@ -50,6 +52,7 @@ impl Default for Plan {
         Self {
             settings: Settings::default(),
             supply: Supply::Plenty,
+            is_coming: true,
             syncs: Syncs::All,
             segment_capacity: 64 << 10,
             memory_len_max: 64 << 20,

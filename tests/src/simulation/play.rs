@@ -95,6 +95,7 @@ fn plan(seed: u64, world: World, random: &mut Random) -> Plan {
     };
     if world == World::Scarce {
         plan.supply = [Supply::Plenty, Supply::Scarce][random.len(0..=1)];
+        plan.is_coming = random.chance(0.5);
         plan.memory_len_max = [4 << 10, 16 << 10, 64 << 20][random.len(0..=2)];
         plan.connections_max = [1, 3, 100][random.len(0..=2)];
     }

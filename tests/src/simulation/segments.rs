@@ -74,6 +74,8 @@ struct Shared {
     spare_files: RefCell<Vec<Arc<SimFile>>>,
     room: Cell<Room>,
     has_files: Cell<bool>,
+    /// Whoever finds no segment may wait for one.
+    is_coming: Cell<bool>,
     reader: Fd,
     reader_sleeps: Cell<bool>,
     /// What is published is durable.
@@ -106,6 +108,7 @@ impl SegmentKeeper {
             spare_files: RefCell::default(),
             room: Cell::default(),
             has_files: Cell::new(true),
+            is_coming: Cell::new(plan.is_coming),
             reader: simulation.create_eventfd(),
             reader_sleeps: Cell::new(false),
             all_durable,
@@ -146,6 +149,11 @@ impl SegmentKeeper {
     /// Whether there are files for large messages, from now on.
     pub fn set_files(&self, has_files: bool) {
         self.0.has_files.set(has_files);
+    }
+
+    /// Whether a segment comes to those who wait, from now on.
+    pub fn set_coming(&self, is_coming: bool) {
+        self.0.is_coming.set(is_coming);
     }
 
     /// What the disk has room for, from now on.
@@ -218,6 +226,10 @@ impl Segments for SimSegments {
 
     fn available(&self) -> bool {
         self.0.supply == Supply::Plenty || !self.0.ready.borrow().is_empty()
+    }
+
+    fn is_coming(&self) -> bool {
+        self.0.is_coming.get()
     }
 
     fn header(segment: &SimSegment) -> SegmentHeader {
