@@ -1,10 +1,15 @@
-//! `engine/docs/conformance.md` names tests that exist.
+//! `engine/docs/conformance.md` names tests that exist, and every bound.
 
 use tests::source::{self, Source};
 
+const FILE: &str = "engine/docs/conformance.md";
 /// The column of the state among a row's cells.
 const STATE: usize = 3;
 const STATES: &[&str] = &["yes", "partly", "no", "not yet", "n/a"];
+
+fn read(file: &str) -> String {
+    std::fs::read_to_string(source::workspace().join(file)).expect(file)
+}
 
 /// The tables' rows with their line numbers, but for heads and rules.
 fn rows(text: &str) -> Vec<(usize, Vec<&str>)> {
@@ -43,8 +48,7 @@ fn is_dialogue(name: &str) -> Option<bool> {
 
 #[test]
 fn every_test_that_is_named_exists() {
-    let file = "engine/docs/conformance.md";
-    let text = std::fs::read_to_string(source::workspace().join(file)).expect(file);
+    let (file, text) = (FILE, read(FILE));
     let (sources, rows) = (Source::all(), rows(&text));
     assert!(rows.len() > 100, "{} rows", rows.len());
     let mut wrong = Vec::new();
@@ -70,4 +74,20 @@ fn every_test_that_is_named_exists() {
         }
     }
     assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
+}
+
+#[test]
+fn every_bound_has_a_row() {
+    let (text, limits) = (read(FILE), read("engine/src/limits.rs"));
+    let bounds: Vec<&str> = limits
+        .lines()
+        .filter_map(|line| line.strip_prefix("pub const ")?.split_once(':'))
+        .map(|(name, _)| name)
+        .collect();
+    assert!(bounds.len() > 40, "{bounds:?}");
+    let rows = rows(&text);
+    let named: Vec<&str> = rows.iter().filter_map(|(_, cells)| quoted(cells[0]).next()).collect();
+    let missing: Vec<&&str> = bounds.iter().filter(|bound| !named.contains(bound)).collect();
+    let unknown: Vec<&&str> = named.iter().filter(|name| !bounds.contains(name)).collect();
+    assert!(missing.is_empty() && unknown.is_empty(), "no row in {FILE}: {missing:?}; no bound: {unknown:?}");
 }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use ringmx::limits;
 use ringmx::store::Room;
+use ringmx_ring::BLOCK_LEN;
 use ringmx_ring::sim::{Client, Faults};
 use tests::simulation::machine::{Machine, Plan};
 use tests::simulation::segments::Supply;
@@ -192,5 +194,28 @@ fn the_wait_for_a_segment_has_an_end() {
     machine.pass(Duration::from_millis(100));
     let replies = said(&machine, client);
     assert!(replies.contains("452 4.3.1 ") || replies.contains("250 2.0.0 queued"), "{replies}");
+    machine.finish();
+}
+
+/// Of much content that is to be written at once, so many pieces are under way; the rest waits for them.
+#[test]
+fn the_pieces_of_a_message_under_way_are_bounded() {
+    let mut plan = Plan { inline_len_max: 4 << 20, message_len_max: 8 << 20, ..Plan::default() };
+    plan.settings.write_time_max = Duration::from_secs(100);
+    plan.settings.buffer_len = 64 << 10;
+    plan.settings.socket_buffer_len = 8 << 20..=8 << 20;
+    let mut machine = Machine::new(7, &plan);
+    let (client, _) = machine.connect();
+    machine.settle();
+    machine.simulation.send(client, &[HEAD, &b"x".repeat(5 << 20)].concat());
+    // None of the writes has ended yet.
+    machine.pass(Duration::from_millis(100));
+    // Each buffer is twice the one before, up to the longest.
+    let piece_lens = (1..).map(|class| (BLOCK_LEN << class).min(limits::CHUNK_LEN_MAX));
+    let under_way: usize = piece_lens.take(limits::WRITING_PIECES_COUNT_MAX.into()).sum();
+    assert_eq!(machine.stats.spool_octets.get() as usize, under_way);
+    machine.simulation.send(client, b"\r\n.\r\n");
+    machine.pass(Duration::from_secs(10_000));
+    assert!(said(&machine, client).contains("250 2.0.0 queued"));
     machine.finish();
 }

@@ -441,6 +441,7 @@ fn limits_that_are_none() {
         ("connection_rate_per_client = \"0/m\"", "can be 0"),
         ("commands_without_message = 100", "takes a whole number from 1002"),
         ("faults_per_session = 0", "takes a whole number from 1"),
+        ("refused_recipients_per_session = 60001", "takes a whole number from 1 to 60000"),
         ("connexions_per_client = 1", "did you mean `connections_per_client`?"),
     ] {
         let shown = shown_with("[recipients]", &format!("[limits]\n{line}\n[recipients]"));
@@ -450,7 +451,7 @@ fn limits_that_are_none() {
         ("early_talker = \"ignore\"", "write one of \"reject\", \"close\", \"note\""),
         ("greet_delay = \"5m\"", "`greet_delay` takes up to 150 s"),
         ("data_total_timeout = \"0s\"", "no message could be sent"),
-        ("data_progress = \"1GiB\"", "takes 1B to 1MiB"),
+        ("data_progress = \"1048577B\"", "takes 1B to 1MiB"),
     ] {
         let shown = shown_with("name = \"mx\"", line);
         assert!(shown.contains(why), "{line}: {shown}");

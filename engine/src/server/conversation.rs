@@ -440,3 +440,23 @@ fn finish<F>(connection: &mut Connection<F>, now: Duration) {
         connection.state = State::Flushing { until: now + limits::LAST_REPLY_TIME_MAX };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_buffers_of_replies_are_kept_and_no_large_one() {
+        let mut spare = Vec::new();
+        keep_buffer(&mut spare, Vec::with_capacity(limits::POOLED_OUTPUT_LEN_MAX + 1));
+        keep_buffer(&mut spare, Vec::new());
+        assert!(spare.is_empty());
+        for _ in 0..limits::POOLED_OUTPUTS_COUNT_MAX + 10 {
+            let mut buffer = Vec::with_capacity(limits::POOLED_OUTPUT_LEN_MAX);
+            buffer.extend_from_slice(b"250 2.0.0 ok");
+            keep_buffer(&mut spare, buffer);
+        }
+        assert_eq!(spare.len(), limits::POOLED_OUTPUTS_COUNT_MAX);
+        assert!(spare.iter().all(Vec::is_empty));
+    }
+}

@@ -64,7 +64,7 @@ pub struct Pool {
         clippy::vec_box,
         reason = "the boxes themselves are reused: a phase holds its transaction in one"
     )]
-    spare: Vec<Box<Transaction>>,
+    pub(super) spare: Vec<Box<Transaction>>,
 }
 
 impl Pool {

@@ -180,6 +180,11 @@ impl Transaction {
         &self.envelope
     }
 
+    #[cfg(test)]
+    pub(super) fn envelope_capacity(&self) -> usize {
+        self.envelope.capacity()
+    }
+
     /// The content as it will be stored, in parts, where it is not in a file.
     pub fn parts(&self) -> impl Iterator<Item = &[u8]> {
         self.held.parts()

@@ -35,6 +35,7 @@ pub struct Plan {
     pub syncs: Syncs,
     pub segment_capacity: u64,
     pub memory_len_max: usize,
+    pub message_len_max: u64,
     /// Octets of content from which on it has a file.
     pub inline_len_max: usize,
     pub connections_max: usize,
@@ -56,6 +57,7 @@ impl Default for Plan {
             syncs: Syncs::All,
             segment_capacity: 64 << 10,
             memory_len_max: 64 << 20,
+            message_len_max: MESSAGE_LEN_MAX,
             inline_len_max: 256 << 10,
             connections_max: 100,
             accept_mode: AcceptMode::Multishot,
@@ -91,7 +93,7 @@ impl Machine {
         let all_durable = plan.durabilities == [Durability::Sync];
         let publisher = Publisher::new(Recipients::new(["example.com"]).expect("a domain").into());
         let service = Arc::new(Service::new(ServiceSettings {
-            message_len_max: MESSAGE_LEN_MAX,
+            message_len_max: plan.message_len_max,
             guard: plan.guard.clone(),
             command_timeout: plan.command_timeout,
             data_timeout: plan.data_timeout,
