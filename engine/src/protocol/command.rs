@@ -120,14 +120,15 @@ impl Command<'_> {
         }
     }
 
-    /// RFC 2920 §3.1, and RFC 3207 §4.2, RFC 4954 §4 for theirs: the client must wait for the reply before it sends
-    /// anything else. QUIT is one too, but nothing behind it is read.
-    pub fn is_last_in_group(&self) -> bool {
+    /// Whether the client must wait for the reply before it sends anything else. `pipelining`: it was told that it may
+    /// send groups of commands. RFC 2920 §3.1, and RFC 3207 §4.2, RFC 4954 §4 for theirs.
+    pub fn is_last_in_group(&self, pipelining: bool) -> bool {
         match self {
             Self::Ehlo(_) | Self::Helo(_) | Self::Data | Self::Vrfy | Self::Expn | Self::Noop => true,
             Self::StartTls | Self::Auth | Self::Xclient(_) => true,
-            // RFC 3030 §4.2: the octets of a chunk are sent right behind BDAT.
-            Self::Mail(_) | Self::Rcpt(_) | Self::Rset | Self::Bdat(_) | Self::Help | Self::Quit => false,
+            Self::Mail(_) | Self::Rcpt(_) | Self::Rset | Self::Help => !pipelining,
+            // RFC 3030 §4.2: the octets of a chunk are sent right behind BDAT. Behind QUIT nothing is read.
+            Self::Bdat(_) | Self::Quit => false,
         }
     }
 }

@@ -237,6 +237,7 @@ impl Session {
             self.client.set_port(port.known().unwrap_or(0));
         }
         self.helo.clear();
+        self.extended = false;
         // It waits for us by protocol: there is nothing to find out by a delay.
         self.arrive(cx, Some(front_end), Duration::ZERO, out)
     }

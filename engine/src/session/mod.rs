@@ -212,7 +212,8 @@ impl Session {
                 cx.pool.stats.commands.bump();
                 let next = match command::parse(line, cx.service.settings.extensions) {
                     Ok(command) => {
-                        let is_early = consumed < input.len() && command.is_last_in_group();
+                        let is_early =
+                            consumed < input.len() && command.is_last_in_group(self.may_pipeline(cx));
                         let early = if is_early { self.meet_early_talker(cx, out) } else { None };
                         early.unwrap_or_else(|| self.obey(cx, command, out))
                     }
@@ -226,6 +227,11 @@ impl Session {
                 Some(Progress { consumed, next })
             }
         }
+    }
+
+    /// RFC 2920 §3.1: once the reply to EHLO has said so. Whoever says HELO was not told.
+    fn may_pipeline(&self, cx: &Context<'_>) -> bool {
+        self.extended && cx.service.settings.extensions.has(Extension::Pipelining)
     }
 
     /// Throws an over-long line away up to its end, and answers it then, once.
