@@ -28,7 +28,7 @@ use ringmx_ring::BlockBuffer;
 use crate::matrix::{self, LINES, Model, State};
 use crate::oracle;
 use crate::pair::{Commits, Options, Pair, Stored};
-use crate::phases::{PHASES, Phase, WITHIN_CHUNKS};
+use crate::phases::{GUARDED, PHASES, Phase, WITHIN_CHUNKS};
 use crate::proxy::{self as slow_proxy, Read};
 use crate::random::Random;
 
@@ -282,7 +282,7 @@ pub fn fuzz_decoder(data: &[u8]) {
 /// Whatever comes in whatever pieces, replies and stored messages are the same, and at the end nothing is held.
 pub fn fuzz_session(data: &[u8]) {
     let [phase, journal, seed, input @ ..] = data else { return };
-    let phases = [PHASES, WITHIN_CHUNKS].concat();
+    let phases = [PHASES, WITHIN_CHUNKS, GUARDED].concat();
     let phase = phases[usize::from(*phase) % phases.len()];
     let whole = converse(phase, *journal, &[input]);
     let pieces = oracle::random_pieces(input, &mut Random::new(u64::from(*seed)));
