@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use ringmx::limits;
+use ringmx::policy::newline::BareNewline;
 use ringmx::protocol::proxy;
 use ringmx::session::Error;
 
@@ -102,6 +103,59 @@ fn converse(phase: Phase, journal: u8, pieces: &[&[u8]]) -> (Vec<u8>, Vec<Stored
     }
     assert!(pair.is_closed(), "time runs out in every phase");
     (pair.replies(), std::mem::take(&mut pair.stored))
+}
+
+/// Messages in chunks of BDAT: an octet for each chunk says how long it is and whether it is the last, and its octets
+/// follow. The first octet seeds the splits. Each chunk is answered, and what is stored is what the oracle makes of all
+/// chunks of a message, wherever they were cut.
+pub fn fuzz_bdat(data: &[u8]) {
+    let Some((&seed, mut rest)) = data.split_first() else { return };
+    let (mut input, mut codes, mut stored) = (b"EHLO client.example\r\n".to_vec(), vec![250], Vec::new());
+    let (mut content, mut is_open, mut refused_count) = (Vec::new(), false, 0);
+    while let [head, tail @ ..] = rest
+        // Within the session's budgets.
+        && refused_count < limits::FAULTS_COUNT_MAX - 1
+        && codes.len() < limits::COMMANDS_COUNT_MAX as usize - 10
+    {
+        let (chunk, behind) = tail.split_at(usize::from(head & 0x7f).min(tail.len()));
+        let is_last = head & 0x80 != 0;
+        rest = behind;
+        if !is_open {
+            input.extend_from_slice(b"MAIL FROM:<a@example.org>\r\nRCPT TO:<b@example.com>\r\n");
+            codes.extend([250, 250]);
+            content.clear();
+        }
+        is_open = !is_last;
+        let last = if is_last { " LAST" } else { "" };
+        input.extend_from_slice(format!("BDAT {}{last}\r\n", chunk.len()).as_bytes());
+        input.extend_from_slice(chunk);
+        content.extend_from_slice(chunk);
+        let decoding = oracle::decode_chunks(&content);
+        let is_taken = !is_last || BareNewline::Normalize.verdict(decoding.end).is_ok();
+        codes.push(if is_taken { 250 } else { 554 });
+        match (is_last, is_taken) {
+            (true, true) => {
+                stored.push(decoding.content);
+                refused_count = 0;
+            }
+            (true, false) => refused_count += 1,
+            (false, _) => {}
+        }
+    }
+    input.extend_from_slice(b"QUIT\r\n");
+    codes.push(221);
+    let converse = |pieces: &[&[u8]]| {
+        let mut pair = Pair::greeted(&Options::default());
+        pair.set_commits(Commits::Succeed);
+        pieces.iter().for_each(|piece| pair.send(piece));
+        assert!(pair.is_closed());
+        let contents: Vec<Vec<u8>> = pair.stored.iter().map(|message| message.content.clone()).collect();
+        (matrix::codes(&pair.replies()), contents)
+    };
+    let expected = (codes, stored);
+    assert_eq!(converse(&[&input]), expected, "{}", input.escape_ascii());
+    let pieces = oracle::random_pieces(&input, &mut Random::new(u64::from(seed)));
+    assert_eq!(converse(&pieces), expected, "in pieces: {}", input.escape_ascii());
 }
 
 /// Lines of the matrix, an octet for each, behind the phase and the seed of the splits: answered as the model says.

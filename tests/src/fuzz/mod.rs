@@ -8,7 +8,7 @@ mod dialogue;
 mod parsers;
 mod recovery;
 
-pub use dialogue::{fuzz_proxy, fuzz_session, fuzz_walk};
+pub use dialogue::{fuzz_bdat, fuzz_proxy, fuzz_session, fuzz_walk};
 pub use parsers::{fuzz_ack, fuzz_command, fuzz_config, fuzz_decoder, fuzz_envelope, fuzz_params, fuzz_path};
 pub use recovery::fuzz_recover;
 
@@ -154,6 +154,11 @@ pub const TARGETS: &[Target] = &[
         name: "decoder",
         run: fuzz_decoder,
         words: &["\r\n", "\r\n.", "\n", "\r", ".", "\0", "a", "text"],
+    },
+    Target {
+        name: "bdat",
+        run: fuzz_bdat,
+        words: &["\u{0}", "\u{3}", "\u{7f}", "\r\n", "\r\n.", "\n", "\r", ".", "\0.", "text"],
     },
     Target { name: "session", run: fuzz_session, words: COMMANDS },
     Target { name: "walk", run: fuzz_walk, words: &["\0", "\u{8}", "\u{20}", "\u{27}", "\u{37}", "\u{40}"] },
