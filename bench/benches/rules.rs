@@ -1,23 +1,26 @@
 //! Rules with long lists: the verdict over a client, and whether a mailbox is one of ours; hot, and cold, where every
-//! cache line has to come from memory.
+//! cache line has to come from memory. A published longest-prefix crate runs beside them.
 //!
-//! `RINGMX_BENCH_MAILBOXES=10000000` for ten million mailboxes, which take a while to build.
+//! `RINGMX_BENCH_MAILBOXES=10000000` for ten million mailboxes, which take a while to build. What is no time of a lookup
+//! is printed, a line of JSON each: `scripts/perf --only rules` reads it.
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
-use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, BenchmarkId, Criterion, SamplingMode, criterion_group, criterion_main};
 use prefix_trie::PrefixMap;
-use ringmx::policy::matcher::{NetworkMatcher, NetworkRules};
 use ringmx::policy::network::Network;
 use ringmx::policy::recipient::Recipients;
+use ringmx::policy::rules::{Action, Facts, RuleSet, RuleSpec, Stage};
 use ringmx::protocol::path::{ForwardPath, Mailbox};
 
 const NETWORKS_COUNTS: [usize; 3] = [10, 10_000, 1_000_000];
 const MAILBOXES_COUNT: usize = 1_000_000;
 /// More than the caches of the processors that this runs on.
 const EVICTION_LEN: usize = 256 << 20;
+const COLD_SAMPLES_COUNT: usize = 50;
 const CLIENTS_COUNT: usize = 1 << 16;
 
 /// Numbers that look drawn, the same at each run.
@@ -61,11 +64,37 @@ fn clients(networks: &[Network], is_ipv4: bool) -> Vec<IpAddr> {
     (0..CLIENTS_COUNT).map(&mut client).collect()
 }
 
-fn matcher(networks: &[Network]) -> NetworkMatcher {
-    // A list that accepts, one that rejects, and a rule for all others.
-    let networks = networks.iter().enumerate().map(|(at, network)| (*network, (at % 2) as u16)).collect();
-    let rules = NetworkRules { networks, everywhere: vec![2], is_final: vec![true; 3] };
-    NetworkMatcher::new(rules).expect("three classes")
+/// A list that is accepted, one that is dropped, and a rule for all others.
+fn rules(networks: &[Network]) -> RuleSet {
+    let of = |part: usize| networks.iter().skip(part).step_by(2).copied().collect();
+    let rule = |client: Option<Vec<Network>>, action: Action| RuleSpec {
+        stage: Stage::Connect,
+        client,
+        listeners: None,
+        helo: None,
+        from: None,
+        to: None,
+        size_over: None,
+        action,
+        place: "rules.rs".into(),
+    };
+    let specs =
+        [rule(Some(of(0)), Action::Accept), rule(Some(of(1)), Action::Drop), rule(None, Action::Accept)];
+    RuleSet::compile(&specs, Vec::new(), "localhost").expect("three classes").0
+}
+
+/// What the server does with a client that connects.
+fn verdict(rules: &RuleSet, client: IpAddr) -> Option<&Action> {
+    let facts = Facts { client, helo: b"", reverse_path: None, forward_path: None, size: None };
+    rules.matching(Stage::Connect, "mx", &facts).next().map(|rule| &rule.action)
+}
+
+/// A figure that is no time of a lookup.
+fn tell(name: &str, entries: usize, octets: usize, built: Duration) {
+    let (octets_each, built_ms) = (octets as f64 / entries as f64, built.as_secs_f64() * 1e3);
+    println!(
+        "{{\"name\": \"{name}\", \"entries\": {entries}, \"octets_each\": {octets_each:.1}, \"built_ms\": {built_ms:.0}}}"
+    );
 }
 
 /// The time of `look` with caches that hold nothing of what it reads.
@@ -85,6 +114,7 @@ fn cold(iterations: u64, clients: &[IpAddr], mut look: impl FnMut(IpAddr)) -> Du
 
 fn networks(c: &mut Criterion) {
     let mut group = c.benchmark_group("client");
+    let mut colds = Vec::new();
     for (family, make) in [
         ("IPv4", ipv4_networks as fn(usize) -> Vec<Network>),
         ("IPv6", ipv6_networks as fn(usize) -> Vec<Network>),
@@ -92,28 +122,38 @@ fn networks(c: &mut Criterion) {
         for count in NETWORKS_COUNTS {
             let networks = make(count);
             let clients = clients(&networks, family == "IPv4");
-            let matcher = matcher(&networks);
-            println!("client/{family}/{count}: {} octets a network", matcher.memory_len() / count);
+            let began_at = Instant::now();
+            let rules = rules(&networks);
+            tell(family, count, rules.memory_len(), began_at.elapsed());
             let mut at = 0;
             let mut next = || {
                 at = (at + 1) % CLIENTS_COUNT;
                 clients[at]
             };
             group.bench_function(BenchmarkId::new(format!("{family}, hot"), count), |b| {
-                b.iter(|| black_box(matcher.rules(black_box(clients[0]))));
+                b.iter(|| black_box(verdict(&rules, black_box(clients[0]))));
             });
             group.bench_function(BenchmarkId::new(format!("{family}, any client"), count), |b| {
-                b.iter(|| black_box(matcher.rules(black_box(next()))));
+                b.iter(|| black_box(verdict(&rules, black_box(next()))));
             });
-            group.bench_function(BenchmarkId::new(format!("{family}, cold"), count), |b| {
-                b.iter_custom(|iterations| {
-                    cold(iterations, &clients, |client| {
-                        black_box(matcher.rules(client));
-                    })
-                });
-            });
+            colds.push((family, count, clients, rules));
         }
     }
+    // Each look takes an eviction, so there are few of them.
+    group.sampling_mode(SamplingMode::Flat).sample_size(COLD_SAMPLES_COUNT);
+    for (family, count, clients, rules) in &colds {
+        group.bench_function(BenchmarkId::new(format!("{family}, cold"), count), |b| {
+            b.iter_custom(|iterations| {
+                cold(iterations, clients, |client| {
+                    black_box(verdict(rules, client));
+                })
+            });
+        });
+    }
+    // What the cold figures have too much: the clock's own time.
+    group.bench_function("clock, cold", |b| {
+        b.iter_custom(|iterations| cold(iterations, &colds[0].2, |client| _ = black_box(client)));
+    });
     group.finish();
 }
 
@@ -123,6 +163,7 @@ fn published(c: &mut Criterion) {
     for count in NETWORKS_COUNTS {
         let networks = ipv4_networks(count);
         let clients = clients(&networks, true);
+        let began_at = Instant::now();
         let mut map: PrefixMap<(u32, u8), u16> = PrefixMap::new();
         for network in &networks {
             let IpAddr::V4(first) = network.first() else { continue };
@@ -130,31 +171,52 @@ fn published(c: &mut Criterion) {
         }
         let key = |client: IpAddr| match client {
             IpAddr::V4(client) => (client.to_bits(), 32),
-            IpAddr::V6(_) => (0, 32),
+            IpAddr::V6(_) => unreachable!("IPv4 networks have IPv4 clients"),
         };
-        let mut at = 0;
-        group.bench_function(BenchmarkId::new("IPv4, hot", count), |b| {
-            b.iter(|| black_box(map.get_lpm(&black_box(key(clients[0])))));
+        compare(&mut group, "IPv4", count, began_at.elapsed(), &clients, |client| {
+            black_box(map.get_lpm(&key(client)));
         });
-        group.bench_function(BenchmarkId::new("IPv4, any client", count), |b| {
-            b.iter(|| {
-                at = (at + 1) % CLIENTS_COUNT;
-                black_box(map.get_lpm(&black_box(key(clients[at]))))
-            });
+    }
+    for count in NETWORKS_COUNTS {
+        let networks = ipv6_networks(count);
+        let clients = clients(&networks, false);
+        let began_at = Instant::now();
+        let mut map: PrefixMap<(u128, u8), u16> = PrefixMap::new();
+        for network in &networks {
+            let IpAddr::V6(first) = network.first() else { continue };
+            map.insert((first.to_bits(), network.prefix_len()), 0);
+        }
+        let key = |client: IpAddr| match client {
+            IpAddr::V6(client) => (client.to_bits(), 128),
+            IpAddr::V4(_) => unreachable!("IPv6 networks have IPv6 clients"),
+        };
+        compare(&mut group, "IPv6", count, began_at.elapsed(), &clients, |client| {
+            black_box(map.get_lpm(&key(client)));
         });
     }
     group.finish();
 }
 
-fn build(c: &mut Criterion) {
-    let mut group = c.benchmark_group("build");
-    group.sample_size(10);
-    for (family, networks) in [("IPv4", ipv4_networks(1_000_000)), ("IPv6", ipv6_networks(1_000_000))] {
-        group.bench_function(BenchmarkId::new(family, networks.len()), |b| {
-            b.iter(|| black_box(matcher(&networks)));
+/// The same clients as [`networks`] asks for.
+fn compare(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    family: &str,
+    count: usize,
+    built: Duration,
+    clients: &[IpAddr],
+    look: impl Fn(IpAddr),
+) {
+    tell(&format!("prefix-trie, {family}"), count, 0, built);
+    let mut at = 0;
+    group.bench_function(BenchmarkId::new(format!("{family}, hot"), count), |b| {
+        b.iter(|| look(black_box(clients[0])));
+    });
+    group.bench_function(BenchmarkId::new(format!("{family}, any client"), count), |b| {
+        b.iter(|| {
+            at = (at + 1) % CLIENTS_COUNT;
+            look(black_box(clients[at]));
         });
-    }
-    group.finish();
+    });
 }
 
 fn mailboxes(c: &mut Criterion) {
@@ -168,11 +230,7 @@ fn mailboxes(c: &mut Criterion) {
         assert!(recipients.add_mailbox(&Mailbox::parse(mailbox(at).as_bytes()).expect("a mailbox")));
     }
     recipients.shrink();
-    println!(
-        "mailbox/{count}: {} octets each, built in {:?}",
-        recipients.memory_len() / count,
-        began_at.elapsed()
-    );
+    tell("mailbox", count, recipients.memory_len(), began_at.elapsed());
     let mut draw = drawn();
     let mut any = || mailbox((draw() >> 20) as usize % (2 * count));
     let paths: Vec<String> = (0..CLIENTS_COUNT).map(|_| format!("<{}>", any())).collect();
@@ -192,5 +250,5 @@ fn mailboxes(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, networks, published, build, mailboxes);
+criterion_group!(benches, networks, published, mailboxes);
 criterion_main!(benches);

@@ -162,22 +162,19 @@ impl NetworkMatcher {
 }
 
 /// The first rule from `from` on that all ascending lists have.
-pub fn first_common<const N: usize>(lists: [&[RuleIndex]; N], from: RuleIndex) -> Option<RuleIndex> {
-    let mut rests = lists;
+pub fn first_common(lists: &[&[RuleIndex]], from: RuleIndex) -> Option<RuleIndex> {
     let mut wanted = from;
     loop {
         let before = wanted;
-        for rest in &mut rests {
-            let skipped = if rest.len() <= 8 {
-                rest.iter().take_while(|rule| **rule < wanted).count()
+        for list in lists {
+            wanted = if list.len() <= 8 {
+                *list.iter().find(|rule| **rule >= wanted)?
             } else {
-                rest.partition_point(|rule| *rule < wanted)
+                *list.get(list.partition_point(|rule| *rule < wanted))?
             };
-            *rest = &rest[skipped..];
-            wanted = *rest.first()?;
         }
-        // A whole round that raised nothing: all lists begin with it.
-        if wanted == before {
+        // One list is always right; of several, those of a whole round that raised nothing.
+        if lists.len() == 1 || wanted == before {
             return Some(wanted);
         }
     }

@@ -100,7 +100,9 @@ proptest! {
     ) {
         let vecs = lists.clone().map(|list| list.into_iter().collect::<Vec<_>>());
         let common = (from..45).find(|rule| lists.iter().all(|list| list.contains(rule)));
-        prop_assert_eq!(first_common([&vecs[0], &vecs[1], &vecs[2]], from), common);
+        prop_assert_eq!(first_common(&[&vecs[0], &vecs[1], &vecs[2]], from), common);
+        let alone = vecs[0].iter().copied().find(|rule| *rule >= from);
+        prop_assert_eq!(first_common(&[&vecs[0]], from), alone);
     }
 }
 

@@ -88,7 +88,9 @@ pub struct Matching<'a> {
     rules: &'a [Rule],
     listener: &'a str,
     size: Option<u64>,
+    /// Of the conditions that any rule has: those of one condition have the rules that do not ask for it too.
     lists: [&'a [RuleIndex]; 4],
+    lists_count: usize,
     from: RuleIndex,
 }
 
@@ -111,26 +113,32 @@ impl RuleSet {
     pub fn matching<'a>(&'a self, stage: Stage, listener: &'a str, facts: &Facts<'_>) -> Matching<'a> {
         let StageRules { rules, all, client, helo, reverse_path, forward_path } =
             &self.stages[stage as usize];
+        // Where no rule has a condition, all of them are the one list.
         let mut lists = [&all[..]; 4];
+        let mut count = 0;
+        let mut add = |list| {
+            lists[count] = list;
+            count += 1;
+        };
         // Most servers have no rule at most stages.
         if !rules.is_empty() {
             if let Some(matcher) = client {
-                lists[0] = matcher.rules(facts.client);
+                add(matcher.rules(facts.client));
             }
             if let Some(matcher) = helo {
-                lists[1] = matcher.rules(&helo_key(facts.helo));
+                add(matcher.rules(&helo_key(facts.helo)));
             }
             if let (Some(matcher), Some(path)) = (reverse_path, facts.reverse_path) {
-                lists[2] = match path {
+                add(match path {
                     ReversePath::Mailbox(mailbox) => matcher.rules(&Key::of_mailbox(&mailbox)),
                     ReversePath::Null => matcher.rules_of_null(),
-                };
+                });
             }
             if let (Some(matcher), Some(path)) = (forward_path, facts.forward_path) {
-                lists[3] = matcher.rules(&self.recipient_key(path));
+                add(matcher.rules(&self.recipient_key(path)));
             }
         }
-        Matching { rules, listener, size: facts.size, lists, from: 0 }
+        Matching { rules, listener, size: facts.size, lists, lists_count: count.max(1), from: 0 }
     }
 
     /// Whether a stage has any rule.
@@ -183,7 +191,7 @@ impl<'a> Iterator for Matching<'a> {
 
     fn next(&mut self) -> Option<&'a Rule> {
         loop {
-            let index = first_common(self.lists, self.from)?;
+            let index = first_common(&self.lists[..self.lists_count], self.from)?;
             let rule = &self.rules[usize::from(index)];
             self.from = index.checked_add(1)?;
             if rule.matches(self.listener, self.size) {
