@@ -160,6 +160,8 @@ pub enum State {
     /// Within a command line that is too long.
     Discarding,
     Closed,
+    /// The greeting was a refusal.
+    TurnedAway,
     /// No header of a proxy yet; as many empty lines have come, with which one may begin.
     Proxy(usize),
     /// No greeting yet; whether who does not wait for it is dismissed.
@@ -201,6 +203,7 @@ impl Model {
             Phase::Line => State::Line,
             Phase::Discarding => State::Discarding,
             Phase::Closed => State::Closed,
+            Phase::TurnedAway => State::TurnedAway,
             Phase::Tarpit => State::Idle,
             Phase::Proxy => State::Proxy(0),
             Phase::Greeting => State::Greeting { is_strict: true },
@@ -239,6 +242,8 @@ impl Model {
                 self.state = State::Start;
                 [vec![220], self.command(class)].concat()
             }
+            // RFC 5321 §3.1: 503 to each command until QUIT.
+            State::TurnedAway if !matches!(class, Class::Quit | Class::Unreadable) => self.refuse(503),
             State::Content if line == "." => self.accept(),
             State::Content | State::Line => {
                 self.state = State::Content;

@@ -50,6 +50,8 @@ pub enum Phase {
     Patient,
     /// More than half of the faults are used up, and the next command waits.
     Tarpit,
+    /// A rule has refused the client as it connected.
+    TurnedAway,
 }
 
 pub const PHASES: &[Phase] = &[
@@ -70,8 +72,9 @@ pub const PHASES: &[Phase] = &[
     Phase::Helo,
 ];
 
-/// Those in which a client is not heard yet, or made to wait.
-pub const GUARDED: &[Phase] = &[Phase::Proxy, Phase::Greeting, Phase::Patient, Phase::Tarpit];
+/// Those in which a client is not heard yet, made to wait, or not served.
+pub const GUARDED: &[Phase] =
+    &[Phase::Proxy, Phase::Greeting, Phase::Patient, Phase::Tarpit, Phase::TurnedAway];
 
 /// Those in which it is counted, not read, what the client sends.
 pub const WITHIN_CHUNKS: &[Phase] = &[Phase::Chunk, Phase::Skipping];
@@ -105,7 +108,7 @@ impl Phase {
             Self::Committing => [EHLO, MESSAGE].concat(),
             Self::Used => [EHLO, MESSAGE, MESSAGE, EHLO].concat(),
             Self::Closed => "QUIT\r\n".to_owned(),
-            Self::Proxy | Self::Greeting | Self::Patient => String::new(),
+            Self::Proxy | Self::Greeting | Self::Patient | Self::TurnedAway => String::new(),
             Self::Tarpit => [EHLO, &"XYZZY\r\n".repeat(TARPIT_FAULTS_COUNT)].concat(),
         };
         match self {
@@ -136,6 +139,7 @@ impl Phase {
                     if self == Self::Greeting { EarlyTalker::Reject } else { EarlyTalker::Note };
             }
             Self::Tarpit => guard.tarpit = Duration::from_secs(2),
+            Self::TurnedAway => options.rules = vec!["stage = \"connect\"; action = \"reject\"".to_owned()],
             _ => {}
         }
         options
