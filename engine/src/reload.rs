@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
+use ringmx_ring::{give_memory_back, give_way_to_all};
+
 use crate::config::{Config, ConfigError, check_file};
 use crate::policy::Policy;
 use crate::server::{Publisher, Stop};
@@ -47,7 +49,8 @@ pub struct Reloaded {
     pub needs_restart: Vec<&'static str>,
 }
 
-type Answer = Result<Reloaded, ReloadError>;
+/// Several may have waited for the same reload.
+type Answer = Result<Reloaded, Arc<ReloadError>>;
 
 /// Where a reload is asked for. Clones lead to the same place.
 #[derive(Clone, Debug)]
@@ -91,7 +94,7 @@ impl Requests {
     pub fn ask_and_wait(&self) -> Answer {
         let (answer, answers) = channel();
         drop(self.0.send(Some(answer)));
-        answers.recv().unwrap_or(Err(ReloadError::Stopping))
+        answers.recv().unwrap_or_else(|_| Err(Arc::new(ReloadError::Stopping)))
     }
 }
 
@@ -125,32 +128,36 @@ impl Reloader {
     }
 
     fn run(&mut self, asked: &Receiver<Option<Sender<Answer>>>) {
+        // A million networks take a good part of a second to build, and there may be no core but those of workers.
+        if let Err(error) = give_way_to_all() {
+            tracing::warn!(%error, "a reload may delay mail: its thread cannot be made to give way");
+        }
+        let mut kept_before = 0;
         loop {
             match asked.recv_timeout(FREE_INTERVAL) {
                 Ok(first) => {
                     // Those that came meanwhile want the same files read.
                     let waiting: Vec<_> = std::iter::once(first).chain(asked.try_iter()).flatten().collect();
-                    let answer = self.reload();
+                    let answer = self.reload().map_err(Arc::new);
                     tell(&answer);
-                    let mut answer = Some(answer);
+                    kept_before = self.publisher.free();
+                    give_memory_back();
                     for waits in waiting {
-                        drop(waits.send(answer.take().unwrap_or_else(|| self.again())));
+                        drop(waits.send(answer.clone()));
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    self.publisher.free();
+                    let kept = self.publisher.free();
+                    if kept < std::mem::replace(&mut kept_before, kept) {
+                        give_memory_back();
+                    }
                 }
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }
     }
 
-    /// What a second one who waited for the same reload is told.
-    fn again(&self) -> Answer {
-        Ok(Reloaded { generation: self.publisher.generation(), needs_restart: Vec::new() })
-    }
-
-    fn reload(&mut self) -> Answer {
+    fn reload(&mut self) -> Result<Reloaded, ReloadError> {
         let path = self.path.as_deref().ok_or(ReloadError::NoFile)?;
         let began_at = Instant::now();
         let config = check_file(path).into_result()?;
@@ -301,6 +308,24 @@ mod tests {
         let (requests, thread) = setup.reloader.start().unwrap();
         requests.ask();
         assert!(requests.ask_and_wait().unwrap().generation >= 2);
+        drop(requests);
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn all_who_wait_for_a_reload_that_fails_are_told() {
+        let setup = Setup::new();
+        setup.write("ringmx.toml", "x");
+        let (requests, thread) = setup.reloader.start().unwrap();
+        let asking: Vec<_> = (0..8)
+            .map(|_| {
+                let requests = requests.clone();
+                std::thread::spawn(move || requests.ask_and_wait())
+            })
+            .collect();
+        for asked in asking {
+            asked.join().unwrap().unwrap_err();
+        }
         drop(requests);
         thread.join().unwrap();
     }

@@ -4,18 +4,24 @@
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use tests::client::Client;
-use tests::engine::{Home, Options, Server};
+use tests::engine::{Home, Options, Server, binary, eventually, text};
 
 /// Of the server under test for one reload, on a machine that does much else.
 const RELOAD_TIME_MAX: Duration = Duration::from_secs(60);
 const CLIENTS_COUNT: usize = 6;
 const RELOADS_COUNT: u64 = 12;
 const NETWORKS_COUNT: u32 = 50_000;
+
+/// Of a list that takes long to build.
+const LONG_LIST_LEN: u32 = 200_000;
+/// What the process may have more after many reloads of it than after one: what two generations take.
+const MEMORY_KEPT_KIB_MAX: u64 = 40 << 10;
 
 /// A server whose configuration is written anew.
 struct Setup {
@@ -165,4 +171,90 @@ fn what_is_wrong_leaves_the_old_rules_and_says_where() {
     let log = setup.server.stop();
     let refused = log.iter().find(|line| line.contains("refused by a rule")).expect("it is told");
     assert!(refused.contains("ringmx.toml:") && refused.contains("\"rule\":1"), "{refused}");
+}
+
+fn resident_kib(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
+/// 41 octets a network in the server: a generation that stayed would be seen.
+#[test]
+fn memory_returns_when_long_lists_take_one_anothers_place() {
+    let setup = Setup::new("");
+    let address = setup.server.address;
+    let lists = [0, 1].map(|list| {
+        let path = setup.home.path().join(format!("networks-{list}"));
+        let networks =
+            (0..LONG_LIST_LEN).map(|at| format!("2{:03x}:{:x}:{list}::/48\n", at % 4096, at / 4096));
+        fs::write(&path, networks.collect::<String>()).expect("a file");
+        path
+    });
+    let rules = |number: u64| {
+        let list = lists[number as usize % 2].display();
+        format!(
+            "[[rule]]\nstage = \"connect\"\nclient_file = \"{list}\"\naction = \"drop\"\n{}",
+            refuses(&format!("x{number}@example.com"))
+        )
+    };
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..2).map(|_| scope.spawn(|| send_all_the_time(address, &stop))).collect();
+        for number in 0..2 {
+            setup.reload(&rules(number));
+        }
+        let before = resident_kib(setup.server.pid());
+        for number in 2..2 + RELOADS_COUNT {
+            setup.reload(&rules(number));
+            let mut client = begin(address).expect("a session");
+            client.say(&format!("RCPT TO:<x{number}@example.com>"), 550).expect("the new rule");
+            client.say(&format!("RCPT TO:<x{}@example.com>", number - 1), 250).expect("not the old one");
+            client.quit().expect("an end");
+        }
+        eventually("memory returns", || {
+            (resident_kib(setup.server.pid()) < before + MEMORY_KEPT_KIB_MAX).then_some(())
+        });
+        stop.store(true, Ordering::Relaxed);
+        for client in clients {
+            client.join().expect("no panic").expect("no refusal, no reset");
+        }
+    });
+    setup.server.stop();
+}
+
+#[test]
+fn the_command_waits_for_what_comes_of_it() {
+    let setup = Setup::new("");
+    let spool = setup.home.spool();
+    let ask = |args: &[&str]| {
+        let mut command = Command::new(binary("ringmx"));
+        let output = command.args(["reload", "--spool"]).arg(&spool).args(args).output().expect("it runs");
+        (output.status.code(), text(&output.stdout) + &text(&output.stderr))
+    };
+    let reload = |rules: &str, args: &[&str]| {
+        fs::write(setup.home.config(), format!("{}{rules}", setup.base)).expect("a file");
+        ask(args)
+    };
+    let in_force = || {
+        let mut client = begin(setup.server.address).expect("a session");
+        (0..4).find(|number| client.say(&format!("RCPT TO:<x{number}@example.com>"), 550).is_ok())
+    };
+    assert_eq!(reload(&refuses("x1@example.com"), &[]), (Some(0), "generation 2 is in force\n".to_owned()));
+    assert_eq!(in_force(), Some(1));
+    let (status, said) = reload(&format!("{}[[rule]]\nstage = 1\n", refuses("x2@example.com")), &[]);
+    assert_eq!(status, Some(1), "{said}");
+    assert!(
+        said.starts_with("the old configuration stays in force: ") && said.contains("ringmx.toml:"),
+        "{said}"
+    );
+    assert_eq!(in_force(), Some(1));
+    let (status, said) = reload(&refuses("x3@example.com"), &["--json"]);
+    assert_eq!(status, Some(0), "{said}");
+    let told: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+    assert_eq!((&told["generation"], &told["needs_restart"]), (&3.into(), &serde_json::json!([])));
+    assert_eq!(in_force(), Some(3));
+    setup.server.stop();
+    let (status, said) = ask(&[]);
+    assert!(status == Some(2) && said.contains("cannot be asked"), "{said}");
 }

@@ -1,5 +1,5 @@
-//! The admin HTTP: `/healthz`, `/readyz`, `/metrics`, `/listeners`, `/visitors`, and `/reload`, which changes what the
-//! configuration's files say and nothing else. Few connections, each of bounded life.
+//! The admin HTTP: `/healthz`, `/readyz`, `/metrics`, `/listeners`, `/visitors`. Few connections, each of bounded life.
+//! It knows nobody, so it changes nothing: what does is asked for at the control socket, which has an owner.
 
 use std::io;
 use std::net::SocketAddr;
@@ -59,7 +59,9 @@ pub(super) async fn serve_control(
         .route("/listeners/{name}/{address}", post(add_address))
         .route("/listeners/{name}", delete(remove_address))
         .with_state(commands);
-    axum::serve(tokio::net::UnixListener::from_std(listener)?, router(answers).merge(changes)).await
+    let reload = Router::new().route("/reload", post(reload)).with_state(Arc::clone(&answers));
+    let router = router(answers).merge(changes).merge(reload);
+    axum::serve(tokio::net::UnixListener::from_std(listener)?, router).await
 }
 
 async fn add_address(
@@ -110,9 +112,8 @@ fn router(answers: Arc<Answers>) -> Router {
         .route("/metrics", get(metrics_text))
         .route("/listeners", get(listeners))
         .route("/visitors/{name}", get(visitor).post(expect_visitor))
-        .route("/reload", post(reload))
         .fallback(|| async {
-            let text = "not found: try /healthz, /readyz, /metrics, /listeners, POST /reload\n";
+            let text = "not found: try /healthz, /readyz, /metrics, /listeners\n";
             (StatusCode::NOT_FOUND, text)
         })
         .with_state(answers)
@@ -136,16 +137,14 @@ async fn metrics_text(State(answers): State<Arc<Answers>>) -> Response {
 }
 
 /// Answers when the new configuration is in force, or why it is not.
-async fn reload(State(answers): State<Arc<Answers>>) -> (StatusCode, String) {
+async fn reload(State(answers): State<Arc<Answers>>) -> Response {
     let reloads = answers.reloads.clone();
-    match tokio::task::spawn_blocking(move || reloads.ask_and_wait()).await {
-        Ok(Ok(reloaded)) => {
-            let text = serde_json::to_string(&reloaded).unwrap_or_default();
-            (StatusCode::OK, text + "\n")
-        }
-        Ok(Err(error)) => (StatusCode::CONFLICT, format!("the old configuration stays in force: {error}\n")),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
-    }
+    let done = tokio::task::spawn_blocking(move || reloads.ask_and_wait()).await;
+    json(&match done {
+        Ok(Ok(reloaded)) => json!(reloaded),
+        Ok(Err(error)) => json!({ "error": error.to_string() }),
+        Err(error) => json!({ "error": error.to_string() }),
+    })
 }
 
 fn json(value: &Value) -> Response {

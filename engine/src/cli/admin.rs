@@ -15,6 +15,8 @@ use crate::config::Config;
 
 /// A change waits for the server to bind.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(30);
+/// A reload waits for long lists to be read, by a server that has better things to do.
+const RELOAD_TIME_MAX: Duration = Duration::from_secs(15 * 60);
 const ANSWER_LEN_MAX: u64 = 16 << 20;
 
 /// Which running server is asked by its admin HTTP, if any.
@@ -81,17 +83,26 @@ impl Client {
         Ok(self.ask("GET", &format!("/visitors/{ticket}"))?["seen"] == true)
     }
 
+    /// What came of a reload.
+    pub(super) fn reload(&self) -> Result<Value, String> {
+        self.ask_for(RELOAD_TIME_MAX, "POST", "/reload")
+    }
+
     /// The JSON that is answered.
     pub(super) fn ask(&self, method: &str, path: &str) -> Result<Value, String> {
+        self.ask_for(ANSWER_TIME_MAX, method, path)
+    }
+
+    fn ask_for(&self, time_max: Duration, method: &str, path: &str) -> Result<Value, String> {
         let name = self.name();
         let failed = |error: io::Error| format!("the server at {name} cannot be asked: {error}");
         let answer = match self {
-            Self::Admin(address) => TcpStream::connect_timeout(address, ANSWER_TIME_MAX).and_then(|stream| {
-                stream.set_read_timeout(Some(ANSWER_TIME_MAX))?;
+            Self::Admin(address) => TcpStream::connect_timeout(address, time_max).and_then(|stream| {
+                stream.set_read_timeout(Some(time_max))?;
                 exchange(stream, method, path)
             }),
             Self::Control(socket) => UnixStream::connect(socket).and_then(|stream| {
-                stream.set_read_timeout(Some(ANSWER_TIME_MAX))?;
+                stream.set_read_timeout(Some(time_max))?;
                 exchange(stream, method, path)
             }),
         };

@@ -5,6 +5,7 @@ mod check;
 mod explain;
 mod listener;
 mod probe;
+mod reload;
 mod serve;
 mod spool;
 
@@ -46,6 +47,7 @@ enum Command {
     Explain(explain::ExplainArgs),
     Probe(probe::ProbeArgs),
     Listener(listener::ListenerArgs),
+    Reload(reload::ReloadArgs),
     /// The process that keeps the right to bind; the server starts it
     #[command(hide = true)]
     BindHelper {
@@ -145,6 +147,7 @@ pub fn run() -> ExitCode {
         Command::Explain(args) => explain::run(&args, &mut BufWriter::new(io::stdout().lock())),
         Command::BindHelper { user, group } => return bind_helper(user, group),
         Command::Listener(args) => listener::run(&args, &mut io::stdout().lock()),
+        Command::Reload(args) => reload::run(&args, &mut io::stdout().lock()),
         Command::Probe(args) => probe::run(&args, &mut io::stdout().lock()),
         Command::Spool(args) => spool::run(&args, &mut BufWriter::new(io::stdout().lock())),
     };
@@ -193,6 +196,7 @@ mod tests {
             "ringmx listener ls --json --spool x",
             "ringmx listener add mx 127.0.0.1:smtp --config a.toml",
             "ringmx listener rm [::1]:25",
+            "ringmx reload --config a.toml --json",
             "ringmx spool ls",
             "ringmx spool cat 0CH1611EAG081-1 --spool x",
             "ringmx spool verify --config a.toml --json",
@@ -205,6 +209,7 @@ mod tests {
             "ringmx explain",
             "ringmx probe",
             "ringmx spool",
+            "ringmx reload --admin 127.0.0.1:8025",
             "ringmx spool ls --spool a --config b",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
