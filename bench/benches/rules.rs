@@ -1,8 +1,8 @@
 //! Rules with long lists: the verdict over a client, and whether a mailbox is one of ours; hot, and cold, where every
 //! cache line has to come from memory. A published longest-prefix crate runs beside them.
 //!
-//! `RINGMX_BENCH_MAILBOXES=10000000` for ten million mailboxes, which take a while to build. What is no time of a lookup
-//! is printed, a line of JSON each: `scripts/perf --only rules` reads it.
+//! `RINGMX_BENCH_MAILBOXES=10000000` for ten million mailboxes, which take a while to build. What is no time of a
+//! lookup is printed, a line of JSON each: `scripts/perf --only rules` reads it.
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
