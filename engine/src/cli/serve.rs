@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use super::{ServeArgs, check};
 use crate::admin::logging;
-use crate::config::{Config, Deliver, LogFormat, check_file, format_size};
+use crate::config::{Config, Deliver, Log, LogFormat, check_file, format_size};
 use crate::supervisor;
 
 /// Serves until a signal ends it; the exit status is 0, 1 or 2.
 pub(super) fn run(args: &ServeArgs) -> ExitCode {
-    let mut config = match &args.config {
+    let config = match &args.config {
         None => Config::quick_start(),
         Some(path) => {
             let checked = check_file(path);
@@ -24,11 +24,10 @@ pub(super) fn run(args: &ServeArgs) -> ExitCode {
             }
         }
     };
-    if let Some(format) = args.log_format {
-        config.log.format = format.into();
-    }
-    logging::install(config.log);
-    if args.config.is_none() && config.log.format == LogFormat::Human {
+    // Not put into the configuration: a reload compares what files say.
+    let log = Log { format: args.log_format.map_or(config.log.format, Into::into), ..config.log };
+    logging::install(log);
+    if args.config.is_none() && log.format == LogFormat::Human {
         eprintln!("{}", QuickStart(&config));
     } else {
         log_start(&config);
