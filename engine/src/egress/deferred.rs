@@ -40,7 +40,7 @@ pub(super) struct DeferredMail {
     lost: HashSet<Handle>,
     /// Bytes of all records that count.
     live_len: u64,
-    /// When to make the index anew, where some messages found no place in it.
+    /// When to make the index anew, where some messages found no place in it, or are to be looked at again.
     reload_at: Option<Instant>,
     /// Settled and moved records whose acknowledgement is not on the disk yet, with their epochs.
     unacknowledged: Vec<(u64, Settled)>,
@@ -135,6 +135,11 @@ impl DeferredMail {
     pub(super) fn wants_reload(&self) -> bool {
         let has_room = self.index.len() < INDEXED_COUNT_MAX / 2;
         self.reload_at.is_some_and(|reload_at| has_room || Instant::now() >= reload_at)
+    }
+
+    /// Held mail is to be looked at again as by a start: the routes have changed.
+    pub(super) fn read_again(&mut self) {
+        self.reload_at = Some(Instant::now());
     }
 
     /// Forgets everything and gives the segments to be read again. Nothing may be under way.

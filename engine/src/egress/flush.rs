@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use tokio::task::JoinSet;
@@ -14,7 +13,6 @@ use super::error::DeliveryError;
 use super::job::{Job, Verdict};
 use super::maildir::{new_directory, sync_directory};
 use super::moves::{self, Move, MoveKind, Moved, Sources, Target};
-use crate::config::Config;
 use crate::spool::ack::AckKind;
 use crate::store::{AckWriter, DeferError, DeferredLog};
 
@@ -31,7 +29,6 @@ pub(super) struct Flush {
     pub log: Option<DeferredLog>,
     /// By epoch: those of all records that this round may settle or move, and those with entries left.
     pub writers: Vec<(u64, AckWriter)>,
-    pub config: Arc<Config>,
 }
 
 #[derive(Debug)]
@@ -83,9 +80,9 @@ impl Flush {
         }
         let now_unix_us = unix_us();
         let mut jobs = Vec::with_capacity(self.jobs.len());
-        let Self { mut moves, mut log, mut writers, config, .. } = self;
+        let Self { mut moves, mut log, mut writers, .. } = self;
         for FlushJob { job, target, sources } in self.jobs {
-            let verdict = job.verdict(&config.routes, now_unix_us);
+            let verdict = job.verdict(now_unix_us);
             let (epoch, offset) = (sources.message.segment.epoch, sources.message.offset);
             match &verdict {
                 Verdict::Settled(kind) => {

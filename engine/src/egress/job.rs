@@ -10,7 +10,7 @@ use super::large::{LargeContent, PIECE_LEN};
 use super::maildir;
 use super::plan::{Kept, MaildirCopy, Plan};
 use super::waiting::retry_wait;
-use crate::config::{Config, Route};
+use crate::config::Config;
 use crate::protocol::deferral::Deferral;
 use crate::spool::ack::AckKind;
 use crate::spool::content_ref::ContentRef;
@@ -49,6 +49,8 @@ pub(super) struct Job {
     pub ticket: Ticket,
     pub copies: Vec<Attempt>,
     pub kept: Option<Kept>,
+    /// What it was planned by: the routes of `copies` are its.
+    pub config: Arc<Config>,
     kept_recipients: Vec<u16>,
     pub discards: bool,
     pub content: Content,
@@ -128,7 +130,7 @@ impl Job {
         ticket: Ticket,
         envelope: &[u8],
         record: &Record<'_>,
-        config: &Config,
+        config: &Arc<Config>,
         directory: &Arc<Path>,
     ) -> Self {
         let Plan { copies, kept, kept_recipients, discards } = Plan::new(envelope, config);
@@ -143,7 +145,7 @@ impl Job {
             }
         };
         let copies = copies.into_iter().map(|copy| Attempt { copy, octets: 0, outcome: Ok(()) }).collect();
-        Self { ticket, copies, kept, kept_recipients, discards, content }
+        Self { ticket, copies, kept, config: Arc::clone(config), kept_recipients, discards, content }
     }
 
     /// The number of the file that holds its content, if one does.
@@ -155,8 +157,8 @@ impl Job {
     }
 
     /// Writes each copy into its `new`, one after the other; a failure does not keep the others from being delivered.
-    pub(super) async fn deliver(mut self, hostname: &str) -> Self {
-        let name = maildir::file_name(&self.ticket.meta, hostname);
+    pub(super) async fn deliver(mut self) -> Self {
+        let name = maildir::file_name(&self.ticket.meta, &self.config.hostname);
         let mut bytes = match &mut self.content {
             Content::Inline(bytes) => std::mem::take(bytes),
             Content::File(content) => {
@@ -186,16 +188,16 @@ impl Job {
     }
 
     /// The wait before the next attempt; `None` where none is to follow.
-    pub(super) fn wait(&self, routes: &[Route]) -> Option<Duration> {
-        let failures_count = self.ticket.attempts() + 1;
+    pub(super) fn wait(&self) -> Option<Duration> {
+        let (routes, failures_count) = (&self.config.routes, self.ticket.attempts() + 1);
         let wait_of = |route_index: usize| {
             retry_wait(routes.get(route_index).map_or(&[], |route| &route.retry), failures_count)
         };
         self.failures().map(|(copy, _)| wait_of(copy.route_index)).min()
     }
 
-    pub(super) fn verdict(&self, routes: &[Route], now_unix_us: u64) -> Verdict {
-        let wait = self.wait(routes);
+    pub(super) fn verdict(&self, now_unix_us: u64) -> Verdict {
+        let wait = self.wait();
         if wait.is_none() && self.kept.is_none() {
             // Copies of an earlier attempt were delivered, or failed: what is tried again is not discarded.
             let delivers = !self.copies.is_empty() || self.ticket.is_retry();

@@ -10,7 +10,7 @@
 //! repeats the delivery. A repeat replaces its file as long as that is still in `new`; where a reader has moved it to
 //! `cur`, a second one comes. What is deferred keeps the recipients that are left and the state of its attempts: a
 //! restart goes on where it was. Mail that is held, because its route holds it or none takes it, is looked at again
-//! by the next start.
+//! by the next start, and when the routes change.
 
 mod deferred;
 mod error;
@@ -37,6 +37,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use ringmx_ring::Doorbell;
 
 pub use error::EgressError;
@@ -51,13 +52,23 @@ const RING_ENTRIES: u32 = 512;
 /// How much longer than [`STOP_WAIT`] a thread may take: it may hang in the kernel, at a dead disk.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
+/// Where the threads find the newest configuration.
+type Routing = ArcSwap<Config>;
+
 /// The running deliveries. Stops when dropped.
 #[derive(Debug)]
 pub struct Egress {
-    bells: Vec<(u16, Arc<Doorbell>)>,
+    router: Router,
     stats: Vec<Arc<EgressStats>>,
     stopping: Arc<AtomicBool>,
     threads: Vec<EgressThread>,
+}
+
+/// Changes where mail goes. Clones change the same.
+#[derive(Clone, Debug)]
+pub struct Router {
+    routing: Arc<Routing>,
+    bells: Vec<(u16, Arc<Doorbell>)>,
 }
 
 #[derive(Debug)]
@@ -74,6 +85,7 @@ struct EgressThread {
 pub fn start(feeds: Vec<ShardFeed>, config: Arc<Config>, threads: usize) -> Result<Egress, EgressError> {
     let threads_count = threads.clamp(1, feeds.len().max(1));
     let stopping = Arc::new(AtomicBool::new(false));
+    let routing = Arc::new(Routing::new(config));
     let (mut bells, mut stats) = (Vec::new(), Vec::new());
     let mut parts: Vec<Vec<TailParts>> = std::iter::repeat_with(Vec::new).take(threads_count).collect();
     for (index, feed) in feeds.into_iter().enumerate() {
@@ -81,11 +93,12 @@ pub fn start(feeds: Vec<ShardFeed>, config: Arc<Config>, threads: usize) -> Resu
         let shard_stats = Arc::new(EgressStats::new(feed.shard));
         bells.push((feed.shard, Arc::clone(&bell)));
         stats.push(Arc::clone(&shard_stats));
-        let (config, stopping) = (Arc::clone(&config), Arc::clone(&stopping));
-        parts[index % threads_count].push(TailParts { feed, config, bell, stats: shard_stats, stopping });
+        let (routing, stopping) = (Arc::clone(&routing), Arc::clone(&stopping));
+        parts[index % threads_count].push(TailParts { feed, routing, bell, stats: shard_stats, stopping });
     }
     // Dropped by an error below, it stops the threads that run already.
-    let mut egress = Egress { bells, stats, stopping, threads: Vec::new() };
+    let router = Router { routing, bells };
+    let mut egress = Egress { router, stats, stopping, threads: Vec::new() };
     let (ready_sender, ready) = channel();
     for (index, parts) in parts.into_iter().enumerate() {
         let (alive_sender, alive) = channel();
@@ -130,11 +143,35 @@ fn runtime() -> io::Result<tokio_uring::Runtime> {
     tokio_uring::Runtime::new(tokio_uring::builder().entries(RING_ENTRIES).uring_builder(&ring))
 }
 
+impl Router {
+    /// Leads nowhere: for tests.
+    #[cfg(test)]
+    pub(crate) fn to_nobody() -> Self {
+        Self { routing: Arc::new(Routing::from_pointee(Config::quick_start())), bells: Vec::new() }
+    }
+
+    /// Attempts that begin from now on go by the routes of this configuration, those of queued mail too. Held mail is
+    /// looked at again at once, other mail when its next attempt is due.
+    pub fn route_by(&self, config: Arc<Config>) {
+        self.routing.store(config);
+        self.ring();
+    }
+
+    fn ring(&self) {
+        self.bells.iter().for_each(|(_, bell)| bell.ring());
+    }
+}
+
 impl Egress {
+    /// What changes the routes.
+    pub fn router(&self) -> Router {
+        self.router.clone()
+    }
+
     /// What the shard's worker rings after it has published a commit or sealed a segment; `None` for a shard without a
     /// feed.
     pub fn doorbell(&self, shard: u16) -> Option<Arc<Doorbell>> {
-        self.bells.iter().find(|(of, _)| *of == shard).map(|(_, bell)| Arc::clone(bell))
+        self.router.bells.iter().find(|(of, _)| *of == shard).map(|(_, bell)| Arc::clone(bell))
     }
 
     /// One for each shard.
@@ -151,7 +188,7 @@ impl Egress {
 impl Drop for Egress {
     fn drop(&mut self) {
         self.stopping.store(true, Ordering::Release);
-        self.bells.iter().for_each(|(_, bell)| bell.ring());
+        self.router.ring();
         let give_up_at = Instant::now() + STOP_WAIT + STOP_GRACE;
         for EgressThread { handle, alive } in self.threads.drain(..) {
             let name = handle.thread().name().unwrap_or_default().to_owned();

@@ -1,5 +1,7 @@
 //! What an attempt at a message has come to: counted and logged.
 
+use std::sync::Arc;
+
 use super::flush::unix_us;
 use super::job::{Attempt, Job, Verdict};
 use super::plan::Kept;
@@ -35,7 +37,7 @@ impl Tail {
 
     fn note_failures(&mut self, job: &Job) {
         self.stats.failed_attempts.bump();
-        let retry_in_secs = job.wait(&self.config.routes).unwrap_or_default().as_secs();
+        let retry_in_secs = job.wait().unwrap_or_default().as_secs();
         for (copy, error) in job.failures() {
             self.report.problem(Topic::Route(copy.route_index), |suppressed_count| {
                 tracing::warn!(
@@ -49,6 +51,10 @@ impl Tail {
     fn note_kept(&mut self, job: &Job, kept: &Kept) {
         let id = job.ticket.meta.id;
         self.stats.kept.bump();
+        if !Arc::ptr_eq(&job.config, &self.config) {
+            // It was planned before the routes changed, and comes too late to be looked at again with the others.
+            self.deferred.read_again();
+        }
         match kept {
             Kept::ByRoute(route) => {
                 tracing::info!(%id, route, "kept in the spool: the route holds its mail")
@@ -56,7 +62,7 @@ impl Tail {
             Kept::NoRoute(domain) => self.report.problem(Topic::NoRoute, |suppressed_count| {
                 tracing::warn!(
                     %id, domain, suppressed_count,
-                    "kept in the spool: no route takes this domain any more. Add one and start again"
+                    "kept in the spool: no route takes this domain any more. Add one and reload"
                 );
             }),
             Kept::Unreadable(error) => self.report.problem(Topic::Envelope, |suppressed_count| {

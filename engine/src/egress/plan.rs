@@ -32,7 +32,7 @@ pub(super) struct MaildirCopy {
     pub head: Vec<u8>,
 }
 
-/// Why a message is held without another attempt. The next start looks at it again.
+/// Why a message is held without another attempt. The next start looks at it again, and a change of the routes.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Kept {
     /// The route at this position holds its mail.

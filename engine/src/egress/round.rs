@@ -58,7 +58,7 @@ impl Tail {
         self.flushed_at = Some(now);
         self.stats.flushes.bump();
         let log = if log_rests { None } else { self.deferred.log.take() };
-        let flush = Flush { jobs, moves, log, writers, config: self.config.clone() };
+        let flush = Flush { jobs, moves, log, writers };
         self.tasks.spawn_local(async { Event::Flushed(flush.run().await) });
     }
 

@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_uring::fs::File;
 
+use super::Routing;
 use super::deferred::DeferredMail;
 use super::flush::{Flushed, unix_us};
 use super::job::{Job, Origin, Ticket};
@@ -50,13 +51,16 @@ pub(super) const STOP_WAIT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct TailParts {
     pub feed: ShardFeed,
-    pub config: Arc<Config>,
+    pub routing: Arc<Routing>,
     pub bell: Arc<Doorbell>,
     pub stats: Arc<EgressStats>,
     pub stopping: Arc<AtomicBool>,
 }
 
 pub(super) struct Tail {
+    /// Where the newest configuration is found.
+    routing: Arc<Routing>,
+    /// What new attempts go by.
     pub(super) config: Arc<Config>,
     bell: Arc<Doorbell>,
     /// Told by [`listen`] when the bell has rung.
@@ -107,14 +111,15 @@ pub(super) enum Event {
 impl Tail {
     /// Within the runtime of its thread.
     pub(super) fn new(parts: TailParts) -> io::Result<Self> {
-        let TailParts { feed, config, bell, stats, stopping } = parts;
+        let TailParts { feed, routing, bell, stats, stopping } = parts;
         let rung = Rc::new(Notify::new());
         let eventfd = StdFile::from(bell.as_fd().try_clone_to_owned()?);
         tokio_uring::spawn(listen(File::from_std(eventfd), Rc::clone(&rung)));
         let ShardFeed { directory, recovered, deferred: unread, former_content, log, incoming, done, .. } =
             feed;
         Ok(Self {
-            config,
+            config: routing.load_full(),
+            routing,
             bell,
             rung,
             stats,
@@ -180,6 +185,7 @@ impl Tail {
 
     /// Starts what can be started.
     fn turn(&mut self) {
+        self.reconfigure();
         self.unload_deferred();
         self.start_reading_backlog();
         self.segments.admit(&mut self.report);
@@ -197,6 +203,15 @@ impl Tail {
         stats.deferred_octets_now.set(live_len);
         stats.deferred_segments_now.set(deferred_segments_count as u64);
         stats.segments_now.set(self.segments.count() as u64);
+    }
+
+    /// What is under way goes on as it was planned. Held mail is looked at again.
+    fn reconfigure(&mut self) {
+        let newest = self.routing.load();
+        if !Arc::ptr_eq(&newest, &self.config) {
+            self.config = Arc::clone(&newest);
+            self.deferred.read_again();
+        }
     }
 
     fn in_flight_count(&self) -> usize {
@@ -364,9 +379,8 @@ impl Tail {
         self.retries_count += usize::from(job.ticket.is_retry());
         let content_len = job.content.len();
         self.content_len += content_len;
-        let config = Arc::clone(&self.config);
         self.tasks.spawn_local(async move {
-            let job = Box::new(job.deliver(&config.hostname).await);
+            let job = Box::new(job.deliver().await);
             Event::Delivered { job, content_len }
         });
     }
