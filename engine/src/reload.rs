@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use ringmx_ring::{give_memory_back, give_way_to_all};
 
 use crate::config::{Config, ConfigError, check_file};
+use crate::egress::Router;
 use crate::policy::Policy;
 use crate::server::{Publisher, Stop};
 use crate::stats::WorkerStats;
@@ -30,11 +31,9 @@ pub enum ReloadError {
     NoFile,
     #[error(transparent)]
     Config(#[from] ConfigError),
-    #[error(
-        "no [[route]] that is in force takes the mail of {0}, and routes change with a restart only; restart to add \
-         the domain"
-    )]
-    NoRoute(String),
+    /// An address cannot be bound, or the spool was not made for it.
+    #[error("{0}")]
+    Listeners(String),
     #[error("worker {0} has not taken the new rules over; it may still use the old ones")]
     Stuck(usize),
     #[error("the server is stopping")]
@@ -60,13 +59,41 @@ pub struct Requests(Sender<Option<Sender<Answer>>>);
 #[derive(Debug, Default)]
 pub struct RulePlaces(Mutex<BTreeMap<u32, Vec<Box<str>>>>);
 
+/// A configuration on its way to whoever owns the listeners, who binds what is new in it, tells, waits until the rules
+/// are in force everywhere, and offers it.
+#[derive(Debug)]
+pub struct Takeover {
+    pub config: Arc<Config>,
+    /// Told whether everything is bound, or why not.
+    pub prepared: Sender<Result<(), String>>,
+    /// Ends when the rules are in force.
+    pub published: Receiver<()>,
+    /// Dropped when the listeners are as it says.
+    pub applied: Sender<()>,
+}
+
+/// Leads to the owner of the listeners. What it does not want it drops.
+pub struct Owner(pub Box<dyn Fn(Takeover) + Send>);
+
+impl std::fmt::Debug for Owner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Owner")
+    }
+}
+
 /// What a reload works on.
 #[derive(Debug)]
 pub struct Reloader {
     /// `None` where the configuration came from no file.
     pub path: Option<PathBuf>,
+    /// What the server started with, without its lists.
+    pub started: Arc<Config>,
+    /// What is in force, without its lists.
     pub running: Arc<Config>,
+    pub owner: Owner,
+    pub router: Router,
     pub publisher: Publisher,
+    /// With those of what is in force.
     pub places: Arc<RulePlaces>,
     /// By worker.
     pub stats: Vec<Arc<WorkerStats>>,
@@ -122,7 +149,6 @@ impl Reloader {
     /// Of the system.
     pub fn start(mut self) -> io::Result<(Requests, JoinHandle<()>)> {
         let (requests, asked) = channel();
-        self.places.add(self.publisher.generation(), self.running.rules.places());
         let thread = Builder::new().name("reload".to_owned()).spawn(move || self.run(&asked))?;
         Ok((Requests(requests), thread))
     }
@@ -161,12 +187,14 @@ impl Reloader {
         let path = self.path.as_deref().ok_or(ReloadError::NoFile)?;
         let began_at = Instant::now();
         let config = check_file(path).into_result()?;
-        if let Some(lost) =
-            config.recipients.domains.iter().find(|domain| self.running.route_for(domain).is_none())
-        {
-            return Err(ReloadError::NoRoute(lost.clone()));
-        }
-        let needs_restart = self.running.changes_that_need_a_restart(&config);
+        let needs_restart = self.started.changes_that_need_a_restart(&config);
+        // What needs a restart stays as it was, for the listeners that go by it too.
+        let kept = Arc::new(Config {
+            workers: self.started.workers,
+            spool: self.started.spool.clone(),
+            timeouts: self.started.timeouts,
+            ..config.without_lists()
+        });
         let policy = Policy {
             generation: 0,
             recipients: Arc::clone(&config.recipients.table),
@@ -175,12 +203,33 @@ impl Reloader {
         // Before the first event that names one of them.
         self.places.add(self.publisher.generation() + 1, config.rules.places());
         let built = began_at.elapsed();
+        let (publish, published) = channel();
+        let applied = self.bind(&kept, published)?;
         let generation = self.publisher.publish(policy);
-        self.wait_for_workers(generation)?;
+        let taken_over = self.wait_for_workers(generation);
+        if !kept.routes_like(&self.running) {
+            self.router.route_by(Arc::clone(&kept));
+        }
+        self.running = kept;
+        drop(publish);
+        // Its end is the news.
+        let _ = applied.recv();
+        taken_over?;
         self.publisher.free();
         let octets = config.rules.memory_len() + config.recipients.table.memory_len();
         tracing::info!(generation, built_ms = built.as_millis() as u64, octets, "reloaded");
         Ok(Reloaded { generation, needs_restart })
+    }
+
+    /// Until all of its addresses are bound. What is returned ends when it is offered there.
+    fn bind(&self, config: &Arc<Config>, published: Receiver<()>) -> Result<Receiver<()>, ReloadError> {
+        let ((prepared, is_prepared), (applied, is_applied)) = (channel(), channel());
+        (self.owner.0)(Takeover { config: Arc::clone(config), prepared, published, applied });
+        match is_prepared.recv() {
+            Ok(Ok(())) => Ok(is_applied),
+            Ok(Err(why)) => Err(ReloadError::Listeners(why)),
+            Err(_) => Err(ReloadError::Stopping),
+        }
     }
 
     /// Until no worker lets a transaction begin under an older generation.
@@ -239,7 +288,10 @@ mod tests {
             let stop = Stop { requested: AtomicBool::new(false), bell: Doorbell::new().unwrap() };
             let reloader = Reloader {
                 path: Some(path),
+                started: Arc::clone(&running),
                 running,
+                owner: Owner(Box::new(|takeover| drop(takeover.prepared.send(Ok(()))))),
+                router: Router::to_nobody(),
                 publisher: Publisher::new(Policy { generation: 1, ..Policy::default() }),
                 places: Arc::default(),
                 stats: vec![stats],
@@ -289,17 +341,24 @@ mod tests {
             assert!(error.contains(expected), "{error}");
             assert_eq!(setup.reloader.publisher.generation(), 1);
         }
-        setup.write("ringmx.toml", &TEXT.replace("[\"example.com\"]", "[\"example.com\", \"new.example\"]"));
+        setup.reloader.owner =
+            Owner(Box::new(|takeover| drop(takeover.prepared.send(Err("taken by x".to_owned())))));
+        setup.write("ringmx.toml", TEXT);
         let error = setup.reloader.reload().unwrap_err();
-        assert!(matches!(error, ReloadError::NoRoute(domain) if domain == "new.example"));
+        assert!(matches!(error, ReloadError::Listeners(why) if why == "taken by x"));
+        setup.reloader.owner = Owner(Box::new(drop));
+        assert!(matches!(setup.reloader.reload().unwrap_err(), ReloadError::Stopping));
+        assert_eq!(setup.reloader.publisher.generation(), 1);
     }
 
     #[test]
     fn what_takes_a_restart_is_told() {
         let mut setup = Setup::new();
         let text = TEXT.replace("127.0.0.1:0", "127.0.0.1:2525").replace("\"hold\"", "\"discard\"");
-        setup.write("ringmx.toml", &format!("workers = 3\n{text}"));
-        assert_eq!(setup.reloader.reload().unwrap().needs_restart, ["workers", "listener", "route"]);
+        setup.write("ringmx.toml", &format!("workers = 3\n{text}[spool]\ndurability = \"none\"\n"));
+        for _ in 0..2 {
+            assert_eq!(setup.reloader.reload().unwrap().needs_restart, ["workers", "spool"]);
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{Builder, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ringmx_ring::{BindError, Listening, available_cores};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -16,12 +16,12 @@ use signal_hook::iterator::Signals;
 
 use crate::admin::control::{self, Command, ControlHandles, SpoolMode, Verb};
 use crate::config::Config;
-use crate::egress::{self, EgressError};
+use crate::egress::{self, EgressError, Router};
 use crate::limits::PORTS_COUNT_MAX;
 use crate::policy::Policy;
 use crate::privileges::{Identity, PrivilegeError, become_for_good, to_become};
 use crate::readiness::{Obstacle, Readiness};
-use crate::reload::{Reloader, Requests, RulePlaces};
+use crate::reload::{Owner, Reloader, Requests, RulePlaces, Takeover};
 use crate::server::{
     ChangeSender, Helper, Listeners, Publisher, Unproven, Visitors, Watch as PortWatch, WatchOptions,
     Workers, WorkersError, WorkersOptions, who_listens,
@@ -38,6 +38,8 @@ const EVENTS_COUNT_MAX: usize = 32 * 1024;
 const OTHER_DESCRIPTORS_COUNT: u64 = 1024;
 /// How often readiness is judged anew.
 const WATCH_INTERVAL: Duration = Duration::from_millis(250);
+/// How long workers may take to let go of ports: a turn.
+const TURN_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// Why the server did not start, or ended before it was told to.
 #[derive(Debug, thiserror::Error)]
@@ -83,41 +85,40 @@ impl From<BindError> for ServeError {
 enum Notice {
     Signal(i32),
     WorkerEnded(io::Result<()>),
+    /// Another configuration wants to be in force.
+    Takeover(Box<Takeover>),
 }
 
 /// Serves until SIGTERM or SIGINT, then drains. `path`: the file that `config` came from, which a reload reads again.
 ///
 /// # Errors
 /// Whatever keeps it from serving; then nothing is left running.
-pub fn run(config: &Arc<Config>, path: Option<&Path>) -> Result<(), ServeError> {
+pub fn run(config: Config, path: Option<&Path>) -> Result<(), ServeError> {
     let cores = cores_for(config.workers)?;
-    raise_descriptor_limit(config);
+    raise_descriptor_limit(&config);
     // Everything that can be taken by somebody else comes first.
-    let (listeners, admin) = take_addresses(config)?;
-    let (writes, keeper, shards, feeds) = open_spool(config)?;
-    let egress = egress::start(feeds, Arc::clone(config), config.workers.div_ceil(2))?;
+    let (listeners, admin) = take_addresses(&config)?;
+    let (writes, keeper, shards, feeds) = open_spool(&config)?;
+    let kept = Arc::new(config.without_lists());
+    let egress = egress::start(feeds, Arc::clone(&kept), config.workers.div_ceil(2))?;
+    let router = egress.router();
 
     let (notify, notices) = watch_signals()?;
-    let publisher = Publisher::new(policy_of(config));
+    let owner = owner(notify.clone());
+    let publisher = Publisher::new(policy_of(&config));
+    let places = Arc::<RulePlaces>::default();
+    places.add(publisher.generation(), config.rules.places());
+    // The first lists live as long as their policy.
+    drop(config);
     let visitors = Arc::new(Visitors::default());
-    let options = WorkersOptions {
-        listeners: &listeners,
-        visitors: &visitors,
-        policy: publisher.published(),
-        cores: &cores,
-        memory_len_max: usize::try_from(config.spool.memory).unwrap_or(usize::MAX),
-        inline_len_max: usize::try_from(config.spool.inline_size).unwrap_or(usize::MAX),
-        events_count_max: EVENTS_COUNT_MAX,
-        async_interval: config.spool.async_interval,
-        drain_time: config.timeouts.drain,
-    };
+    let options = workers_options(&kept, &listeners, &visitors, &publisher, &cores);
     let ended = move |result| drop(notify.send(Notice::WorkerEnded(result)));
     let reader = |shard| egress.doorbell(shard).expect("the spool gives a feed for each shard with handles");
     let mut workers = Workers::start(shards, reader, &options, ended)?;
 
     let (commands, commanded) = channel();
-    let (readiness, places) = (Arc::new(Readiness::new()), Arc::default());
-    let (reloads, reloading) = start_reloads(config, path, publisher, &places, &workers)?;
+    let readiness = Arc::new(Readiness::new());
+    let (reloads, reloading) = start_reloads(&kept, path, publisher, &places, &workers, (owner, router))?;
     let stop_control = control::Stop::default();
     let control = control::spawn(ControlHandles {
         worker_stats: workers.stats.clone(),
@@ -125,10 +126,10 @@ pub fn run(config: &Arc<Config>, path: Option<&Path>) -> Result<(), ServeError> 
         places,
         reloads: reloads.clone(),
         admin,
-        control: bind_control(config),
+        control: bind_control(&kept),
         commands,
         readiness: Arc::clone(&readiness),
-        spool: SpoolMode::new(config, writes),
+        spool: SpoolMode::new(&kept, writes),
         board: Arc::clone(listeners.board()),
         visitors: Arc::clone(&visitors),
         delivery_stats: egress.stats().to_vec(),
@@ -136,18 +137,21 @@ pub fn run(config: &Arc<Config>, path: Option<&Path>) -> Result<(), ServeError> 
         stop: stop_control.clone(),
     })
     .map_err(system("cannot start the control thread"))?;
-    let proof = proof(config, &listeners, visitors, &readiness);
+    let proof = proof(&kept, &listeners, visitors, &readiness);
     let mut watch = Watch {
         readiness: &readiness,
         keeper: &keeper,
         stats: &workers.stats,
-        config: Config::clone(config),
+        spool_content_max: content_max(&kept, &kept),
+        config: Config::clone(&kept),
         reloads: &reloads,
         listeners,
         changes: workers.change_senders(),
         commanded,
     };
     let ended = watch.prove(proof).and_then(|looking| watch.until_end(&notices, &looking));
+    // A reload that waits for its takeover ends here.
+    drop(notices);
     systemd::notify("STOPPING=1");
     readiness.set(Obstacle::Draining);
     workers.stop();
@@ -158,6 +162,31 @@ pub fn run(config: &Arc<Config>, path: Option<&Path>) -> Result<(), ServeError> 
     drop(reloads);
     check_end("reload", reloading.join().is_ok());
     ended
+}
+
+fn workers_options<'a>(
+    config: &Config,
+    listeners: &'a Listeners,
+    visitors: &'a Arc<Visitors>,
+    publisher: &'a Publisher,
+    cores: &'a [usize],
+) -> WorkersOptions<'a> {
+    WorkersOptions {
+        listeners,
+        visitors,
+        policy: publisher.published(),
+        cores,
+        memory_len_max: usize::try_from(config.spool.memory).unwrap_or(usize::MAX),
+        inline_len_max: usize::try_from(config.spool.inline_size).unwrap_or(usize::MAX),
+        events_count_max: EVENTS_COUNT_MAX,
+        async_interval: config.spool.async_interval,
+        drain_time: config.timeouts.drain,
+    }
+}
+
+/// Leads here: the main thread owns the listeners.
+fn owner(notify: Sender<Notice>) -> Owner {
+    Owner(Box::new(move |takeover| drop(notify.send(Notice::Takeover(Box::new(takeover))))))
 }
 
 fn check_end(thread: &str, is_well: bool) {
@@ -183,10 +212,14 @@ fn start_reloads(
     publisher: Publisher,
     places: &Arc<RulePlaces>,
     workers: &Workers,
+    (owner, router): (Owner, Router),
 ) -> Result<(Requests, JoinHandle<()>), ServeError> {
     let reloader = Reloader {
         path: path.map(Path::to_owned),
+        started: Arc::clone(config),
         running: Arc::clone(config),
+        owner,
+        router,
         publisher,
         places: Arc::clone(places),
         stats: workers.stats.clone(),
@@ -235,6 +268,8 @@ struct Watch<'a> {
     stats: &'a [Arc<WorkerStats>],
     /// As it is now.
     config: Config,
+    /// Octets of content that a segment of the spool has room for.
+    spool_content_max: u64,
     reloads: &'a Requests,
     listeners: Listeners,
     changes: Vec<ChangeSender>,
@@ -260,6 +295,10 @@ impl Watch<'_> {
             }
             match notices.recv_timeout(WATCH_INTERVAL) {
                 Ok(Notice::Signal(SIGHUP)) => self.reloads.ask(),
+                Ok(Notice::Takeover(takeover)) => {
+                    self.take_over(*takeover);
+                    looking.poke();
+                }
                 Ok(Notice::Signal(signal)) => {
                     tracing::info!(signal, "stopping: no new mail; sessions may finish theirs");
                     return Ok(());
@@ -280,11 +319,44 @@ impl Watch<'_> {
     fn change(&mut self, verb: &Verb) -> Result<String, String> {
         let mut config = self.config.clone();
         let done = change_config(&mut config, verb)?;
-        let changed = self.listeners.apply(&config, &self.changes);
-        changed.map_err(|error| ServeError::from(error).to_string())?;
-        self.config = config;
+        self.apply(config, || ())?;
         tracing::info!(done, "changed by `ringmx listener`");
         Ok(done)
+    }
+
+    /// Makes the listeners what another configuration says, once its rules are in force.
+    fn take_over(&mut self, takeover: Takeover) {
+        let Takeover { config, prepared, published, applied } = takeover;
+        let ready = || {
+            drop(prepared.send(Ok(())));
+            // It ends without a word.
+            let _ = published.recv();
+        };
+        if let Err(why) = self.apply(Config::clone(&config), ready) {
+            drop(prepared.send(Err(why)));
+        }
+        drop(applied);
+    }
+
+    /// Binds what is new, waits until the rest is `ready`, and offers it.
+    fn apply(&mut self, config: Config, ready: impl FnOnce()) -> Result<(), String> {
+        if content_max(&config, &self.config) > self.spool_content_max {
+            return Err(format!(
+                "a listener's max_message_size is beyond the {} octets that the segments of the spool were made for; \
+                 restart to raise it",
+                self.spool_content_max
+            ));
+        }
+        let bound = self.listeners.prepare(&config).map_err(|error| ServeError::from(error).to_string())?;
+        raise_descriptor_limit(&config);
+        ready();
+        let latch = self.listeners.apply(bound, &self.changes);
+        let began_at = Instant::now();
+        while !latch.is_open() && began_at.elapsed() < TURN_TIME_MAX {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.config = config;
+        Ok(())
     }
 
     fn judge(&self) {
@@ -371,9 +443,14 @@ fn log_admin(admin: Option<&TcpListener>) {
     }
 }
 
-fn spool_options(config: &Config) -> SpoolOptions {
+/// Octets of content in one record, with the spool that the server `started` with.
+fn content_max(config: &Config, started: &Config) -> u64 {
     let largest = config.listeners.iter().map(|listener| listener.max_message_size).max().unwrap_or_default();
-    let record_content_max = content_len_max(config.spool.inline_size).min(largest);
+    content_len_max(started.spool.inline_size).min(largest)
+}
+
+fn spool_options(config: &Config) -> SpoolOptions {
+    let record_content_max = content_max(config, config);
     let options = SpoolOptions::new(&config.spool.path, config.workers as u16, record_content_max);
     let (segment_size, retention) = (config.spool.segment_size, config.spool.retention);
     let marks = Marks { free_min: config.spool.min_free };

@@ -34,5 +34,6 @@ pub mod phases;
 pub mod privilege;
 pub mod proxy;
 pub mod random;
+pub mod reloading;
 pub mod simulation;
 pub mod source;

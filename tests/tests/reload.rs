@@ -6,14 +6,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
 use tests::client::Client;
-use tests::engine::{Home, Options, Server, binary, eventually, text};
+use tests::engine::{Home, Options, binary, eventually, text};
+use tests::reloading::{Reloading, send_all_the_time};
 
-/// Of the server under test for one reload, on a machine that does much else.
-const RELOAD_TIME_MAX: Duration = Duration::from_secs(60);
 const CLIENTS_COUNT: usize = 6;
 const RELOADS_COUNT: u64 = 12;
 const NETWORKS_COUNT: u32 = 50_000;
@@ -23,37 +20,8 @@ const LONG_LIST_LEN: u32 = 200_000;
 /// What the process may have more after many reloads of it than after one: what two generations take.
 const MEMORY_KEPT_KIB_MAX: u64 = 40 << 10;
 
-/// A server whose configuration is written anew.
-struct Setup {
-    home: Home,
-    base: String,
-    server: Server,
-}
-
-impl Setup {
-    fn new(rules: &str) -> Self {
-        let home = Home::new(&Options::default());
-        let base = fs::read_to_string(home.config()).expect("it was just written");
-        fs::write(home.config(), format!("{base}{rules}")).expect("a file");
-        let server = home.serve();
-        Self { home, base, server }
-    }
-
-    /// Writes other rules, and waits until the log says what came of them.
-    fn reload(&self, rules: &str) -> String {
-        let told = |line: &String| line.contains("\"reloaded\"") || line.contains("reload refused");
-        let before = self.server.log.lines().iter().filter(|line| told(line)).count();
-        fs::write(self.home.config(), format!("{}{rules}", self.base)).expect("a file");
-        self.server.signal(Signal::HUP);
-        let until = Instant::now() + RELOAD_TIME_MAX;
-        loop {
-            if let Some(line) = self.server.log.lines().into_iter().filter(told).nth(before) {
-                return line;
-            }
-            assert!(Instant::now() < until, "no reload: {:#?}", self.server.log.lines());
-            std::thread::sleep(Duration::from_millis(2));
-        }
-    }
+fn start(rules: &str) -> Reloading {
+    Reloading::start(Home::new(&Options::default()), rules)
 }
 
 fn refuses(recipient: &str) -> String {
@@ -66,22 +34,9 @@ fn begin(address: SocketAddr) -> io::Result<Client> {
     Ok(client)
 }
 
-/// Sessions with a message each until told to stop; how many.
-fn send_all_the_time(address: SocketAddr, stop: &AtomicBool) -> io::Result<u64> {
-    let mut count = 0;
-    while !stop.load(Ordering::Relaxed) {
-        let mut client = Client::ready(address)?;
-        client.send("a@example.org", &["b@example.com"], b"Subject: x\r\n\r\nx\r\n")?;
-        client.quit()?;
-        count += 1;
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    Ok(count)
-}
-
 #[test]
 fn sessions_do_not_notice_a_reload_and_new_ones_meet_the_new_rules() {
-    let setup = Setup::new("");
+    let setup = start("");
     let address = setup.server.address;
     let networks = setup.home.path().join("networks");
     let stop = AtomicBool::new(false);
@@ -119,7 +74,7 @@ fn sessions_do_not_notice_a_reload_and_new_ones_meet_the_new_rules() {
 
 #[test]
 fn a_transaction_keeps_its_rules_while_two_older_ones_live() {
-    let setup = Setup::new(&refuses("x0@example.com"));
+    let setup = start(&refuses("x0@example.com"));
     let address = setup.server.address;
     let mut oldest = begin(address).expect("a session");
     setup.reload(&refuses("x1@example.com"));
@@ -140,7 +95,7 @@ fn a_transaction_keeps_its_rules_while_two_older_ones_live() {
 
 #[test]
 fn what_is_wrong_leaves_the_old_rules_and_says_where() {
-    let setup = Setup::new(&refuses("x0@example.com"));
+    let setup = start(&refuses("x0@example.com"));
     let list = setup.home.path().join("list");
     let with_list =
         format!("[[rule]]\nstage = \"connect\"\nclient_file = \"{}\"\naction = \"drop\"\n", list.display());
@@ -182,7 +137,7 @@ fn resident_kib(pid: u32) -> u64 {
 /// 41 octets a network in the server: a generation that stayed would be seen.
 #[test]
 fn memory_returns_when_long_lists_take_one_anothers_place() {
-    let setup = Setup::new("");
+    let setup = start("");
     let address = setup.server.address;
     let lists = [0, 1].map(|list| {
         let path = setup.home.path().join(format!("networks-{list}"));
@@ -225,7 +180,7 @@ fn memory_returns_when_long_lists_take_one_anothers_place() {
 
 #[test]
 fn the_command_waits_for_what_comes_of_it() {
-    let setup = Setup::new("");
+    let setup = start("");
     let spool = setup.home.spool();
     let ask = |args: &[&str]| {
         let mut command = Command::new(binary("ringmx"));

@@ -12,7 +12,8 @@ use super::admin::{Client, ServerArgs};
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The server is asked through the socket `control` in its spool, which only its user and root can
-open. What is changed here holds until the server ends; the configuration is not written.
+open. What is changed here holds until the server ends or reads its configuration again, which
+is not written.
 
 Examples:
   ringmx listener ls --config /etc/ringmx.toml

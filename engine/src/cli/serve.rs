@@ -4,7 +4,6 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use super::{ServeArgs, check};
 use crate::admin::logging;
@@ -32,7 +31,7 @@ pub(super) fn run(args: &ServeArgs) -> ExitCode {
     } else {
         log_start(&config);
     }
-    match supervisor::run(&Arc::new(config), args.config.as_deref()) {
+    match supervisor::run(config, args.config.as_deref()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");

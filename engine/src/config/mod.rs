@@ -277,6 +277,24 @@ impl Config {
         listener.durability.unwrap_or(self.spool.durability)
     }
 
+    /// Whether mail goes the same ways by another configuration.
+    pub fn routes_like(&self, other: &Self) -> bool {
+        let of = |config: &Self| {
+            format!("{:?} {} {}", config.routes, config.hostname, config.recipients.postmaster_domain)
+        };
+        of(self) == of(other)
+    }
+
+    /// The same without what may be long, for those who keep it: rules and recipients have a life of their own.
+    pub fn without_lists(&self) -> Self {
+        let recipients = Recipients {
+            domains: BTreeSet::new(),
+            postmaster_domain: self.recipients.postmaster_domain.clone(),
+            table: Arc::default(),
+        };
+        Self { rules: Arc::default(), recipients, ..self.clone() }
+    }
+
     /// The keys whose values differ in another configuration, and that only a restart changes.
     pub fn changes_that_need_a_restart(&self, other: &Self) -> Vec<&'static str> {
         fn differ<T: std::fmt::Debug>(one: T, other: T) -> bool {
@@ -284,12 +302,9 @@ impl Config {
         }
         let changes = [
             ("workers", self.workers != other.workers),
-            ("listener", differ(&self.listeners, &other.listeners)),
             ("spool", differ(&self.spool, &other.spool)),
-            ("route", differ(&self.routes, &other.routes)),
             ("admin", self.admin != other.admin),
             ("log", differ(self.log, other.log)),
-            ("replies", differ(&self.replies, &other.replies)),
             ("timeouts", differ(self.timeouts, other.timeouts)),
         ];
         changes.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()

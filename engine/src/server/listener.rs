@@ -1,8 +1,9 @@
 //! The listening sockets of all workers: bound before any thread starts, and changed while they run.
 //!
-//! A change never touches what stays: the new sockets are bound first, and if one cannot be, all stays as it was. Then
-//! the workers are told. What listens on under other terms keeps its socket: its connections go on as they began, new
-//! ones come in by a new port of the same socket. What is removed is drained by [`super::retire`].
+//! A change never touches what stays: the new sockets are bound first ([`Listeners::prepare`]), and if one cannot be,
+//! all stays as it was. Then the workers are told ([`Listeners::apply`]). What listens on under other terms keeps its
+//! socket: its connections go on as they began, new ones come in by a new port of the same socket. What is removed is
+//! drained by [`super::retire`].
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
@@ -38,12 +39,14 @@ pub struct Listeners {
 }
 
 /// One address and what is offered there.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Bound {
     id: PortId,
     listener: String,
     /// What was asked for: the port may be 0.
     asked: (SocketAddr, bool),
+    /// All that the configuration says of what is offered: the port stays as long as that is the same.
+    terms: Arc<str>,
     address: SocketAddr,
     exclusivity: Exclusivity,
     sockets: Arc<Vec<TcpListener>>,
@@ -51,6 +54,10 @@ struct Bound {
     connections_max: usize,
     durability: Durability,
 }
+
+/// What [`Listeners::apply`] puts in the place of what there is. Its sockets listen; without it they are closed.
+#[derive(Debug)]
+pub struct Prepared(Vec<Bound>);
 
 impl Listeners {
     /// Binds every address of the configuration for all workers, or none. Of the sockets that were handed in by the
@@ -73,19 +80,26 @@ impl Listeners {
     pub fn bind_by(&mut self, helper: Helper) {
         self.binder = Binder::Helper(helper);
     }
-    /// Makes it what a configuration says, and tells the workers. What was bound stays bound where it is still wanted.
+
+    /// Binds what a configuration wants and is not bound yet.
     ///
     /// # Errors
     /// When an address cannot be bound. Then nothing has changed.
-    pub fn apply(&mut self, config: &Config, workers: &[ChangeSender]) -> Result<(), BindError> {
-        let bound = self.bind_all(config, &mut Vec::new())?;
+    pub fn prepare(&mut self, config: &Config) -> Result<Prepared, BindError> {
+        self.bind_all(config, &mut Vec::new()).map(Prepared)
+    }
+
+    /// Makes it what was prepared, and tells the workers. What was bound stays bound where it is still wanted. The
+    /// latch tells when no connection comes in under other terms any more.
+    pub fn apply(&mut self, Prepared(bound): Prepared, workers: &[ChangeSender]) -> Arc<Latch> {
         let former = std::mem::replace(&mut self.bound, bound);
         for (index, worker) in workers.iter().enumerate() {
-            worker.send(self.ports(index).into_iter().map(PortChange::Open));
+            let is_new = |new: &&Bound| former.iter().all(|one| one.id != new.id);
+            worker.send(self.bound.iter().filter(is_new).map(|new| PortChange::Open(new.port(index))));
         }
+        let gone = former.into_iter().filter(|one| self.bound.iter().all(|new| new.id != one.id));
         let is_kept = |one: &Bound| self.bound.iter().any(|new| Arc::ptr_eq(&new.sockets, &one.sockets));
-        let (kept, removed): (Vec<Bound>, Vec<Bound>) = former.into_iter().partition(is_kept);
-        // Nobody waits for these: their sockets stay.
+        let (kept, removed): (Vec<Bound>, Vec<Bound>) = gone.partition(is_kept);
         let latch = Arc::new(Latch::new(kept.len() * workers.len()));
         for worker in workers {
             worker.send(kept.iter().map(|Bound { id, .. }| PortChange::Close(*id, Arc::clone(&latch))));
@@ -94,7 +108,7 @@ impl Listeners {
             removed.into_iter().map(|Bound { id, address, sockets, .. }| Retired { id, address, sockets });
         retire::start(retired.collect(), workers.to_vec());
         self.publish();
-        Ok(())
+        latch
     }
 
     /// Where those find it who want to know what there is.
@@ -120,10 +134,15 @@ impl Listeners {
         let mut bound: Vec<Bound> = Vec::new();
         for listener in &config.listeners {
             let service = Arc::new(service(config, listener));
+            let terms = terms(config, listener);
             for &address in &listener.bind {
                 let asked = (address, listener.exclusive);
                 let is_taken = |one: &Bound| bound.iter().any(|new| Arc::ptr_eq(&new.sockets, &one.sockets));
                 let there = self.bound.iter().find(|one| one.asked == asked && !is_taken(one));
+                if let Some(same) = there.filter(|one| one.terms == terms) {
+                    bound.push(same.clone());
+                    continue;
+                }
                 let (address, exclusivity, sockets) = match there {
                     Some(Bound { address, exclusivity, sockets, .. }) => {
                         (*address, *exclusivity, Arc::clone(sockets))
@@ -143,6 +162,7 @@ impl Listeners {
                     id: PortId(self.next_id),
                     listener: listener.name.clone(),
                     asked,
+                    terms: Arc::clone(&terms),
                     address,
                     exclusivity,
                     sockets,
@@ -193,6 +213,11 @@ impl Bound {
 
 fn inode(socket: &TcpListener) -> Option<u64> {
     rustix::fs::fstat(socket).ok().map(|stat| stat.st_ino)
+}
+
+fn terms(config: &Config, listener: &Listener) -> Arc<str> {
+    let anywhere = Listener { bind: Vec::new(), ..listener.clone() };
+    format!("{anywhere:?} {:?} {:?}", config.durability_of(listener), config.replies).into()
 }
 
 fn service(config: &Config, listener: &Listener) -> Service {

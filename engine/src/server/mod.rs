@@ -35,7 +35,7 @@ pub use binder::{Binder, Helper, serve_helper};
 pub use board::{Board, Proof, Standing};
 pub use holder::{Holder, listens_at, who_listens};
 pub use journal::Segments;
-pub use listener::Listeners;
+pub use listener::{Listeners, Prepared};
 pub use policies::{Policies, Published, Publisher};
 pub use ports::{Latch, PortChange};
 pub use visitors::{Expected, PortId, Ticket, Visit, Visitors};
