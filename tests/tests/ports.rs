@@ -51,15 +51,20 @@ fn refusal(result: Result<Server, Output>) -> String {
     errors[0].to_owned()
 }
 
-/// Everything that overlaps with an address of the loopback.
+/// Everything that overlaps with an address of the loopback or a wildcard: itself, an address that it holds, its
+/// family's wildcard, and the one of both families.
 fn overlapping(address: SocketAddr) -> Vec<(SocketAddr, Mode)> {
     let port = address.port();
+    let (held, wildcard): (IpAddr, IpAddr) = match address {
+        SocketAddr::V4(_) => (Ipv4Addr::LOCALHOST.into(), Ipv4Addr::UNSPECIFIED.into()),
+        SocketAddr::V6(_) => (Ipv6Addr::LOCALHOST.into(), Ipv6Addr::UNSPECIFIED.into()),
+    };
+    let dual = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
     let mut all = Vec::new();
     for reuse_port in [false, true] {
         let mode = Mode { reuse_port, ..Mode::PLAIN };
-        let wildcard = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port);
-        let dual = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
-        all.extend([(address, mode), (wildcard, mode), (dual, Mode { v6_only: false, ..mode })]);
+        let of = |ip| (SocketAddr::new(ip, port), mode);
+        all.extend([(address, mode), of(held), of(wildcard), (dual, Mode { v6_only: false, ..mode })]);
     }
     all
 }
@@ -74,13 +79,19 @@ fn refuses_all(server: &Server, others: &mut [Occupant]) {
 
 #[test]
 fn nobody_takes_or_shares_a_running_servers_port() {
-    let server = at("127.0.0.1:0").serve();
+    for address in ["127.0.0.1:0", "0.0.0.0:0", "[::1]:0", "[::]:0"] {
+        nobody_takes_or_shares(address);
+    }
+}
+
+fn nobody_takes_or_shares(address: &str) {
+    let server = at(address).serve();
     let kind = server.log.find("listening").expect("a line")["exclusive"].clone();
     refuses_all(&server, &mut [Occupant::new()]);
     if is_root("a sealed group, and another user's server") {
         assert_eq!(kind, "sealed group, one socket per worker");
         refuses_all(&server, &mut OTHER_USERS.map(Occupant::of_user));
-        let home = at("127.0.0.1:0");
+        let home = at(address);
         let server = serve_as(&home, OTHER_USERS[0]).expect("a server of an ordinary user");
         let kind = server.log.find("listening").expect("a line")["exclusive"].clone();
         assert_eq!(kind, "one socket shared by all workers");
