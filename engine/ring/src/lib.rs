@@ -139,6 +139,10 @@ pub trait Ring {
     /// comes.
     fn recv(&mut self, token: Token, socket: Fd);
 
+    /// The same for one completion, which brings a buffer at most. Cancelling what goes on comes too late for what a
+    /// fast client has sent already: half a mebibyte at a time.
+    fn recv_once(&mut self, token: Token, socket: Fd);
+
     /// Sends `bytes[sent_len..]`; the result may be short.
     fn send(&mut self, token: Token, socket: Fd, bytes: Vec<u8>, sent_len: usize);
 

@@ -235,6 +235,12 @@ impl Ring for Uring {
         self.push(token, opcode::RecvMulti::new(types::Fd(socket.0), GROUP).build());
     }
 
+    fn recv_once(&mut self, token: Token, socket: Fd) {
+        // A length of 0 stands for the whole buffer.
+        let recv = opcode::Recv::new(types::Fd(socket.0), std::ptr::null_mut(), 0).buf_group(GROUP);
+        self.push(token, recv.build().flags(squeue::Flags::BUFFER_SELECT));
+    }
+
     fn send(&mut self, token: Token, socket: Fd, bytes: Vec<u8>, sent_len: usize) {
         assert!(sent_len <= bytes.len(), "more sent than there is");
         self.push_held(token, Held::Bytes(bytes), |pointer, len| {

@@ -114,6 +114,7 @@ agree! {
     a_descriptor_that_is_not_open
     an_empty_pool
     closing_with_unread_input
+    receiving_once
     closing_while_receiving
     shutting_down
     writing
@@ -290,6 +291,26 @@ mod scenario {
         scene.note("send", SEND);
         scene.close(fd);
         scene.note_client("client", 0);
+    }
+
+    pub(super) fn receiving_once(scene: &mut Scene<impl Machine>) {
+        let fd = scene.accepted();
+        scene.machine.ring().recv_once(RECV, fd);
+        scene.note_silence("nothing has come");
+        scene.machine.client_send(0, b"first");
+        scene.note_and_give_back("first", RECV);
+        scene.machine.client_send(0, b"second");
+        scene.note_silence("it is over");
+        scene.machine.ring().recv_once(RECV, fd);
+        scene.note_and_give_back("second", RECV);
+        scene.machine.ring().recv_once(RECV, fd);
+        scene.machine.ring().cancel(CANCEL, RECV);
+        scene.note("recv", RECV);
+        scene.note("cancel", CANCEL);
+        scene.machine.client_half_close(0);
+        scene.machine.ring().recv_once(RECV, fd);
+        scene.note_and_give_back("end", RECV);
+        scene.close(fd);
     }
 
     pub(super) fn closing_while_receiving(scene: &mut Scene<impl Machine>) {

@@ -91,6 +91,8 @@ pub(super) struct Connection<F> {
     pub(super) out: Vec<u8>,
     /// The file that the session's content goes to, or went to while something is still written there.
     pub(super) spill: Option<Box<Spill<F>>>,
+    /// Content of it went to a file: it may be faster than the disk, and input is taken from it a buffer at a time.
+    pub(super) streams: bool,
     /// Its session waits for a file, and it is in the worker's list of those.
     pub(super) awaits_file: bool,
     /// When its entry in the timer wheel comes up; entries that come up earlier are left-overs.
@@ -118,6 +120,7 @@ impl<F> Connection<F> {
             parked: Parked::default(),
             out: Vec::new(),
             spill: None,
+            streams: false,
             awaits_file: false,
             alarm_at: Duration::MAX,
             reason: None,

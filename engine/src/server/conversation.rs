@@ -300,7 +300,12 @@ impl<R: Ring, S: Segments> Worker<R, S> {
             (Recv::Off, true) => {
                 connection.recv = Recv::Armed;
                 connection.ops_count += 1;
-                self.ring.recv(Op::Connection(ConnectionOp::Recv, key).token(), connection.fd);
+                let token = Op::Connection(ConnectionOp::Recv, key).token();
+                if connection.streams {
+                    self.ring.recv_once(token, connection.fd);
+                } else {
+                    self.ring.recv(token, connection.fd);
+                }
             }
             (Recv::Armed, false) if connection.state == State::Open => {
                 connection.recv = Recv::Cancelling;

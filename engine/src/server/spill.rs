@@ -104,6 +104,7 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         connection.session.use_file(number);
         let spill = Spill { file, number, writing_count: 0, stage: Stage::Open, failed: false };
         connection.spill = Some(Box::new(spill));
+        connection.streams = true;
         self.stats.content_files.bump();
         self.write_pieces(key);
         true

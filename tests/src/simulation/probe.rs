@@ -167,6 +167,14 @@ impl Ring for Probe {
         self.ring.recv(token, socket);
     }
 
+    fn recv_once(&mut self, token: Token, socket: Fd) {
+        let _aside = Aside::enter();
+        let mut ledger = self.ledger.borrow_mut();
+        ledger.refuse_closed(socket, "recv");
+        ledger.recvs += 1;
+        self.ring.recv_once(token, socket);
+    }
+
     fn send(&mut self, token: Token, socket: Fd, bytes: Vec<u8>, sent_len: usize) {
         let _aside = Aside::enter();
         let mut ledger = self.ledger.borrow_mut();

@@ -90,8 +90,8 @@ impl World {
     }
 
     fn attempt_recv(&mut self, id: u64, connection: usize) {
-        let first = match self.operations.get_mut(&id).map(|operation| &mut operation.kind) {
-            Some(Kind::Recv { attempted }) => !std::mem::replace(attempted, true),
+        let (first, once) = match self.operations.get_mut(&id).map(|operation| &mut operation.kind) {
+            Some(Kind::Recv { attempted, once }) => (!std::mem::replace(attempted, true), *once),
             _ => return,
         };
         let received_len = self.connections[connection].received_len();
@@ -111,7 +111,7 @@ impl World {
         match self.connections[connection].receive(len) {
             Received::Bytes(bytes) => {
                 self.free_buffers.pop_front();
-                let more = !self.random.chance(self.settings.faults.multishot_end);
+                let more = !once && !self.random.chance(self.settings.faults.multishot_end);
                 self.complete_received(id, buffer_index, bytes, more);
                 if more {
                     self.schedule(id, Duration::ZERO);

@@ -9,6 +9,8 @@ pub(super) enum Kind {
     Accept(AcceptMode),
     Recv {
         attempted: bool,
+        /// Over with its first completion.
+        once: bool,
     },
     Send {
         bytes: Vec<u8>,

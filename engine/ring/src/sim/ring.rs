@@ -60,7 +60,11 @@ impl Ring for SimRing {
     }
 
     fn recv(&mut self, token: Token, socket: Fd) {
-        self.queue(token, socket, Kind::Recv { attempted: false });
+        self.queue(token, socket, Kind::Recv { attempted: false, once: false });
+    }
+
+    fn recv_once(&mut self, token: Token, socket: Fd) {
+        self.queue(token, socket, Kind::Recv { attempted: false, once: true });
     }
 
     fn send(&mut self, token: Token, socket: Fd, bytes: Vec<u8>, sent_len: usize) {
