@@ -1,46 +1,42 @@
-//! The main thread: binds, opens the spool, starts every thread, waits for a signal, and stops in order.
+//! The main thread: binds, opens the spool, starts every thread, waits for a signal ([`watch`]), and stops in order.
+
+mod watch;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{Builder, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ringmx_ring::{BindError, Listening, available_cores};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::admin::control::{self, Command, ControlHandles, SpoolMode, Verb};
+use crate::admin::control::{self, ControlHandles, SpoolMode};
 use crate::config::Config;
 use crate::egress::{self, EgressError, Router};
-use crate::limits::PORTS_COUNT_MAX;
 use crate::policy::Policy;
 use crate::privileges::{Identity, PrivilegeError, become_for_good, to_become};
 use crate::readiness::{Obstacle, Readiness};
 use crate::reload::{Owner, Reloader, Requests, RulePlaces, Takeover};
 use crate::server::{
-    ChangeSender, Helper, Listeners, Publisher, Unproven, Visitors, Watch as PortWatch, WatchOptions,
-    Workers, WorkersError, WorkersOptions, who_listens,
+    Helper, Listeners, Publisher, Unproven, Visitors, WatchOptions, Workers, WorkersError, WorkersOptions,
+    who_listens,
 };
-use crate::spool::record::content_len_max;
-use crate::stats::WorkerStats;
-use crate::store::{Keeper, Marks, Room, ShardFeed, ShardHandles, Spool, SpoolOptions, StoreError, Writes};
+use crate::store::{Keeper, Marks, ShardFeed, ShardHandles, Spool, SpoolOptions, StoreError, Writes};
 use crate::systemd;
+
+use watch::{Watch, content_max};
 
 /// Events that a worker may be ahead of the log: what it logs in the 50 ms between two looks at the highest rate. About
 /// 4 MiB a worker.
 const EVENTS_COUNT_MAX: usize = 32 * 1024;
 /// Descriptors besides those of connections: sockets, segments, Maildir files.
 const OTHER_DESCRIPTORS_COUNT: u64 = 1024;
-/// How often readiness is judged anew.
-const WATCH_INTERVAL: Duration = Duration::from_millis(250);
-/// How long workers may take to let go of ports: a turn.
-const TURN_TIME_MAX: Duration = Duration::from_secs(10);
-
 /// Why the server did not start, or ended before it was told to.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -105,9 +101,7 @@ pub fn run(config: Config, path: Option<&Path>) -> Result<(), ServeError> {
 
     let (notify, notices) = watch_signals()?;
     let owner = owner(notify.clone());
-    let publisher = Publisher::new(policy_of(&config));
-    let places = Arc::<RulePlaces>::default();
-    places.add(publisher.generation(), config.rules.places());
+    let (publisher, places) = publish(&config);
     // The first lists live as long as their policy.
     drop(config);
     let visitors = Arc::new(Visitors::default());
@@ -261,161 +255,13 @@ fn open_spool(config: &Config) -> Result<(Writes, Keeper, Vec<ShardHandles>, Vec
     Ok((writes, keeper, shards, feeds))
 }
 
-/// What readiness depends on while the server runs.
-struct Watch<'a> {
-    readiness: &'a Readiness,
-    keeper: &'a Keeper,
-    stats: &'a [Arc<WorkerStats>],
-    /// As it is now.
-    config: Config,
-    /// Octets of content that a segment of the spool has room for.
-    spool_content_max: u64,
-    reloads: &'a Requests,
-    listeners: Listeners,
-    changes: Vec<ChangeSender>,
-    commanded: Receiver<Command>,
-}
-
-impl Watch<'_> {
-    /// Proves that the addresses are ours; then somebody looks again until what is returned is dropped.
-    fn prove(&self, proof: WatchOptions) -> Result<PortWatch, ServeError> {
-        proof.look()?;
-        PortWatch::start(proof).map_err(system("cannot start the watch over the addresses"))
-    }
-
-    /// Returns when the server is to stop.
-    fn until_end(&mut self, notices: &Receiver<Notice>, looking: &PortWatch) -> Result<(), ServeError> {
-        loop {
-            self.judge();
-            while let Ok(Command { verb, answer }) = self.commanded.try_recv() {
-                let done = self.change(&verb);
-                looking.poke();
-                // Whoever asked may be gone.
-                let _ = answer.send(done);
-            }
-            match notices.recv_timeout(WATCH_INTERVAL) {
-                Ok(Notice::Signal(SIGHUP)) => self.reloads.ask(),
-                Ok(Notice::Takeover(takeover)) => {
-                    self.take_over(*takeover);
-                    looking.poke();
-                }
-                Ok(Notice::Signal(signal)) => {
-                    tracing::info!(signal, "stopping: no new mail; sessions may finish theirs");
-                    return Ok(());
-                }
-                Ok(Notice::WorkerEnded(result)) => {
-                    self.readiness.set(Obstacle::WorkerFailed);
-                    let error = result.err().unwrap_or_else(|| io::Error::other("without a reason"));
-                    tracing::error!(%error, "a worker ended");
-                    return Err(ServeError::WorkerEnded(error));
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return Ok(()),
-            }
-        }
-    }
-
-    /// Adds or removes an address, until the configuration is read again.
-    fn change(&mut self, verb: &Verb) -> Result<String, String> {
-        let mut config = self.config.clone();
-        let done = change_config(&mut config, verb)?;
-        self.apply(config, || ())?;
-        tracing::info!(done, "changed by `ringmx listener`");
-        Ok(done)
-    }
-
-    /// Makes the listeners what another configuration says, once its rules are in force.
-    fn take_over(&mut self, takeover: Takeover) {
-        let Takeover { config, prepared, published, applied } = takeover;
-        let ready = || {
-            drop(prepared.send(Ok(())));
-            // It ends without a word.
-            let _ = published.recv();
-        };
-        if let Err(why) = self.apply(Config::clone(&config), ready) {
-            drop(prepared.send(Err(why)));
-        }
-        drop(applied);
-    }
-
-    /// Binds what is new, waits until the rest is `ready`, and offers it.
-    fn apply(&mut self, config: Config, ready: impl FnOnce()) -> Result<(), String> {
-        if content_max(&config, &self.config) > self.spool_content_max {
-            return Err(format!(
-                "a listener's max_message_size is beyond the {} octets that the segments of the spool were made for; \
-                 restart to raise it",
-                self.spool_content_max
-            ));
-        }
-        let bound = self.listeners.prepare(&config).map_err(|error| ServeError::from(error).to_string())?;
-        raise_descriptor_limit(&config);
-        ready();
-        let latch = self.listeners.apply(bound, &self.changes);
-        let began_at = Instant::now();
-        while !latch.is_open() && began_at.elapsed() < TURN_TIME_MAX {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        self.config = config;
-        Ok(())
-    }
-
-    fn judge(&self) {
-        let is_proved = self.readiness.obstacles().all(|obstacle| obstacle != Obstacle::PortLost);
-        if is_proved && self.readiness.clear(Obstacle::Starting) {
-            let Config { workers, spool, .. } = &self.config;
-            tracing::info!(workers, durability = %spool.durability, "ready");
-            systemd::notify("READY=1");
-        }
-        self.set(Obstacle::SpoolFull, !self.keeper.state().is_healthy());
-        self.set(Obstacle::SpoolLow, self.keeper.state().storage().room() > Room::Plenty);
-        self.set(Obstacle::MemoryFull, self.stats.iter().any(|stats| stats.memory_full_now.get() > 0));
-        self.set(Obstacle::ShardFailed, self.stats.iter().any(|stats| stats.shards_failed.get() > 0));
-    }
-
-    fn set(&self, obstacle: Obstacle, there: bool) {
-        let changed = if there { self.readiness.set(obstacle) } else { self.readiness.clear(obstacle) };
-        if changed && there {
-            tracing::error!(reason = obstacle.text(), "not ready");
-        } else if changed {
-            tracing::info!(reason = obstacle.text(), "over");
-        }
-    }
-}
-
-fn policy_of(config: &Config) -> Policy {
+/// The first policy.
+fn publish(config: &Config) -> (Publisher, Arc<RulePlaces>) {
     let (recipients, rules) = (Arc::clone(&config.recipients.table), Arc::clone(&config.rules));
-    Policy { generation: 1, recipients, rules }
-}
-
-fn change_config(config: &mut Config, verb: &Verb) -> Result<String, String> {
-    let of_address = |config: &Config, address| {
-        config.listeners.iter().position(|listener| listener.bind.contains(address))
-    };
-    match verb {
-        Verb::AddAddress { listener: name, address } => {
-            if let Some(index) = of_address(config, address).filter(|_| address.port() != 0) {
-                return Err(format!(
-                    "the listener `{}` binds {address} already",
-                    config.listeners[index].name
-                ));
-            }
-            let names: Vec<_> = config.listeners.iter().map(|listener| listener.name.clone()).collect();
-            let known = config.listeners.iter_mut().find(|listener| listener.name == *name);
-            let unknown = || format!("there is no listener `{name}`; there are {}", names.join(", "));
-            known.ok_or_else(unknown)?.bind.push(*address);
-            if config.listeners.iter().map(|listener| listener.bind.len()).sum::<usize>() > PORTS_COUNT_MAX {
-                return Err(format!("there are {PORTS_COUNT_MAX} addresses already"));
-            }
-            Ok(format!("the listener `{name}` listens on {address} too"))
-        }
-        Verb::RemoveAddress(address) => {
-            let none = || format!("no listener binds {address} (`ringmx listener ls`)");
-            let index = of_address(config, address).ok_or_else(none)?;
-            let listener = &mut config.listeners[index];
-            listener.bind.retain(|bound| bound != address);
-            Ok(format!("the listener `{}` listens no longer on {address}", listener.name))
-        }
-    }
+    let publisher = Publisher::new(Policy { generation: 1, recipients, rules });
+    let places = Arc::<RulePlaces>::default();
+    places.add(publisher.generation(), config.rules.places());
+    (publisher, places)
 }
 
 /// Becomes `user`, and lets a helper keep what binding takes. There is one thread yet.
@@ -441,12 +287,6 @@ fn log_admin(admin: Option<&TcpListener>) {
     if let Some(address) = admin.and_then(|admin| admin.local_addr().ok()) {
         tracing::info!(%address, "admin HTTP");
     }
-}
-
-/// Octets of content in one record, with the spool that the server `started` with.
-fn content_max(config: &Config, started: &Config) -> u64 {
-    let largest = config.listeners.iter().map(|listener| listener.max_message_size).max().unwrap_or_default();
-    content_len_max(started.spool.inline_size).min(largest)
 }
 
 fn spool_options(config: &Config) -> SpoolOptions {
