@@ -13,7 +13,7 @@ use criterion::{BenchmarkGroup, BenchmarkId, Criterion, SamplingMode, criterion_
 use prefix_trie::PrefixMap;
 use ringmx::policy::network::Network;
 use ringmx::policy::recipient::Recipients;
-use ringmx::policy::rules::{Action, Facts, RuleSet, RuleSpec, Stage};
+use ringmx::policy::rules::{Action, Facts, Protection, RuleSet, RuleSpec, Stage};
 use ringmx::protocol::path::{ForwardPath, Mailbox};
 
 const NETWORKS_COUNTS: [usize; 3] = [10, 10_000, 1_000_000];
@@ -75,6 +75,7 @@ fn rules(networks: &[Network]) -> RuleSet {
         from: None,
         to: None,
         size_over: None,
+        protection: Protection::default(),
         action,
         place: "rules.rs".into(),
     };
@@ -85,7 +86,8 @@ fn rules(networks: &[Network]) -> RuleSet {
 
 /// What the server does with a client that connects.
 fn verdict(rules: &RuleSet, client: IpAddr) -> Option<&Action> {
-    let facts = Facts { client, helo: b"", reverse_path: None, forward_path: None, size: None };
+    let facts =
+        Facts { client, helo: b"", reverse_path: None, forward_path: None, size: None, secured: None };
     rules.matching(Stage::Connect, "mx", &facts).next().map(|rule| &rule.action)
 }
 

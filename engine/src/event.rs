@@ -9,6 +9,7 @@ use std::time::Duration;
 use crossbeam_queue::ArrayQueue;
 
 use crate::id::{MessageId, SessionId};
+use crate::security::Security;
 use crate::time::Now;
 
 /// Something that happened on a worker, with the time and the session it happened in.
@@ -30,6 +31,10 @@ pub enum Kind {
     Connected { client: SocketAddr, through: Option<SocketAddr> },
     /// A proxy did not say whose connection it brings.
     ProxyRefused { proxy: SocketAddr, why: &'static str },
+    /// The TLS handshake is done.
+    Secured { client: SocketAddr, security: Security, resumed: bool },
+    /// There is no TLS where there should be, or no more: the connection is closed.
+    TlsFailed { client: SocketAddr, why: &'static str },
     /// A fault that is not answered, because that is what the listener does about it.
     Noted { client: SocketAddr, fault: &'static str },
     /// A command or the content was refused: the client's fault.

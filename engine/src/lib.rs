@@ -5,9 +5,10 @@
 //! Left to right; a module may `use crate::` only what stands to its left (`tests/tests/tidy.rs` fails otherwise):
 //!
 //! ```text
-//! limits, time, id, event, stats, readiness <- protocol <- policy <- session <- spool   (pure)
+//! limits, time, id, security, event, stats, readiness <- protocol <- policy <- session <- spool   (pure)
 //!     <- store   (files)
 //!     <- config   (text)
+//!     <- tls   (certificates)
 //!     <- server, egress <- reload <- admin, privileges, systemd <- supervisor <- cli <- main   (threads, sockets)
 //! ```
 //!
@@ -50,6 +51,7 @@ pub mod event;
 pub mod id;
 pub mod limits;
 pub mod readiness;
+pub mod security;
 pub mod stats;
 pub mod time;
 
@@ -67,3 +69,4 @@ pub mod spool;
 pub mod store;
 pub mod supervisor;
 pub mod systemd;
+pub mod tls;

@@ -34,9 +34,30 @@ const ALL: [Obstacle; 8] = [
     Obstacle::PortLost,
 ];
 
-/// The obstacles there are. Each is one bit, so that setting and asking never wait.
+/// What an operator should look at although mail is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Warning {
+    /// The files of certificates hold something that cannot be used.
+    CertificatesStale,
+}
+
+impl Warning {
+    /// For operators.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::CertificatesStale => {
+                "certificates: the files cannot be used, older ones serve, see the log"
+            }
+        }
+    }
+}
+
+/// The obstacles and warnings there are. Each is one bit, so that setting and asking never wait.
 #[derive(Debug)]
-pub struct Readiness(AtomicU32);
+pub struct Readiness {
+    obstacles: AtomicU32,
+    warnings: AtomicU32,
+}
 
 impl Obstacle {
     /// For operators.
@@ -69,27 +90,42 @@ impl Default for Readiness {
 impl Readiness {
     /// Not ready: [`Obstacle::Starting`].
     pub fn new() -> Self {
-        Self(AtomicU32::new(Obstacle::Starting.bit()))
+        Self { obstacles: AtomicU32::new(Obstacle::Starting.bit()), warnings: AtomicU32::new(0) }
     }
 
     /// True if it was not there before.
     pub fn set(&self, obstacle: Obstacle) -> bool {
-        self.0.fetch_or(obstacle.bit(), Ordering::AcqRel) & obstacle.bit() == 0
+        self.obstacles.fetch_or(obstacle.bit(), Ordering::AcqRel) & obstacle.bit() == 0
     }
 
     /// True if it was there before.
     pub fn clear(&self, obstacle: Obstacle) -> bool {
-        self.0.fetch_and(!obstacle.bit(), Ordering::AcqRel) & obstacle.bit() != 0
+        self.obstacles.fetch_and(!obstacle.bit(), Ordering::AcqRel) & obstacle.bit() != 0
     }
 
     pub fn is_ready(&self) -> bool {
-        self.0.load(Ordering::Acquire) == 0
+        self.obstacles.load(Ordering::Acquire) == 0
     }
 
     /// At one moment; empty when ready.
     pub fn obstacles(&self) -> impl Iterator<Item = Obstacle> + use<> {
-        let bits = self.0.load(Ordering::Acquire);
+        let bits = self.obstacles.load(Ordering::Acquire);
         ALL.into_iter().filter(move |obstacle| bits & obstacle.bit() != 0)
+    }
+
+    /// Says whether there is this to warn of.
+    pub fn warn(&self, warning: Warning, there: bool) {
+        let bit = 1 << warning as u32;
+        if there {
+            self.warnings.fetch_or(bit, Ordering::AcqRel);
+        } else {
+            self.warnings.fetch_and(!bit, Ordering::AcqRel);
+        }
+    }
+
+    pub fn warnings(&self) -> impl Iterator<Item = Warning> + use<> {
+        let bits = self.warnings.load(Ordering::Acquire);
+        [Warning::CertificatesStale].into_iter().filter(move |warning| bits & (1 << *warning as u32) != 0)
     }
 }
 
@@ -105,6 +141,10 @@ mod tests {
         assert_eq!(readiness.obstacles().collect::<Vec<_>>(), [Obstacle::Starting, Obstacle::SpoolFull]);
         assert!(readiness.clear(Obstacle::Starting) && !readiness.clear(Obstacle::Starting));
         assert!(readiness.clear(Obstacle::SpoolFull) && readiness.is_ready());
+        readiness.warn(Warning::CertificatesStale, true);
+        assert!(readiness.is_ready() && readiness.warnings().eq([Warning::CertificatesStale]));
+        readiness.warn(Warning::CertificatesStale, false);
+        assert_eq!(readiness.warnings().count(), 0);
         assert!(ALL.iter().enumerate().all(|(index, obstacle)| obstacle.bit() == 1 << index));
     }
 }

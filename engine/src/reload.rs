@@ -31,7 +31,7 @@ pub enum ReloadError {
     NoFile,
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// An address cannot be bound, or the spool was not made for it.
+    /// A certificate cannot be used, an address not be bound, or the spool was not made for it.
     #[error("{0}")]
     Listeners(String),
     #[error("worker {0} has not taken the new rules over; it may still use the old ones")]

@@ -60,6 +60,16 @@ counters! {
         early_talkers,
         /// Times that a client with many faults was made to wait.
         tarpits,
+        /// TLS handshakes done.
+        handshakes,
+        /// Of those, resumed by a ticket.
+        handshakes_resumed,
+        /// TLS handshakes begun and not done: not TLS, nothing in common, too slow, too large.
+        handshakes_failed,
+        /// TLS handshakes not begun because too many were under way.
+        handshakes_refused,
+        /// TLS handshakes under way.
+        handshakes_now,
         /// Commands answered.
         commands,
         /// Faults of clients: commands or contents refused.

@@ -26,6 +26,7 @@
 //! commit succeeds | commit fails    the one that waits ends
 //! storage full | storage failed | storage well      what the spool's state is when MAIL comes
 //! files full | files failed | files ready           what content gets that wants a file
+//! handshake | handshake with a certificate | handshake fails    how the TLS handshake under way ends
 //! stop                          the server is told to stop
 //! vanish                        the connection is gone
 //! ```
@@ -42,7 +43,8 @@ use std::time::Duration;
 use ringmx::policy::newline::BareNewline;
 use ringmx::protocol::extension::Extension;
 use ringmx::protocol::params::{Body, Notify, Ret};
-use ringmx::session::Error;
+use ringmx::security::{CipherSuite, ClientCertificate, Fingerprint, Secured, Security, Version};
+use ringmx::session::{Error, TlsMode};
 
 use crate::guard;
 use crate::pair::{Commits, Options, Pair, Stored};
@@ -87,6 +89,7 @@ enum Step {
     Complete(Result<(), Error>),
     Storage(Option<Error>),
     Files(Result<(), Error>),
+    Handshake(Result<Secured, &'static str>),
     Stop,
     Vanish,
 }
@@ -251,6 +254,11 @@ impl Dialogue {
                 let network = value.parse().map_err(|_| "not a network".to_owned())?;
                 self.options.bare_newline_exclude = [network].into_iter().collect();
             }
+            "handshakes_open" => self.options.handshakes_open = number()? as usize,
+            "tls" => {
+                let named = TlsMode::ALL.into_iter().find(|mode| mode.name() == value);
+                self.options.tls = named.ok_or("unknown mode")?;
+            }
             "help_url" => self.options.help_url = Some(value.into()),
             "greeting" => self.refusal = Some(error(value)?),
             _ => {
@@ -352,6 +360,10 @@ impl Player {
             }
             Step::Complete(result) => self.pair.complete(*result),
             Step::Storage(error) => self.pair.set_storage_error(*error),
+            Step::Handshake(_) if !self.pair.is_securing() => {
+                return Err("no handshake is under way".to_owned());
+            }
+            Step::Handshake(result) => self.pair.shake_hands(result.clone()),
             Step::Files(files) => self.pair.set_files(*files),
             Step::Stop => self.pair.stop(),
             Step::Vanish => {
@@ -430,6 +442,10 @@ impl Expected {
             if message.notices != expected {
                 return Err(format!("stored are NOTIFY and ORCPT {:?}", message.notices));
             }
+        }
+        // What the trace field says of TLS, the envelope says too.
+        if text(&message.trace).contains("\ttls ") != message.security.is_some() {
+            return Err(format!("stored is the security {:?}", message.security));
         }
         if let Some(content) = self.content.as_ref().filter(|&content| *content != message.content) {
             let len = content.iter().zip(&message.content).take_while(|(a, b)| a == b).count();
@@ -524,6 +540,12 @@ fn event(line: &str) -> Result<Step, String> {
         "commit succeeds" => Step::Complete(Ok(())),
         "commit fails" => Step::Complete(Err(Error::SpoolFailed)),
         "storage well" => Step::Storage(None),
+        "handshake" => Step::Handshake(Ok(secured(None))),
+        "handshake with a certificate" => {
+            let certificate = ClientCertificate { fingerprint: Fingerprint([0xab; 32]), verified: true };
+            Step::Handshake(Ok(secured(Some(certificate))))
+        }
+        "handshake fails" => Step::Handshake(Err("malformed message")),
         "stop" => Step::Stop,
         "vanish" => Step::Vanish,
         _ => match line.split_once(' ') {
@@ -534,6 +556,14 @@ fn event(line: &str) -> Result<Step, String> {
             _ => return Err("not a line of a dialogue".to_owned()),
         },
     })
+}
+
+fn secured(certificate: Option<ClientCertificate>) -> Secured {
+    Secured {
+        security: Security { version: Version::Tls13, cipher: CipherSuite(0x1302), certificate },
+        resumed: false,
+        certificate_names: Box::default(),
+    }
 }
 
 fn error(name: &str) -> Result<Error, String> {

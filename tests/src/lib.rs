@@ -37,3 +37,4 @@ pub mod random;
 pub mod reloading;
 pub mod simulation;
 pub mod source;
+pub mod tls;

@@ -84,8 +84,18 @@ impl Delivered {
             line = next();
         }
         assert!(line.starts_with(b"Received: from "), "{name}: {}", line.escape_ascii());
-        let trace = [line, b"\n", next(), b"\n", next(), b"\n"].concat();
-        assert!(trace.split(|&octet| octet == b'\n').skip(1).take(2).all(|line| line.starts_with(b"\t")));
+        let mut trace = [line, b"\n"].concat();
+        // The date is the last line, behind `;`.
+        while !trace.ends_with(b";\n") {
+            trace.extend([next(), b"\n"].concat());
+        }
+        trace.extend([next(), b"\n"].concat());
+        assert!(
+            trace
+                .split(|&octet| octet == b'\n')
+                .skip(1)
+                .all(|line| line.is_empty() || line.starts_with(b"\t"))
+        );
         Self { name: name.to_owned(), return_path, delivered_to, trace, content: file[at..].to_vec() }
     }
 }

@@ -22,8 +22,9 @@ use ringmx::policy::rules::RuleSet;
 use ringmx::protocol::envelope::Envelope;
 use ringmx::protocol::extension::Extensions;
 use ringmx::protocol::params::{Body, Notify, Ret};
+use ringmx::security::{Secured, Security};
 use ringmx::session::{
-    Context, Error, Guard, Next, Piece, Pool, Replies, Service, Session, Settings, Spilled,
+    Context, Error, Guard, Next, Piece, Pool, Replies, Service, Session, Settings, Spilled, TlsMode,
 };
 use ringmx::stats::WorkerStats;
 use ringmx::time::Now;
@@ -54,6 +55,7 @@ pub struct Options {
     /// Texts of replies by enhanced status code.
     pub texts: HashMap<Box<str>, Box<str>>,
     pub help_url: Option<Box<str>>,
+    pub tls: TlsMode,
     pub guard: Guard,
     /// Clients that are connected already, each as often as it is there.
     pub connected: Vec<IpAddr>,
@@ -61,6 +63,8 @@ pub struct Options {
     pub rules: Vec<String>,
     /// The keys of `[recipients]`, in the same form; in place of `domains`.
     pub recipients: Option<String>,
+    /// TLS handshakes of other sessions that are under way.
+    pub handshakes_open: usize,
     /// Faults that the client committed in sessions before.
     pub faults_before: u32,
 }
@@ -85,10 +89,12 @@ impl Default for Options {
             inline_size: 256 << 10,
             texts: HashMap::new(),
             help_url: None,
+            tls: TlsMode::Off,
             guard: Guard::default(),
             connected: Vec::new(),
             rules: Vec::new(),
             recipients: None,
+            handshakes_open: 0,
             faults_before: 0,
         }
     }
@@ -140,6 +146,7 @@ pub struct Stored {
     /// Of rules.
     pub tags: Vec<String>,
     pub helo: Vec<u8>,
+    pub security: Option<Security>,
     /// Our trace field: the lines up to the first that is not folded.
     pub trace: Vec<u8>,
     /// The rest.
@@ -186,6 +193,7 @@ impl Pair {
             bare_newline_exclude: options.bare_newline_exclude.clone(),
             listener: "mx".into(),
             replies: Arc::new(Replies::new(options.texts.clone(), options.help_url.clone())),
+            tls: options.tls,
             guard: options.guard.clone(),
             command_timeout: options.command_timeout,
             data_timeout: options.data_timeout,
@@ -202,6 +210,7 @@ impl Pair {
             clients.leave(visit);
         }
         pool.clients = Arc::new(clients);
+        pool.handshakes_count = options.handshakes_open;
         Self {
             session: Session::new(SessionIds::new(3).next(now), options.client, now.monotonic),
             service,
@@ -240,17 +249,49 @@ impl Pair {
         self.follow(next);
     }
 
-    /// The client writes.
+    /// The client writes. Where a handshake is awaited nothing in clear is one.
     pub fn send(&mut self, bytes: &[u8]) {
-        if !self.closed {
+        if self.session.is_securing() {
+            let cx = &mut Context {
+                now: self.now,
+                service: &self.service,
+                policy: &self.policy,
+                pool: &mut self.pool,
+            };
+            let next = self.session.distrust(cx, "not TLS");
+            self.follow(next);
+        } else if !self.closed {
             self.parked.extend_from_slice(bytes);
             self.pump();
         }
     }
 
+    pub fn is_securing(&self) -> bool {
+        self.session.is_securing()
+    }
+
+    /// The handshake that is under way ends.
+    pub fn shake_hands(&mut self, result: Result<Secured, &'static str>) {
+        let cx = &mut Context {
+            now: self.now,
+            service: &self.service,
+            policy: &self.policy,
+            pool: &mut self.pool,
+        };
+        let next = match result {
+            Ok(secured) => self.session.secured(cx, secured, &mut self.out),
+            Err(why) => self.session.distrust(cx, why),
+        };
+        self.follow(next);
+        self.pump();
+    }
+
     /// The client ends its direction; the connection is over when all it sent has been answered.
     pub fn end_input(&mut self) {
         self.ended = true;
+        if self.is_securing() {
+            return self.follow(Next::Close);
+        }
         self.pump();
     }
 
@@ -370,7 +411,7 @@ impl Pair {
     }
 
     fn pump(&mut self) {
-        while !self.closed && !self.is_committing() && !self.session.is_delayed() {
+        while !self.closed && !self.is_committing() && !self.session.is_delayed() && !self.is_securing() {
             let cx = &mut Context {
                 now: self.now,
                 service: &self.service,
@@ -399,6 +440,7 @@ impl Pair {
                     Commits::Fail(error) => self.commit_ended(Err(error)),
                     Commits::Wait => assert!(self.is_committing()),
                 },
+                Next::StartTls => self.follow(Next::StartTls),
                 Next::Close => self.follow(Next::Close),
             }
         }
@@ -463,6 +505,7 @@ impl Pair {
                 envid: envelope.envid().map(<[u8]>::to_vec),
                 tags: envelope.tags().map(str::to_owned).collect(),
                 helo: envelope.helo().unwrap_or_default().to_vec(),
+                security: envelope.security(),
                 trace: trace.to_vec(),
                 content: content.to_vec(),
             });
@@ -478,6 +521,10 @@ impl Pair {
     }
 
     fn follow(&mut self, next: Next) {
+        if next == Next::StartTls {
+            assert!(self.is_securing());
+            self.parked.clear();
+        }
         if next == Next::Close {
             self.closed = true;
             assert!(self.ended || !self.session.ended_by().is_empty(), "the log is told why");
@@ -504,9 +551,8 @@ fn split_trace(content: &[u8]) -> (&[u8], &[u8]) {
         if !content[at..].starts_with(b"\t") {
             return content.split_at(at);
         }
-        // The date is the last line: content may itself begin with a tab.
-        let third = content[..at].iter().filter(|&&octet| octet == b'\n').count() == 2;
-        if third {
+        // The date is the last line, behind `;`: content may itself begin with a tab.
+        if content[..at].ends_with(b";\r\n") {
             let last = content[at..].iter().position(|&octet| octet == b'\n').expect("the date's line");
             return content.split_at(at + last + 1);
         }

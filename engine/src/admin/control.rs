@@ -26,6 +26,7 @@ use crate::reload::{Requests, RulePlaces};
 use crate::server::{Board, Visitors, who_listens};
 use crate::stats::WorkerStats;
 use crate::store::KeeperState;
+use crate::tls::ListenersTls;
 
 /// How often the workers' events are looked at; also the longest a stop waits.
 const TICK: Duration = Duration::from_millis(50);
@@ -77,6 +78,7 @@ pub struct ControlHandles {
     /// By shard.
     pub delivery_stats: Vec<Arc<EgressStats>>,
     pub keeper: Arc<KeeperState>,
+    pub tls: Arc<ListenersTls>,
     pub stop: Stop,
 }
 
@@ -133,28 +135,16 @@ pub fn spawn(handles: ControlHandles) -> io::Result<JoinHandle<io::Result<()>>> 
 /// # Errors
 /// Of the system, before the first answer; later ones are logged.
 pub fn run(handles: ControlHandles) -> io::Result<()> {
-    let ControlHandles {
-        worker_stats,
-        events,
-        admin,
-        control,
-        commands,
-        readiness,
-        spool,
-        board,
-        visitors,
-        delivery_stats,
-        keeper,
-        stop,
-        places,
-        reloads,
-    } = handles;
+    let ControlHandles { worker_stats, events, places, reloads, spool, tls, .. } = handles;
+    let ControlHandles { admin, control, commands, readiness, board, visitors, .. } = handles;
+    let ControlHandles { delivery_stats, keeper, stop, .. } = handles;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let sources = Sources {
         worker_stats,
         events: events.clone(),
         delivery_stats,
+        tls,
         spool,
         board: Arc::clone(&board),
         keeper,
@@ -229,6 +219,7 @@ mod tests {
             visitors: Arc::default(),
             delivery_stats: Vec::new(),
             keeper: Arc::default(),
+            tls: Arc::default(),
             stop: stop.clone(),
         })
         .unwrap();

@@ -122,10 +122,12 @@ fn router(answers: Arc<Answers>) -> Router {
 async fn readyz(State(answers): State<Arc<Answers>>) -> (StatusCode, String) {
     let reasons: String =
         answers.readiness.obstacles().map(|obstacle| format!("not ready: {}\n", obstacle.text())).collect();
+    let warnings: String =
+        answers.readiness.warnings().map(|warning| format!("warning: {}\n", warning.text())).collect();
     if reasons.is_empty() {
-        (StatusCode::OK, "ready\n".to_owned())
+        (StatusCode::OK, format!("ready\n{warnings}"))
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, reasons)
+        (StatusCode::SERVICE_UNAVAILABLE, reasons + &warnings)
     }
 }
 

@@ -67,6 +67,16 @@ fn write(event: &Event, places: &RulePlaces) {
         Kind::ProxyRefused { proxy, why } => {
             warn!(session, proxy = %Client(proxy), why, "a proxy did not say whose connection it brings: closed");
         }
+        Kind::Secured { client, security, resumed } => {
+            let (client, version, cipher) = (Client(client), security.version.name(), security.cipher.name());
+            let certificate = security.certificate;
+            let sha256 = certificate.map(|certificate| tracing::field::display(certificate.fingerprint));
+            let verified = certificate.map(|certificate| certificate.verified);
+            debug!(session, %client, version, cipher, resumed, client_sha256 = sha256, verified, "secured");
+        }
+        Kind::TlsFailed { client, why } => {
+            info!(session, client = %Client(client), why, "TLS failed: closed");
+        }
         Kind::Noted { client, fault } => {
             info!(session, client = %Client(client), fault, "noted");
         }

@@ -19,12 +19,14 @@ use crate::readiness::Readiness;
 use crate::server::{Board, Proof, Standing};
 use crate::stats::WorkerStats;
 use crate::store::{KeeperState, Writes};
+use crate::tls::ListenersTls;
 
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Gauges would share a name with the counter beside them, so they get their own.
 const GAUGE_NAMES: &[(&str, &str)] = &[
     ("connections_now", "connections_open"),
+    ("handshakes_now", "handshakes_open"),
     ("memory_octets_now", "content_held_octets"),
     ("input_octets_now", "input_held_octets"),
 ];
@@ -53,6 +55,7 @@ pub(super) struct Sources {
     pub(super) events: Vec<EventQueue>,
     pub(super) delivery_stats: Vec<Arc<EgressStats>>,
     pub(super) readiness: Arc<Readiness>,
+    pub(super) tls: Arc<ListenersTls>,
     pub(super) spool: SpoolMode,
     pub(super) board: Arc<Board>,
     pub(super) keeper: Arc<KeeperState>,
@@ -111,6 +114,7 @@ impl Collector for Sources {
             files.encode_family(&[("fate", fate)])?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
         }
         self.encode_listeners(encoder)?;
+        encode_certificates(encoder, &self.tls)?;
         let dropped: Vec<u64> = self.events.iter().map(EventQueue::dropped_count).collect();
         let help = "Events the log was too slow for.";
         let worker = Label { name: "worker", values: (0..self.events.len()).collect() };
@@ -145,6 +149,31 @@ impl Sources {
         }
         Ok(())
     }
+}
+
+/// When certificates end, and whether what is in their files is in use.
+fn encode_certificates(encoder: &mut DescriptorEncoder<'_>, tls: &ListenersTls) -> fmt::Result {
+    let help = "When a certificate ends, since 1970.";
+    let mut ends =
+        encoder.encode_descriptor("certificate_not_after", help, Some(&Unit::Seconds), MetricType::Gauge)?;
+    for (path, facts) in tls.certificates().iter() {
+        let labels =
+            [("certificate", path.as_str()), ("name", facts.names.first().map_or("", String::as_str))];
+        ends.encode_family(&labels)?.encode_gauge(&facts.not_after.as_secs_f64())?;
+    }
+    let help =
+        "1 while the files of certificates hold something that cannot be used, so that older ones serve.";
+    encoder
+        .encode_descriptor("certificates_stale", help, None, MetricType::Gauge)?
+        .encode_gauge(&i64::from(tls.is_stale()))?;
+    encoder
+        .encode_descriptor(
+            "certificate_renewals",
+            "Times certificates were read.",
+            None,
+            MetricType::Counter,
+        )?
+        .encode_counter::<NoLabelSet, _, u64>(&tls.renewals_count(), None)
 }
 
 /// What tells the values of one metric apart.
@@ -228,6 +257,7 @@ mod tests {
             spool: SpoolMode::EXAMPLE,
             board: Arc::new(Board::example()),
             keeper: Arc::default(),
+            tls: Arc::default(),
             started_unix_secs: 1.5,
         };
         let text = text(&registry(sources)).unwrap();

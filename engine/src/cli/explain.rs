@@ -12,6 +12,7 @@ use crate::config::{Checked, Config, ConfigError, QUICK_START, Severity, check_f
 use crate::policy::recipient::NotOurs;
 use crate::policy::rules::{Action, Facts, Rule, RuleSpec, Stage};
 use crate::protocol::path::{ForwardPath, ReversePath};
+use crate::security::{CipherSuite, ClientCertificate, Fingerprint, Secured, Security, Version};
 
 /// Say which rules a session would meet, and what each of them does
 ///
@@ -42,6 +43,12 @@ pub(super) struct ExplainArgs {
     /// The reverse-path; <> for the null one
     #[arg(long, value_name = "ADDRESS")]
     mail: Option<String>,
+    /// The session is under TLS; at the first stage it is not known yet
+    #[arg(long)]
+    tls: bool,
+    /// The certificate that the client shows: sha256:HEX, which nobody verifies, or a DNS name in a verified one
+    #[arg(long, value_name = "CERTIFICATE", requires = "tls")]
+    client_certificate: Option<String>,
     /// What MAIL announces as the message's size, in octets
     #[arg(long, value_name = "OCTETS")]
     size: Option<u64>,
@@ -121,15 +128,45 @@ pub(super) fn run(args: &ExplainArgs, out: &mut impl Write) -> Result<u8, Failur
     Ok(u8::from(is_refused))
 }
 
+impl ExplainArgs {
+    /// What would protect the session; version and cipher suite are nothing that a rule asks for.
+    fn secured(&self) -> Result<Option<Secured>, Failure> {
+        if !self.tls {
+            return Ok(None);
+        }
+        let (certificate, names) = match &self.client_certificate {
+            None => (None, Box::default()),
+            Some(text) => match text.strip_prefix("sha256:").map(Fingerprint::parse) {
+                Some(Some(fingerprint)) => {
+                    (Some(ClientCertificate { fingerprint, verified: false }), Box::default())
+                }
+                Some(None) => {
+                    let why = format!("--client-certificate {text} has no 64 hexadecimal digits");
+                    return Err(Failure::Usage(why));
+                }
+                None => {
+                    let fingerprint = Fingerprint([0; 32]);
+                    let certificate = ClientCertificate { fingerprint, verified: true };
+                    (Some(certificate), [text.to_ascii_lowercase().into()].into())
+                }
+            },
+        };
+        let security = Security { version: Version::Tls13, cipher: CipherSuite(0), certificate };
+        Ok(Some(Secured { security, resumed: false, certificate_names: names }))
+    }
+}
+
 impl Asked<'_> {
     /// Up to the first that turns the session away; each recipient by itself.
     fn stages(&self, args: &ExplainArgs) -> Result<Vec<Step>, Failure> {
+        let (client, secured) = (args.client, args.secured()?);
         let mut facts =
-            Facts { client: args.client, helo: b"", reverse_path: None, forward_path: None, size: None };
+            Facts { client, helo: b"", reverse_path: None, forward_path: None, size: None, secured: None };
         let mut steps = vec![self.step(Stage::Connect, args.client.to_string(), &facts)];
         let goes_on = |steps: &[Step]| steps.iter().all(|step| step.accepted);
         if let Some(helo) = args.helo.as_ref().filter(|_| goes_on(&steps)) {
             facts.helo = helo.as_bytes();
+            facts.secured = secured.as_ref();
             steps.push(self.step(Stage::Helo, helo.clone(), &facts));
         }
         let mail = args.mail.as_deref().map(bracketed);

@@ -1,19 +1,23 @@
 //! `ringmx probe`: what people did with telnet.
 
+mod tls;
+
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs, UdpSocket};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde::Serialize;
 use socket2::{Domain, Socket, Type};
 
+use self::tls::{When, Wire};
 use super::Failure;
 use super::admin::{AdminArgs, Client};
 use crate::config::parse_port;
 
-/// Octets of all that a server may say: a reply to EHLO has some tens of lines.
-const REPLIES_LEN_MAX: u64 = 64 << 10;
+/// Octets of one reply: that to EHLO has some tens of lines.
+const REPLY_LEN_MAX: u64 = 64 << 10;
 const SMTP_PORT: u16 = 25;
 
 /// Connect as a person with telnet would, and tell who answers
@@ -25,6 +29,8 @@ told, by the admin HTTP, from which port the connection comes.
 Examples:
   ringmx probe mx1.example.com
   ringmx probe 192.0.2.1:smtp --json
+  ringmx probe mx1.example.com --tls
+  ringmx probe mx1.example.com:465 --tls=implicit
   ringmx probe '[2001:db8::1]:25' --config /etc/ringmx.toml
 
 Exit status: 0 a mail server answers (this one, if that was asked), 1 nobody or somebody else
@@ -39,6 +45,13 @@ pub(super) struct ProbeArgs {
     /// The name that is given with EHLO
     #[arg(long, value_name = "NAME", default_value = "probe.invalid")]
     helo: String,
+    /// Shake hands, and tell of protocol, cipher suite and certificates; by STARTTLS, or with --tls=implicit at once
+    #[arg(long, value_name = "WHEN", value_enum, num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "starttls")]
+    tls: Option<When>,
+    /// Whom to trust as an authority: a PEM file
+    #[arg(long, value_name = "FILE", default_value = "/etc/ssl/certs/ca-certificates.crt", requires = "tls")]
+    authorities: PathBuf,
     /// One JSON object
     #[arg(long)]
     json: bool,
@@ -61,6 +74,7 @@ struct Report {
     /// As the server calls itself.
     hostname: Option<String>,
     extensions: Vec<String>,
+    tls: Option<tls::Secured>,
     error: Option<String>,
 }
 
@@ -100,17 +114,17 @@ fn probe(
         .map_err(|error| format!("the name `{host}` has no address: {error}"))?
         .collect();
     let (stream, expected) = connect(&addresses, admin, timeout, report)?;
-    let told = |error: io::Error| match error.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => format!("no answer within {timeout:?}"),
-        _ => error.to_string(),
-    };
+    let told = |error: io::Error| told(&error, timeout);
     let began = Instant::now();
     stream
         .set_read_timeout(Some(timeout))
         .and_then(|()| stream.set_write_timeout(Some(timeout)))
         .map_err(told)?;
-    let mut writing = &stream;
-    let mut reader = BufReader::new(Read::take(&stream, REPLIES_LEN_MAX));
+    let mut wire = Wire::Clear(stream);
+    if args.tls == Some(When::Implicit) {
+        wire = secure(wire, host, args, report)?;
+    }
+    let mut reader = BufReader::new(wire);
     let greeting = read_reply(&mut reader).map_err(|error| format!("no greeting: {}", told(error)))?;
     report.greeting_ms = Some(millis(began));
     report.greeting = Some(greeting.lines.join(" / "));
@@ -118,20 +132,74 @@ fn probe(
         return Err(format!("the greeting is no 220: {}", greeting.code));
     }
     report.hostname = greeting.lines[0].split_whitespace().next().map(str::to_owned);
-    let began = Instant::now();
-    writing.write_all(format!("EHLO {}\r\n", args.helo).as_bytes()).map_err(told)?;
-    let ehlo = read_reply(&mut reader).map_err(|error| format!("no reply to EHLO: {}", told(error)))?;
-    report.ehlo_ms = Some(millis(began));
+    let mut ehlo = say_ehlo(&mut reader, args, timeout, report)?;
+    if args.tls == Some(When::Starttls) {
+        reader = start_tls(reader, host, args, &ehlo, report)?;
+        ehlo = say_ehlo(&mut reader, args, timeout, report)?;
+    }
     if let (Some(admin), Some(ticket)) = (admin, expected) {
         report.this_server = Some(admin.was_seen(&ticket)?);
     }
     // The server may be gone without a word; it has answered what there was to ask.
-    drop(writing.write_all(b"QUIT\r\n").and_then(|()| read_reply(&mut reader).map(drop)));
+    drop(say(&mut reader, "QUIT"));
     if ehlo.code != 250 {
         return Err(format!("EHLO is answered {} {}", ehlo.code, ehlo.lines.join(" / ")));
     }
     report.extensions = ehlo.lines.into_iter().skip(1).collect();
     Ok(())
+}
+
+fn told(error: &io::Error, timeout: Duration) -> String {
+    match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => format!("no answer within {timeout:?}"),
+        _ => error.to_string(),
+    }
+}
+
+fn say(reader: &mut BufReader<Wire>, line: &str) -> io::Result<Reply> {
+    reader.get_mut().write_all(format!("{line}\r\n").as_bytes())?;
+    reader.get_mut().flush()?;
+    read_reply(reader)
+}
+
+fn say_ehlo(
+    reader: &mut BufReader<Wire>,
+    args: &ProbeArgs,
+    timeout: Duration,
+    report: &mut Report,
+) -> Result<Reply, String> {
+    let began = Instant::now();
+    let ehlo = say(reader, &format!("EHLO {}", args.helo))
+        .map_err(|error| format!("no reply to EHLO: {}", told(&error, timeout)))?;
+    report.ehlo_ms = Some(millis(began));
+    Ok(ehlo)
+}
+
+/// RFC 3207.
+fn start_tls(
+    mut reader: BufReader<Wire>,
+    host: &str,
+    args: &ProbeArgs,
+    ehlo: &Reply,
+    report: &mut Report,
+) -> Result<BufReader<Wire>, String> {
+    if !ehlo.lines.iter().skip(1).any(|line| line.eq_ignore_ascii_case("STARTTLS")) {
+        return Err("STARTTLS is not offered".to_owned());
+    }
+    let reply = say(&mut reader, "STARTTLS").map_err(|error| format!("no reply to STARTTLS: {error}"))?;
+    if reply.code != 220 {
+        return Err(format!("STARTTLS is answered {} {}", reply.code, reply.lines.join(" / ")));
+    }
+    if !reader.buffer().is_empty() {
+        return Err("something came in clear behind the reply to STARTTLS".to_owned());
+    }
+    Ok(BufReader::new(secure(reader.into_inner(), host, args, report)?))
+}
+
+fn secure(wire: Wire, host: &str, args: &ProbeArgs, report: &mut Report) -> Result<Wire, String> {
+    let (wire, secured) = tls::secure(wire, host, &args.authorities)?;
+    report.tls = Some(secured);
+    Ok(wire)
 }
 
 /// The first address that can be reached; and what the admin HTTP calls the connection.
@@ -201,6 +269,7 @@ struct Reply {
 
 /// RFC 5321 §4.2: all lines of a reply; control characters are shown escaped.
 fn read_reply(reader: &mut impl BufRead) -> io::Result<Reply> {
+    let mut reader = reader.take(REPLY_LEN_MAX);
     let mut lines = Vec::new();
     loop {
         let mut octets = Vec::new();
@@ -232,6 +301,7 @@ fn write_report(report: &Report, output: &mut impl Write) -> io::Result<()> {
     if report.ehlo_ms.is_some() {
         writeln!(output, "  extensions  {}{}", report.extensions.join(", "), millis(report.ehlo_ms))?;
     }
+    report.tls.iter().try_for_each(|secured| tls::write_secured(secured, output))?;
     match report.this_server {
         Some(true) => writeln!(output, "  it is this server")?,
         Some(false) => writeln!(output, "  it is NOT this server, or something stands in between")?,

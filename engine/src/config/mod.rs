@@ -35,7 +35,7 @@ use crate::policy::newline::BareNewline;
 use crate::policy::recipient;
 use crate::policy::rules::{RuleSet, RuleSpec};
 use crate::protocol::extension::Extensions;
-use crate::session::Guard;
+use crate::session::{Guard, TlsMode};
 use crate::store::Retention;
 
 /// What `ringmx serve` runs without `--config`; also an example to start from.
@@ -53,6 +53,8 @@ pub struct Config {
     pub group: Option<String>,
     /// At least one; neither names nor addresses repeat, except for port 0.
     pub listeners: Vec<Listener>,
+    /// For all listeners with TLS, which need one; the first is for clients that ask for none by name.
+    pub certificates: Vec<CertificateFiles>,
     pub spool: SpoolConfig,
     pub recipients: Recipients,
     pub rules: Arc<RuleSet>,
@@ -93,10 +95,35 @@ pub struct Listener {
     pub data_timeout: Duration,
     /// Connections that one worker holds open at this listener; beyond it, 421.
     pub connections_max: usize,
+    pub tls: TlsMode,
+    /// What is asked of clients under TLS.
+    pub client_certificates: ClientCertificates,
     /// Whom it trusts, and what it lets clients do.
     pub guard: Guard,
     /// What a 250 promises here, if not what the spool's says.
     pub durability: Option<Durability>,
+}
+
+/// A certificate and its key: paths of PEM files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// The certificate, and behind it those of its issuers.
+    pub chain: PathBuf,
+    pub key: PathBuf,
+    /// Where there are none, they are made when the server starts: for trying things out.
+    pub self_signed: bool,
+}
+
+/// What a listener asks of its clients under TLS. Who shows no certificate is served all the same.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ClientCertificates {
+    /// Nothing.
+    #[default]
+    Off,
+    /// A certificate of anybody's making; only that the client has its key is proved.
+    Record,
+    /// The same, and whether it leads to an authority in this file.
+    Verify { authorities: PathBuf },
 }
 
 #[derive(Clone, Debug)]

@@ -19,8 +19,7 @@ const SECRET_LEN_MAX: u64 = 64 << 10;
 const SIMILARITY_MIN: f64 = 0.8;
 
 /// Keys the configuration is designed to have and this version does not know: section (empty: top level) and key.
-const NOT_AVAILABLE: &[(&str, &str)] =
-    &[("", "certificate"), ("", "bounce"), ("listener", "tls"), ("route", "next_hop"), ("route", "lifetime")];
+const NOT_AVAILABLE: &[(&str, &str)] = &[("", "bounce"), ("route", "next_hop"), ("route", "lifetime")];
 
 /// A text of the configuration and where it stands.
 #[derive(Clone, Debug)]

@@ -110,12 +110,9 @@ test.toml:7:1: error: unknown key `zebra` in `log`
   help: the keys here are format, level
 "#,
     );
-    let ours = shown_with(
-        "[[route]]",
-        "[bounce]\nnext_hop = [\"mail:25\"]\n[[certificate]]\n[[route]]\nlifetime = \"5d\"",
-    );
+    let ours = shown_with("[[route]]", "[bounce]\nnext_hop = [\"mail:25\"]\n[[route]]\nlifetime = \"5d\"");
     let version = env!("CARGO_PKG_VERSION");
-    for name in ["`bounce`", "`certificate`", "`lifetime` in `route`"] {
+    for name in ["`bounce`", "`lifetime` in `route`"] {
         assert!(ours.contains(&format!("error: {name} is not available in ringmx {version} yet")), "{ours}");
     }
 }
@@ -502,4 +499,52 @@ fn domains_are_found_in_every_form() {
     let spellings = idn::spellings("xn--bcher-kva.example");
     assert_eq!(spellings, ["xn--bcher-kva.example", "b\u{fc}cher.example"]);
     assert!(config.route_for("b\u{fc}cher.example").is_some());
+}
+
+#[test]
+fn what_tls_needs_is_told() {
+    let listener = |more: &str| shown_with("name = \"mx\"", &format!("name = \"mx\"\n{more}"));
+    for (more, told) in [
+        ("tls = \"starttls\"", "tls = \"starttls\" of the listener `mx` needs a [[certificate]]"),
+        ("tls = \"ssl\"", "`tls` cannot be \"ssl\""),
+        ("client_certificates = \"record\"", "`client_certificates` means nothing without TLS"),
+        ("client_authorities = \"a.pem\"", "`client_authorities` means nothing by itself"),
+        ("tls = \"implicit\"\nclient_certificates = \"verify\"", "needs `client_authorities`"),
+        (
+            "tls = \"implicit\"\nclient_certificates = \"record\"\nclient_authorities = \"a.pem\"",
+            "`client_authorities` is for \"verify\" only",
+        ),
+    ] {
+        let shown = listener(more);
+        assert!(shown.contains(told), "{more}:\n{shown}");
+    }
+    let certificate = |text: &str| shown_with("[[route]]", &format!("[[certificate]]\n{text}\n[[route]]"));
+    assert!(certificate("key = \"a.key\"").contains("the certificate has no `chain`"));
+    assert!(certificate("chain = \"a.pem\"").contains("the certificate has no `key`"));
+    assert_eq!(certificate("chain = \"a.pem\"\nkey = \"a.key\""), "");
+}
+
+#[test]
+fn rules_on_certificates_are_checked() {
+    let rule = |listener: &str, condition: &str| {
+        let listener = format!(
+            "name = \"mx\"\ntls = \"starttls\"\n{listener}\n[[certificate]]\nchain = \"a.pem\"\nkey = \"a.key\"\n\
+             [[rule]]\naction = \"accept\"\n{condition}\n[[listener]]\nname = \"other\""
+        );
+        shown_with("name = \"mx\"", &listener)
+    };
+    let record = "client_certificates = \"record\"\nbind = [\"127.0.0.1:2526\"]";
+    let off = "bind = [\"127.0.0.1:2526\"]";
+    for (listener, condition, told) in [
+        (record, "stage = \"connect\"\ntls = true", "`tls` is not known at stage \"connect\""),
+        (record, "stage = \"mail\"\nclient_certificate = []", "the rule would never match"),
+        (record, "stage = \"mail\"\nclient_certificate = [\"sha256:1\"]", "has 64 hexadecimal digits"),
+        (off, "stage = \"mail\"\nclient_certificate = [\"verified\"]", "no listener asks for certificates"),
+    ] {
+        let shown = rule(listener, condition);
+        assert!(shown.contains(told), "{condition}:\n{shown}");
+    }
+    let fine =
+        rule(record, "stage = \"mail\"\ntls = true\nclient_certificate = [\"verified\", \".a.example\"]");
+    assert!(!fine.contains("error"), "{fine}");
 }

@@ -15,6 +15,7 @@
 //! | 6 | ret | RET of MAIL (RFC 3461 §4.3). 0: FULL, 1: HDRS |
 //! | 7 | envid | ENVID of MAIL (§4.4), in xtext |
 //! | 8 | tag | a tag that a rule gave the message, ASCII; once for each |
+//! | 9 | security | of TLS: version, cipher suite (2 octets each, big endian); of a client's certificate SHA-256, 1: verified or 0 |
 //! | 32, 33 | deferral, last error | of a message that was tried before: see [`super::deferral`] |
 //! | 128 | reverse-path | mailbox as the client wrote it, without brackets; empty: the null reverse-path; exactly once |
 //! | 129 | forward-path | mailbox as the client wrote it, or `postmaster`; once for each recipient, in order, at least once |
@@ -29,6 +30,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::params::{Body, Notify, RcptParams, Ret};
 use super::path::{ForwardPath, Mailbox};
+use crate::security::Security;
 
 const TAG_CLIENT: u8 = 1;
 const TAG_HELO: u8 = 2;
@@ -38,6 +40,7 @@ const TAG_RECEIVED: u8 = 5;
 const TAG_RET: u8 = 6;
 const TAG_ENVID: u8 = 7;
 const TAG_TAG: u8 = 8;
+const TAG_SECURITY: u8 = 9;
 /// The first tag that a reader must know.
 const TAG_CRITICAL_MIN: u8 = 128;
 const TAG_REVERSE_PATH: u8 = 128;
@@ -93,6 +96,10 @@ impl Writer<'_> {
     /// Once for each tag.
     pub fn tag(&mut self, tag: &str) {
         self.field_with(TAG_TAG, |out| out.extend_from_slice(tag.as_bytes()));
+    }
+
+    pub fn security(&mut self, security: &Security) {
+        self.field_with(TAG_SECURITY, |out| security.write(out));
     }
 
     pub fn client(&mut self, address: IpAddr, port: u16) {
@@ -179,6 +186,7 @@ pub struct Envelope<'a> {
     smtputf8: bool,
     ret: Option<Ret>,
     envid: Option<&'a [u8]>,
+    security: Option<Security>,
 }
 
 impl<'a> Envelope<'a> {
@@ -198,6 +206,7 @@ impl<'a> Envelope<'a> {
             smtputf8: false,
             ret: None,
             envid: None,
+            security: None,
         };
         let mut rest = octets;
         while !rest.is_empty() {
@@ -220,6 +229,7 @@ impl<'a> Envelope<'a> {
                 TAG_SMTPUTF8 => set(&mut smtputf8, tag, value.is_empty().then_some(()))?,
                 TAG_RET => set(&mut envelope.ret, tag, ret(value))?,
                 TAG_ENVID => set(&mut envelope.envid, tag, Some(value))?,
+                TAG_SECURITY => set(&mut envelope.security, tag, Security::read(value))?,
                 TAG_NOTIFY | TAG_ORCPT => {
                     rcpt_param(params.as_mut().ok_or(EnvelopeError::NoRecipientBefore(tag))?, tag, value)?;
                 }
@@ -315,6 +325,11 @@ impl<'a> Envelope<'a> {
     pub fn envid(&self) -> Option<&'a [u8]> {
         self.envid
     }
+
+    /// None where the session was in clear.
+    pub fn security(&self) -> Option<Security> {
+        self.security
+    }
 }
 
 /// The value of the first field; empty where there is none.
@@ -375,6 +390,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::security::{CipherSuite, Version};
 
     fn mailbox(text: &'static str) -> Mailbox<'static> {
         Mailbox::parse(text.as_bytes()).expect("a mailbox")
@@ -384,6 +400,9 @@ mod tests {
         let notify = Some(Notify::SUCCESS.and(Notify::DELAY));
         RcptParams { notify, orcpt: Some(b"rfc822;c@d") }
     }
+
+    const TLS: Security =
+        Security { version: Version::Tls13, cipher: CipherSuite(0x1301), certificate: None };
 
     fn sample() -> Vec<u8> {
         let mut octets = Vec::new();
@@ -397,6 +416,7 @@ mod tests {
         writer.smtputf8();
         writer.ret(Ret::Headers);
         writer.envid(b"a+20b");
+        writer.security(&TLS);
         writer.forward_path(&ForwardPath::Mailbox(mailbox("c@[IPv6:::1]")));
         writer.rcpt_params(&dsn());
         writer.forward_path(&ForwardPath::Postmaster);
@@ -417,6 +437,7 @@ mod tests {
         assert_eq!(envelope.client(), Some(("192.0.2.7".parse().expect("an address"), 40_000)));
         assert_eq!(envelope.helo(), Some(&b"mail.example"[..]));
         assert_eq!(envelope.body(), Some(Body::EightBitMime));
+        assert_eq!(envelope.security(), Some(TLS));
         assert_eq!(envelope.listener(), Some("mx"));
         assert_eq!(envelope.received_unix_us(), Some(1_763_780_000_000_000));
     }
@@ -453,6 +474,7 @@ mod tests {
         assert_eq!(Envelope::parse(&with(b"\x80\0\0")).err(), Some(EnvelopeError::Duplicate(128)));
         assert_eq!(Envelope::parse(&with(b"\x02\0\0")).err(), Some(EnvelopeError::Duplicate(2)));
         assert_eq!(Envelope::parse(&with(b"\x81\0\0")).err(), Some(EnvelopeError::BadValue(129)));
+        assert_eq!(Envelope::parse(&with(b"\x09\x01\0\x02")).err(), Some(EnvelopeError::BadValue(9)));
         assert_eq!(Envelope::parse(&with(b"\x03\x01\0\x02")).err(), Some(EnvelopeError::BadValue(3)));
         assert_eq!(Envelope::parse(&with(b"\x01\x05\0abcde")).err(), Some(EnvelopeError::BadValue(1)));
         assert_eq!(Envelope::parse(b"\x81\x01\0a").err(), Some(EnvelopeError::NoReversePath));

@@ -41,6 +41,8 @@ replies! {
     HELP = 214 "2.0.0" "EHLO HELO MAIL RCPT DATA RSET NOOP VRFY HELP QUIT are served as in RFC 5321";
     /// The greeting; the host's name precedes the text.
     GREETING = 220 "" "ESMTP ringmx";
+    /// STARTTLS: the handshake begins.
+    START_TLS = 220 "2.0.0" "begin the TLS handshake";
     /// QUIT.
     CLOSING = 221 "2.0.0" "goodbye";
     /// HELO, and the first line to EHLO; the host's name precedes the text.
@@ -114,6 +116,9 @@ replies! {
     /// RCPT beyond the number that one transaction takes (RFC 5321 §4.5.3.1.10).
     TOO_MANY_RECIPIENTS = 452 "4.5.3" "too many recipients; send the rest in another transaction";
 
+    /// STARTTLS when as many handshakes are under way as may be (RFC 3207 §4).
+    TLS_BUSY = 454 "4.7.0" "too many TLS handshakes at this time; try again later";
+
     /// The verb is not known.
     UNKNOWN_COMMAND = 500 "5.5.1" "command not known; this is an SMTP server, send HELP for its commands";
     /// The line is longer than a command may be.
@@ -152,7 +157,7 @@ replies! {
     RECIPIENT_PATH_TOO_LONG = 501 "5.1.3" "recipient too long; the limits are 256 octets before the @ and 255 behind it";
     /// RFC 5321 §4.5.3.1.3; MAIL.
     SENDER_PATH_TOO_LONG = 501 "5.1.7" "sender too long; the limits are 256 octets before the @ and 255 behind it";
-    /// EXPN, and what was not announced: AUTH, STARTTLS, and BDAT where CHUNKING is switched off.
+    /// EXPN, and what was not announced: AUTH, STARTTLS where there is none, and BDAT where CHUNKING is switched off.
     NOT_IMPLEMENTED = 502 "5.5.1" "command not offered; the reply to EHLO lists what is";
     /// MAIL before EHLO or HELO.
     EXPECTED_HELLO = 503 "5.5.1" "no EHLO yet; send EHLO first";
@@ -167,6 +172,10 @@ replies! {
 
     /// Any command but QUIT from a client that was refused at its greeting (RFC 5321 §3.1).
     TURNED_AWAY = 503 "5.7.1" "no service for this client; send QUIT";
+    /// STARTTLS again.
+    TLS_ACTIVE = 503 "5.5.1" "TLS is active already; go on with EHLO";
+    /// MAIL in clear where the listener requires TLS (RFC 3207 §4).
+    TLS_REQUIRED = 530 "5.7.0" "TLS is required here; send STARTTLS first";
 
     /// RCPT of a mailbox that is not there, in a domain that is served.
     NO_MAILBOX = 550 "5.1.1" "no such mailbox here; check the address";
@@ -188,6 +197,8 @@ replies! {
     RULE_REJECTS_CLIENT = 554 "5.7.1" "no service for this client, by a rule of this server; ask its postmaster";
     /// Something came before the reply that it had to wait for, the greeting included.
     EARLY_TALKER = 554 "5.5.0" "something came before the reply that it has to wait for; wait for the reply to each command";
+    /// Something came in clear behind STARTTLS, where it could be read as if it were protected; it is thrown away.
+    CLEAR_BEHIND_STARTTLS = 554 "5.5.0" "something came in clear behind STARTTLS; wait for its reply, then begin TLS";
     /// DATA when every RCPT was refused.
     NO_VALID_RECIPIENTS = 554 "5.5.1" "every recipient was refused; the replies to RCPT say why";
     /// The content held what other servers could take for its end.

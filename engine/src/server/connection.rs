@@ -12,6 +12,7 @@ use ringmx_ring::Fd;
 use crate::limits;
 use crate::server::parked::Parked;
 use crate::server::spill::Spill;
+use crate::server::tls::Tls;
 use crate::session::{Service, Session};
 
 /// Where the connection stands. The session's own phase is its own affair.
@@ -50,6 +51,9 @@ pub(super) enum Reason {
     TooMuchInput,
     RefusedTooMany,
     Stopped,
+    TlsFailed,
+    /// Under TLS, without close_notify: somebody may have cut it. RFC 8446 §6.1.
+    Cut,
 }
 
 impl Reason {
@@ -61,6 +65,8 @@ impl Reason {
             Self::TooMuchInput => "too-much-input",
             Self::RefusedTooMany => "refused-too-many",
             Self::Stopped => "stopped",
+            Self::TlsFailed => "tls-failed",
+            Self::Cut => "no-close-notify",
         }
     }
 }
@@ -70,6 +76,8 @@ impl Reason {
 pub(super) struct Connection<F> {
     pub(super) fd: Fd,
     pub(super) session: Session,
+    /// None in clear.
+    pub(super) tls: Option<Box<Tls>>,
     pub(super) listener_index: u32,
     /// Among the open connections of its listener: false if it was refused a session, and only lingers.
     pub(super) counted: bool,
@@ -87,7 +95,7 @@ pub(super) struct Connection<F> {
     /// In the worker's list of connections that have something to send this turn.
     pub(super) touched: bool,
     pub(super) parked: Parked,
-    /// Replies not yet given to the ring. Without memory when empty.
+    /// Replies not yet given to the ring, before TLS. Without memory when empty.
     pub(super) out: Vec<u8>,
     /// The file that the session's content goes to, or went to while something is still written there.
     pub(super) spill: Option<Box<Spill<F>>>,
@@ -108,6 +116,7 @@ impl<F> Connection<F> {
         Self {
             fd,
             session,
+            tls: None,
             listener_index,
             counted,
             state: State::Open,
@@ -133,14 +142,32 @@ impl<F> Connection<F> {
     pub(super) fn is_blocked(&self) -> bool {
         self.session.is_waiting()
             || self.session.is_delayed()
+            || self.tls.as_ref().is_some_and(|tls| tls.is_listed)
             || self.out.len() >= limits::PENDING_OUTPUT_LEN_MAX
+    }
+
+    /// Whether the client will send no more.
+    pub(super) fn is_input_over(&self) -> bool {
+        self.recv == Recv::Ended || self.tls.as_ref().is_some_and(|tls| tls.is_ended())
+    }
+
+    /// Octets received and not consumed.
+    pub(super) fn input_len(&self) -> usize {
+        self.parked.len() + self.tls.as_ref().map_or(0, |tls| tls.held_len())
+    }
+
+    /// Whether there is something to send.
+    pub(super) fn has_output(&self) -> bool {
+        let ends = matches!(self.state, State::Flushing { .. });
+        let has_records = |tls: &Tls| tls.has_output() || (ends && tls.owes_goodbye());
+        !self.out.is_empty() || self.tls.as_deref().is_some_and(has_records)
     }
 
     /// Whether more input is wanted. What is parked without being blocked is less than a command line.
     pub(super) fn wants_input(&self) -> bool {
         match self.state {
             State::Open if self.session.is_delayed() => false,
-            State::Open => !self.is_blocked() || self.parked.len() < limits::PARKED_INPUT_LEN_MAX,
+            State::Open => !self.is_blocked() || self.input_len() < limits::PARKED_INPUT_LEN_MAX,
             State::Flushing { .. } | State::Lingering { .. } => true,
             State::Ending | State::Closed => false,
         }
@@ -155,6 +182,7 @@ impl<F> Connection<F> {
             State::Ending | State::Closed => None,
         }
     }
+
     /// When to look at it next: at its deadline, but no later than `latest`.
     pub(super) fn next_alarm_at(&self, service: &Service, latest: Duration) -> Duration {
         self.deadline(service).map_or(latest, |deadline| deadline.min(latest))

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use ringmx_ring::{Completion, Errno, Key, Payload, Ring};
 
-use crate::config::Durability;
 use crate::event::{self, Event, Kind};
 use crate::limits;
 use crate::server::connection::{Connection, Reason, Recv, State};
 use crate::server::journal::{Appended, Journal, Segments};
 use crate::server::op::{ConnectionOp, Op};
+use crate::server::securing;
 use crate::server::worker::{Port, Worker};
 use crate::session::{Context, Error, Next};
 
@@ -24,12 +24,14 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let (session, client) = (connection.session.id(), connection.session.client());
         let is_shed = refusal.is_some();
-        let service = &self.ports[connection.listener_index as usize].service;
+        let port = &self.ports[connection.listener_index as usize];
         let policy = self.policies.of(&connection.session);
-        let cx = &mut Context { now: self.now, service, policy, pool: &mut self.pool };
+        let cx = &mut Context { now: self.now, service: &port.service, policy, pool: &mut self.pool };
         lend_output(connection, &mut self.spare);
-        if connection.session.greet(cx, refusal, &mut connection.out) == Next::Close {
-            finish(connection, self.now.monotonic);
+        match connection.session.greet(cx, refusal, &mut connection.out) {
+            Next::Close => finish(connection, self.now.monotonic),
+            Next::StartTls => securing::begin(connection, port, cx),
+            Next::Input | Next::Commit => {}
         }
         if is_shed {
             self.stats.connections_shed.bump();
@@ -75,21 +77,24 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         let connection = self.connections.get_mut(key).expect("looked up by `on_recv`");
         let bytes = self.ring.bytes(&lent);
         match &mut connection.state {
-            State::Open if connection.parked.is_empty() => {
-                let Port { service, durability, .. } = &self.ports[connection.listener_index as usize];
-                let policy = self.policies.of(&connection.session);
-                let cx = &mut Context { now: self.now, service, policy, pool: &mut self.pool };
-                lend_output(connection, &mut self.spare);
-                let consumed = pump(connection, key, bytes, cx, (&mut self.journal, *durability));
-                if consumed < bytes.len() && connection.state == State::Open {
-                    connection.parked.extend(&bytes[consumed..], &mut self.spare);
+            State::Open => {
+                let has_parked = !connection.parked.is_empty();
+                if let Some(tls) = &mut connection.tls {
+                    tls.receive(bytes, &mut self.spare);
+                } else if has_parked {
+                    connection.parked.extend(bytes, &mut self.spare);
+                } else {
+                    let port = &self.ports[connection.listener_index as usize];
+                    let policy = self.policies.of(&connection.session);
+                    let cx =
+                        &mut Context { now: self.now, service: &port.service, policy, pool: &mut self.pool };
+                    present(connection, key, bytes, cx, (&mut self.journal, port), &mut self.spare);
                 }
                 self.ring.give_back(lent);
-            }
-            State::Open => {
-                connection.parked.extend(bytes, &mut self.spare);
-                self.ring.give_back(lent);
-                self.take_parked(key);
+                if has_parked {
+                    self.take_parked(key);
+                }
+                self.take_records(key);
             }
             State::Lingering { left_len, .. } if *left_len > bytes.len() => {
                 *left_len -= bytes.len();
@@ -103,6 +108,20 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         }
     }
 
+    /// Octets that came through TLS.
+    pub(super) fn take_octets(&mut self, key: Key, octets: &[u8]) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        if connection.parked.is_empty() {
+            let port = &self.ports[connection.listener_index as usize];
+            let policy = self.policies.of(&connection.session);
+            let cx = &mut Context { now: self.now, service: &port.service, policy, pool: &mut self.pool };
+            present(connection, key, octets, cx, (&mut self.journal, port), &mut self.spare);
+        } else {
+            connection.parked.extend(octets, &mut self.spare);
+            self.take_parked(key);
+        }
+    }
+
     /// Presents parked input to the session again.
     pub(super) fn take_parked(&mut self, key: Key) {
         let Some(connection) = self.connections.get_mut(key) else { return };
@@ -110,11 +129,11 @@ impl<R: Ring, S: Segments> Worker<R, S> {
             return;
         }
         let (octets, from) = connection.parked.take();
-        let Port { service, durability, .. } = &self.ports[connection.listener_index as usize];
+        let port = &self.ports[connection.listener_index as usize];
         let policy = self.policies.of(&connection.session);
-        let cx = &mut Context { now: self.now, service, policy, pool: &mut self.pool };
+        let cx = &mut Context { now: self.now, service: &port.service, policy, pool: &mut self.pool };
         lend_output(connection, &mut self.spare);
-        let consumed = pump(connection, key, &octets[from..], cx, (&mut self.journal, *durability));
+        let consumed = pump(connection, key, &octets[from..], cx, (&mut self.journal, port));
         keep_buffer(&mut self.spare, connection.parked.put_back(octets, from + consumed));
     }
 
@@ -175,10 +194,16 @@ impl<R: Ring, S: Segments> Worker<R, S> {
             let Some(connection) = self.connections.get_mut(key) else { continue };
             connection.touched = false;
             let ends = matches!(connection.state, State::Ending | State::Closed);
-            if connection.out.is_empty() || connection.sending || ends {
+            if !connection.has_output() || connection.sending || ends {
                 continue;
             }
-            let bytes = std::mem::take(&mut connection.out);
+            let bytes = output(connection, &mut self.spare);
+            if bytes.is_empty() {
+                // Its keys are used up: nothing can be said any more.
+                self.abandon(key, Reason::TlsFailed);
+                continue;
+            }
+            let Some(connection) = self.connections.get_mut(key) else { continue };
             connection.sending = true;
             connection.sent_len = 0;
             connection.send_began_at = self.now.monotonic;
@@ -267,7 +292,7 @@ impl<R: Ring, S: Segments> Worker<R, S> {
             self.take_parked(key);
         }
         let Some(connection) = self.connections.get_mut(key) else { return };
-        if connection.state == State::Open && connection.recv == Recv::Ended {
+        if connection.state == State::Open && connection.is_input_over() {
             // Replies have just been taken to be sent, perhaps: then parked input has its turn before the end.
             self.take_parked(key);
         }
@@ -279,17 +304,18 @@ impl<R: Ring, S: Segments> Worker<R, S> {
             return self.abandon(key, Reason::RefusedTooMany);
         }
         let Some(connection) = self.connections.get_mut(key) else { return };
-        if connection.state == State::Open && connection.recv == Recv::Ended && !connection.is_blocked() {
+        if connection.state == State::Open && connection.is_input_over() && !connection.is_blocked() {
             // What the client sent before it ended its direction has been answered.
-            connection.reason = Some(Reason::ClientClosed);
+            let is_cut = connection.tls.as_ref().is_some_and(|tls| !tls.is_ended());
+            connection.reason = Some(if is_cut { Reason::Cut } else { Reason::ClientClosed });
             finish(connection, now);
         }
-        if !connection.out.is_empty() && !connection.sending && !connection.touched {
+        if connection.has_output() && !connection.sending && !connection.touched {
             connection.touched = true;
             self.touched.push(key);
         }
         if matches!(connection.state, State::Flushing { .. })
-            && connection.out.is_empty()
+            && !connection.has_output()
             && !connection.sending
         {
             self.ring.shutdown_write(connection.fd);
@@ -335,8 +361,11 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         let Some(connection) = self.connections.get_mut(key) else { return false };
         if connection.state != State::Open {
             keep_buffer(&mut self.spare, connection.parked.take().0);
+            if let Some(tls) = &mut connection.tls {
+                tls.forget_input();
+            }
         }
-        let (before, len) = (connection.parked.counted_len as usize, connection.parked.len());
+        let (before, len) = (connection.parked.counted_len as usize, connection.input_len());
         if before != len {
             connection.parked.counted_len = len as u32;
             self.parked_len = self.parked_len + len - before;
@@ -385,13 +414,36 @@ impl<R: Ring, S: Segments> Worker<R, S> {
     }
 }
 
+/// Gives octets to the session; parks what it does not consume.
+fn present<S: Segments>(
+    connection: &mut Connection<S::File>,
+    key: Key,
+    octets: &[u8],
+    cx: &mut Context<'_>,
+    (journal, port): (&mut Journal<S>, &Port),
+    spare: &mut Vec<Vec<u8>>,
+) {
+    let was_in_clear = connection.tls.is_none();
+    lend_output(connection, spare);
+    let consumed = pump(connection, key, octets, cx, (journal, port));
+    let rest = &octets[consumed..];
+    if rest.is_empty() || connection.state != State::Open {
+        return;
+    }
+    match &mut connection.tls {
+        // Behind the header of a proxy: it is the client's first word of TLS. Behind STARTTLS nothing is left.
+        Some(tls) if was_in_clear => tls.receive(rest, spare),
+        _ => connection.parked.extend(rest, spare),
+    }
+}
+
 /// Gives input to the session for as long as it takes any; returns what it consumed.
 fn pump<S: Segments>(
     connection: &mut Connection<S::File>,
     key: Key,
     input: &[u8],
     cx: &mut Context<'_>,
-    (journal, durability): (&mut Journal<S>, Durability),
+    (journal, port): (&mut Journal<S>, &Port),
 ) -> usize {
     let mut consumed = 0;
     while connection.state == State::Open && !connection.is_blocked() {
@@ -401,7 +453,7 @@ fn pump<S: Segments>(
         let next = match (progress.next, session.message()) {
             // It is committed when its last piece is in the file: see `spill`.
             (Next::Commit, Some(_)) if session.file().is_some() => return consumed,
-            (Next::Commit, Some(message)) => match journal.append(key, message, durability) {
+            (Next::Commit, Some(message)) => match journal.append(key, message, port.durability) {
                 Ok(Appended::Waits) => {
                     // Counted like an operation: the slot outlives the commit.
                     connection.ops_count += 1;
@@ -415,6 +467,10 @@ fn pump<S: Segments>(
                 Err(error) => session.committed(cx, Err(error), &mut connection.out),
             },
             (Next::Input, _) => return consumed,
+            (Next::StartTls, _) => {
+                securing::begin(connection, port, cx);
+                return consumed;
+            }
             (next, _) => next,
         };
         if next == Next::Close {
@@ -424,6 +480,16 @@ fn pump<S: Segments>(
     consumed
 }
 
+/// What is to be sent now, as it goes over the wire.
+fn output<F>(connection: &mut Connection<F>, spare: &mut Vec<Vec<u8>>) -> Vec<u8> {
+    let replies = std::mem::take(&mut connection.out);
+    let Some(tls) = &mut connection.tls else { return replies };
+    let mut wire = spare.pop().unwrap_or_default();
+    tls.seal(&replies, matches!(connection.state, State::Flushing { .. }), &mut wire);
+    keep_buffer(spare, replies);
+    wire
+}
+
 /// Replies are written into a pooled buffer, which an idle connection does not hold.
 pub(super) fn lend_output<F>(connection: &mut Connection<F>, spare: &mut Vec<Vec<u8>>) {
     if connection.out.capacity() == 0 {
@@ -431,7 +497,7 @@ pub(super) fn lend_output<F>(connection: &mut Connection<F>, spare: &mut Vec<Vec
     }
 }
 
-fn keep_buffer(spare: &mut Vec<Vec<u8>>, mut buffer: Vec<u8>) {
+pub(super) fn keep_buffer(spare: &mut Vec<Vec<u8>>, mut buffer: Vec<u8>) {
     let fits = (1..=limits::POOLED_OUTPUT_LEN_MAX).contains(&buffer.capacity());
     if fits && spare.len() < limits::POOLED_OUTPUTS_COUNT_MAX {
         buffer.clear();
@@ -440,7 +506,7 @@ fn keep_buffer(spare: &mut Vec<Vec<u8>>, mut buffer: Vec<u8>) {
 }
 
 /// The session is over: its last replies go out, then the connection ends.
-fn finish<F>(connection: &mut Connection<F>, now: Duration) {
+pub(super) fn finish<F>(connection: &mut Connection<F>, now: Duration) {
     if connection.state == State::Open {
         connection.state = State::Flushing { until: now + limits::LAST_REPLY_TIME_MAX };
     }

@@ -19,6 +19,7 @@ use crate::server::retire::{self, Retired};
 use crate::server::worker::Port;
 use crate::server::{Binder, Board, ChangeSender, Helper, Latch, PortChange, PortId, Proof, Standing};
 use crate::session::{Replies, Service, Settings};
+use crate::tls::{Acceptor, Certified};
 
 /// Where the private owners of sealed sockets come from: above every range that systems give to people, services or
 /// containers, below the numbers with a meaning of their own.
@@ -51,6 +52,7 @@ struct Bound {
     exclusivity: Exclusivity,
     sockets: Arc<Vec<TcpListener>>,
     service: Arc<Service>,
+    tls: Option<Arc<Acceptor>>,
     connections_max: usize,
     durability: Durability,
 }
@@ -62,7 +64,7 @@ pub struct Prepared(Vec<Bound>);
 impl Listeners {
     /// Binds every address of the configuration for all workers, or none. Of the sockets that were handed in by the
     /// service manager it takes those that are bound to an address of the configuration.
-    pub fn bind(config: &Config, handed: &mut Vec<Listening>) -> Result<Self, BindError> {
+    pub fn bind(config: &Config, tls: &Certified, handed: &mut Vec<Listening>) -> Result<Self, BindError> {
         let mut listeners = Self {
             bound: Vec::new(),
             workers_count: config.workers,
@@ -71,7 +73,7 @@ impl Listeners {
             binder: Binder::Direct,
             board: Arc::default(),
         };
-        listeners.bound = listeners.bind_all(config, handed)?;
+        listeners.bound = listeners.bind_all(config, tls, handed)?;
         listeners.publish();
         Ok(listeners)
     }
@@ -85,8 +87,8 @@ impl Listeners {
     ///
     /// # Errors
     /// When an address cannot be bound. Then nothing has changed.
-    pub fn prepare(&mut self, config: &Config) -> Result<Prepared, BindError> {
-        self.bind_all(config, &mut Vec::new()).map(Prepared)
+    pub fn prepare(&mut self, config: &Config, tls: &Certified) -> Result<Prepared, BindError> {
+        self.bind_all(config, tls, &mut Vec::new()).map(Prepared)
     }
 
     /// Makes it what was prepared, and tells the workers. What was bound stays bound where it is still wanted. The
@@ -130,7 +132,12 @@ impl Listeners {
     }
 
     /// The addresses of a configuration, with the sockets that there are already.
-    fn bind_all(&mut self, config: &Config, handed: &mut Vec<Listening>) -> Result<Vec<Bound>, BindError> {
+    fn bind_all(
+        &mut self,
+        config: &Config,
+        tls: &Certified,
+        handed: &mut Vec<Listening>,
+    ) -> Result<Vec<Bound>, BindError> {
         let mut bound: Vec<Bound> = Vec::new();
         for listener in &config.listeners {
             let service = Arc::new(service(config, listener));
@@ -167,6 +174,7 @@ impl Listeners {
                     exclusivity,
                     sockets,
                     service: Arc::clone(&service),
+                    tls: tls.of(&listener.name),
                     connections_max: listener.connections_max,
                     durability: config.durability_of(listener),
                 });
@@ -205,6 +213,7 @@ impl Bound {
             fd: Fd(self.sockets[if shared { 0 } else { worker_index }].as_raw_fd()),
             mode,
             service: Arc::clone(&self.service),
+            tls: self.tls.clone(),
             connections_max: self.connections_max,
             durability: self.durability,
         }
@@ -234,6 +243,7 @@ fn service(config: &Config, listener: &Listener) -> Service {
         bare_newline_exclude: listener.bare_newline_exclude.clone(),
         listener: boxed(&listener.name),
         replies: Arc::new(replies),
+        tls: listener.tls,
         guard: listener.guard.clone(),
         command_timeout: listener.command_timeout,
         data_timeout: listener.data_timeout,

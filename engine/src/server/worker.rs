@@ -1,7 +1,7 @@
 //! One worker: a ring, its listeners, its connections and its shard of the spool, on one thread. A turn is
 //!
 //! 1. submit and wait: one system call (`Ring::turn`),
-//! 2. handle every completion (`dispatch`), then every deadline,
+//! 2. handle every completion (`dispatch`), then every deadline, then some handshakes,
 //! 3. start a commit for all messages that ended in this turn,
 //! 4. one send for each connection that has something to say.
 
@@ -29,6 +29,7 @@ use crate::session::{Error, Pool, Service, Session};
 use crate::spool::commit::{FlightId, Ticket};
 use crate::stats::WorkerStats;
 use crate::time::Now;
+use crate::tls::Acceptor;
 
 /// A listening socket of one worker and what is offered there. It never changes: what is offered anew is another port,
 /// perhaps with the same socket, so that sessions keep what they began with.
@@ -38,6 +39,8 @@ pub struct Port {
     pub fd: Fd,
     pub mode: AcceptMode,
     pub service: Arc<Service>,
+    /// None where there is no TLS.
+    pub tls: Option<Arc<Acceptor>>,
     /// Connections that the worker holds open here; beyond it, 421.
     pub connections_max: usize,
     /// What a 250 promises here.
@@ -108,6 +111,10 @@ pub struct Worker<R: Ring, S: Segments> {
     pub(super) wheel: Wheel<Due>,
     due: Vec<Due>,
     completions: Vec<Completion>,
+    /// Connections whose handshake can go on, in the order in which it could.
+    pub(super) handshakes: VecDeque<Key>,
+    /// Where records are decrypted to.
+    pub(super) plain: Vec<u8>,
     /// Connections with something to send this turn.
     pub(super) touched: Vec<Key>,
     /// Sessions that wait for a file, and since when; the longest first.
@@ -155,6 +162,8 @@ impl<R: Ring, S: Segments> Worker<R, S> {
             wheel: Wheel::new(clock.monotonic),
             due: Vec::new(),
             completions: Vec::new(),
+            handshakes: VecDeque::new(),
+            plain: Vec::new(),
             touched: Vec::new(),
             awaiting_files: VecDeque::new(),
             spare: Vec::new(),
@@ -198,6 +207,7 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         self.expire();
         self.bring_files();
         self.append_delayed();
+        self.shake_hands();
         self.journal.flush(&mut self.ring);
         self.keep_promises();
         self.send_all();
@@ -226,6 +236,9 @@ impl<R: Ring, S: Segments> Worker<R, S> {
     }
 
     fn wait_max(&self) -> Option<Duration> {
+        if !self.handshakes.is_empty() {
+            return Some(Duration::ZERO);
+        }
         let now = self.now.monotonic;
         // Behind the drain's end only the kernel is waited for.
         let drain_end = self.drain_until.filter(|until| *until > now).map(|until| until - now);

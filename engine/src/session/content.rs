@@ -27,10 +27,13 @@ impl Session {
             return Err(if all_refused { Fault::NoValidRecipients } else { Fault::RecipientFirst });
         }
         let Phase::Mail(mut transaction) = self.phase.take() else { unreachable!("matched above") };
-        let protocol = match (transaction.smtputf8(), self.extended) {
-            (true, _) => Protocol::Utf8Smtp,
-            (false, true) => Protocol::Esmtp,
-            (false, false) => Protocol::Smtp,
+        let security = self.secured_by().map(|secured| secured.security);
+        let protocol = match (transaction.smtputf8(), self.extended, security.is_some()) {
+            (true, _, true) => Protocol::Utf8SmtpS,
+            (true, _, false) => Protocol::Utf8Smtp,
+            (false, true, true) => Protocol::EsmtpS,
+            (false, true, false) => Protocol::Esmtp,
+            (false, false, _) => Protocol::Smtp,
         };
         let (id, pool) = (transaction.id, &mut *cx.pool);
         pool.trace.clear();
@@ -41,6 +44,7 @@ impl Session {
                 client: self.client.ip(),
                 hostname: &cx.service.settings.hostname,
                 protocol,
+                security,
                 id,
                 date: pool.date.rfc5322(cx.now),
             },

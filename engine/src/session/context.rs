@@ -51,6 +51,8 @@ pub struct Pool {
     pub storage_error: Option<Error>,
     /// Under which configurations the open transactions were begun.
     pub live: LiveTransactions,
+    /// Sessions whose TLS handshake is under way.
+    pub handshakes_count: usize,
     /// The server stops: no new transaction.
     pub draining: bool,
     /// Octets of content, trace field included, that a message has in memory and in its record at most; what is longer
@@ -82,6 +84,7 @@ impl Pool {
             date: DateCache::default(),
             storage_error: None,
             live: LiveTransactions::default(),
+            handshakes_count: 0,
             draining: false,
             inline_len_max,
             memory: Memory::new(memory_len_max),

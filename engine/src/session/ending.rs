@@ -14,7 +14,9 @@ impl Session {
         match &self.phase {
             _ if self.is_waiting() => None,
             Phase::Committing { .. } | Phase::Closing(_) => None,
-            Phase::Greeting { until, .. } | Phase::Tarpit { until, .. } => Some(*until),
+            Phase::Securing { until, .. } | Phase::Greeting { until, .. } | Phase::Tarpit { until, .. } => {
+                Some(*until)
+            }
             Phase::Proxy => Some(self.active_at + limits::PROXY_HEADER_TIME_MAX),
             Phase::Body(transaction) => {
                 let last = transaction.content_began_at + service.settings.guard.data_time_max;
@@ -32,6 +34,7 @@ impl Session {
             Phase::Greeting { .. } => return self.say_greeting(cx, out),
             Phase::Tarpit { .. } => return self.leave_tarpit(cx),
             Phase::Proxy => return self.give_up_proxy(cx, "no header in time"),
+            Phase::Securing { .. } => return self.distrust(cx, "no handshake in time"),
             Phase::Body(transaction)
                 if cx.now.monotonic
                     >= transaction.content_began_at + cx.service.settings.guard.data_time_max =>
@@ -50,6 +53,7 @@ impl Session {
                 self.fail_and_close(cx, Error::Stopping, out)
             }
             Phase::Tarpit { transaction: None, .. } => self.fail_and_close(cx, Error::Stopping, out),
+            Phase::Securing { .. } => self.distrust(cx, Error::Stopping.name()),
             Phase::Closing(_) => Next::Close,
             _ => Next::Input,
         }
@@ -97,7 +101,9 @@ impl Session {
         cx.pool.stats.faults.bump();
         cx.pool.stats.clients_limited.add(u64::from(matches!(fault, Fault::Limit(_))));
         cx.log(self.id, Kind::Faulted { client: self.client, fault: fault.name(), code: reply.code });
-        cx.reply(&reply, out);
+        if self.may_speak(cx) {
+            cx.reply(&reply, out);
+        }
     }
 
     /// Answers an error of ours, which costs the client nothing.
@@ -109,7 +115,9 @@ impl Session {
     }
 
     pub(super) fn fail_and_close(&mut self, cx: &mut Context<'_>, error: Error, out: &mut Vec<u8>) -> Next {
-        cx.reply(&Reply::from(error), out);
+        if self.may_speak(cx) {
+            cx.reply(&Reply::from(error), out);
+        }
         self.enter(cx, Phase::Closing(error.name()));
         Next::Close
     }

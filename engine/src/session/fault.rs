@@ -18,7 +18,8 @@ pub enum Fault {
     NestedMail,
     RecipientFirst,
     NoValidRecipients,
-    /// EXPN, and what no reply to EHLO announced: AUTH, STARTTLS, and BDAT where CHUNKING is switched off.
+    /// EXPN, and what no reply to EHLO announced: AUTH, STARTTLS where there is none, and BDAT where CHUNKING is
+    /// switched off.
     NotOffered,
     /// MAIL, RCPT or DATA between the chunks of BDAT.
     ChunkExpected,
@@ -45,6 +46,12 @@ pub enum Fault {
     TooManyOctets,
     /// Something came before the reply that it had to wait for.
     EarlyTalker,
+    /// STARTTLS under TLS.
+    AlreadySecure,
+    /// MAIL in clear where TLS is required.
+    NotSecure,
+    /// Commands, or what else, in clear behind STARTTLS.
+    ClearBehindStartTls,
     /// What the client, or its network, does at a time or in a time.
     Limit(Limit),
 }
@@ -62,6 +69,8 @@ pub enum Error {
     Stopping,
     /// The worker has no room for another connection.
     Full,
+    /// As many handshakes are under way as the worker takes.
+    TlsBusy,
     /// This worker's part of the spool has stopped after a failed write: no use in a session.
     SpoolStopped,
 }
@@ -107,6 +116,9 @@ impl From<Fault> for Reply {
             Fault::TooManyRecipientsInSession => reply::TOO_MANY_RECIPIENTS_IN_SESSION,
             Fault::TooManyOctets => reply::TOO_MANY_OCTETS,
             Fault::EarlyTalker => reply::EARLY_TALKER,
+            Fault::AlreadySecure => reply::TLS_ACTIVE,
+            Fault::NotSecure => reply::TLS_REQUIRED,
+            Fault::ClearBehindStartTls => reply::CLEAR_BEHIND_STARTTLS,
             Fault::Limit(limit) => of_limit(limit),
         }
     }
@@ -119,6 +131,7 @@ impl From<Error> for Reply {
             Error::SpoolFailed => reply::LOCAL_ERROR,
             Error::Stopping => reply::SHUTTING_DOWN,
             Error::Full => reply::FULL,
+            Error::TlsBusy => reply::TLS_BUSY,
             Error::SpoolStopped => reply::SPOOL_FAILED,
         }
     }
@@ -156,6 +169,9 @@ impl Fault {
             Self::TooManyRecipientsInSession => "too-many-recipients-in-session",
             Self::TooManyOctets => "too-many-octets",
             Self::EarlyTalker => "early-talker",
+            Self::AlreadySecure => "already-secure",
+            Self::NotSecure => "not-secure",
+            Self::ClearBehindStartTls => "clear-behind-starttls",
             Self::Limit(limit) => limit.name(),
             Self::TooMany => "too-many-faults",
             Self::TooManyRefusedRecipients => "too-many-refused-recipients",
@@ -183,6 +199,7 @@ impl Error {
             Self::SpoolFailed => "spool-failed",
             Self::Stopping => "stopping",
             Self::Full => "full",
+            Self::TlsBusy => "tls-busy",
             Self::SpoolStopped => "spool-stopped",
         }
     }

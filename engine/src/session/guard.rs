@@ -13,7 +13,7 @@ use crate::protocol::proxy::{self, Origin};
 use crate::protocol::xclient;
 use crate::session::phase::Phase;
 use crate::session::rules::{Asked, Asking};
-use crate::session::{Context, Fault, Next, Progress, Session};
+use crate::session::{Context, Fault, Next, Progress, Session, TlsMode};
 
 /// A listener's guard; immutable.
 #[derive(Clone, Debug)]
@@ -147,6 +147,14 @@ impl Session {
                 }
             }
         }
+        if cx.service.settings.tls == TlsMode::Implicit && self.secured.is_none() {
+            return self.secure_first(cx);
+        }
+        self.welcome(cx, greet_delay, out)
+    }
+
+    /// The rules are asked, and the greeting comes, now or when its delay is over.
+    pub(super) fn welcome(&mut self, cx: &mut Context<'_>, greet_delay: Duration, out: &mut Vec<u8>) -> Next {
         let matching = self.matching(cx, Stage::Connect, &Asking::default());
         let asked = if self.is_check { Asked::default() } else { self.ask(cx, matching) };
         if let Some(next) = self.refuse_as_ruled(cx, Stage::Connect, &asked, out) {
@@ -156,7 +164,7 @@ impl Session {
         if greet_delay.is_zero() {
             return self.say_greeting(cx, out);
         }
-        self.enter(cx, Phase::Greeting { until: now + greet_delay, is_early: false });
+        self.enter(cx, Phase::Greeting { until: cx.now.monotonic + greet_delay, is_early: false });
         Next::Input
     }
 

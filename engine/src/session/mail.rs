@@ -7,7 +7,7 @@ use crate::protocol::command::{HeloName, Mail, Malformed, Rcpt, Side};
 use crate::protocol::reply;
 use crate::session::phase::Phase;
 use crate::session::rules::Asking;
-use crate::session::{Context, Error, Fault, Next, Session};
+use crate::session::{Context, Error, Fault, Next, Session, TlsMode};
 
 impl Session {
     /// EHLO or HELO: at any time, and it resets the transaction (RFC 5321 §4.1.4).
@@ -28,17 +28,19 @@ impl Session {
         self.helo.clear();
         self.helo.extend_from_slice(name.0);
         self.extended = extended;
-        let service = &cx.service;
-        out.extend_from_slice(match (extended, self.may_xclient) {
-            (true, false) => &service.ehlo_reply,
-            (true, true) => &service.xclient_ehlo_reply,
-            (false, _) => &service.helo_reply,
+        out.extend_from_slice(if extended {
+            cx.service.ehlo_reply(self.is_offered_starttls(cx), self.may_xclient)
+        } else {
+            &cx.service.helo_reply
         });
         self.wait(cx, asked.delay);
         Next::Input
     }
 
     pub(super) fn mail(&mut self, cx: &mut Context<'_>, mail: &Mail<'_>, out: &mut Vec<u8>) -> Next {
+        if cx.service.settings.tls == TlsMode::Required && self.secured.is_none() {
+            return self.refuse(cx, Fault::NotSecure, out);
+        }
         // RFC 1870 §6.1: a declared size above the limit is refused before anything is sent.
         if mail.params.size.is_some_and(|size| size > cx.service.settings.message_len_max) {
             return self.refuse(cx, Fault::DeclaredTooLarge, out);
@@ -69,6 +71,9 @@ impl Session {
         let message = MessageId { session: self.id, transaction: self.transactions_count };
         transaction.begin(message, cx.now, self.client, &self.helo, mail);
         transaction.add_tags(self.tags_before_mail(cx) | asked.tags, &cx.policy.rules);
+        if let Some(secured) = self.secured_by() {
+            transaction.secure(&secured.security);
+        }
         // Small, and there was room for it: only recipients can make an envelope grow.
         transaction.hold_envelope(&mut cx.pool.memory);
         self.enter(cx, Phase::Mail(transaction));

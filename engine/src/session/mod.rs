@@ -4,6 +4,7 @@
 //! Session::receive(context, input, out) -> Progress { consumed, next }
 //!   next = Input   give more bytes when they come
 //!   next = Commit  make `Session::message` durable, then call `Session::committed`
+//!   next = StartTls  send what is in `out`, carry out the handshake, then call `Session::secured`
 //!   next = Close   send what is in `out`, then close
 //! Session::is_waiting: nothing is consumed until the caller has brought a file (`wants_file`), written a piece
 //!   (`next_piece`), or ended the commit
@@ -11,7 +12,7 @@
 //!
 //! All decisions on (phase, command) are in this file, the work is in the files of its purpose: the envelope in
 //! `mail.rs`, content and commit in `content.rs`, BDAT in `chunking.rs`, refusals and ends in `ending.rs`, who the
-//! client is and what it may use in `guard.rs`. What a refusal says is in `fault.rs`.
+//! client is and what it may use in `guard.rs`, TLS in `securing.rs`. What a refusal says is in `fault.rs`.
 
 mod chunking;
 mod content;
@@ -25,6 +26,7 @@ mod mail;
 mod memory;
 mod phase;
 mod rules;
+mod securing;
 mod service;
 #[cfg(test)]
 mod tests;
@@ -44,6 +46,7 @@ pub use guard::{EarlyTalker, Guard, SessionLimits};
 pub use held::{Piece, Spilled};
 pub use live::{LiveTransactions, OLDER_GENERATIONS_COUNT_MAX};
 use phase::Phase;
+pub use securing::TlsMode;
 pub use service::{Replies, Service, Settings};
 pub use trace::DateCache;
 pub use transaction::Transaction;
@@ -55,6 +58,7 @@ use crate::protocol::command::{self, Command, Malformed};
 use crate::protocol::extension::Extension;
 use crate::protocol::line::{self, Discarded, Framed};
 use crate::protocol::reply;
+use crate::security::Secured;
 use crate::session::fault::Budget;
 
 /// What one call of [`Session::receive`] did.
@@ -70,6 +74,9 @@ pub struct Progress {
 pub enum Next {
     Input,
     Commit,
+    /// What `out` holds is the last in clear. Nothing is to be presented to the session before
+    /// [`Session::secured`]; what has been received and not consumed is to be thrown away.
+    StartTls,
     Close,
 }
 
@@ -88,6 +95,8 @@ pub struct Session {
     /// A proxy's own connection.
     is_check: bool,
     is_refused: bool,
+    /// None in clear.
+    secured: Option<Box<Secured>>,
     phase: Phase,
     /// As the client gave it; empty before EHLO or HELO. Most names fit without an allocation.
     helo: SmallVec<[u8; 40]>,
@@ -120,6 +129,7 @@ impl Session {
             is_unlimited: false,
             is_check: false,
             is_refused: false,
+            secured: None,
             phase: Phase::Start,
             helo: SmallVec::new(),
             extended: false,
@@ -175,7 +185,7 @@ impl Session {
             let rest = &input[consumed..];
             let step = match &self.phase {
                 Phase::Closing(_) => return Progress { consumed: input.len(), next: Next::Close },
-                Phase::Committing { .. } | Phase::Tarpit { .. } => {
+                Phase::Committing { .. } | Phase::Tarpit { .. } | Phase::Securing { .. } => {
                     return Progress { consumed, next: Next::Input };
                 }
                 _ if rest.is_empty() || out.len() >= limits::PENDING_OUTPUT_LEN_MAX => {
@@ -211,6 +221,11 @@ impl Session {
                 self.active_at = cx.now.monotonic;
                 cx.pool.stats.commands.bump();
                 let next = match command::parse(line, cx.service.settings.extensions) {
+                    // RFC 3207 §6: read behind the handshake, it would pass for something that came through TLS.
+                    Ok(Command::StartTls) if consumed < input.len() && self.is_offered_starttls(cx) => {
+                        let next = self.dismiss(cx, Fault::ClearBehindStartTls, out);
+                        return Some(Progress { consumed: input.len(), next });
+                    }
                     Ok(command) => {
                         let is_early =
                             consumed < input.len() && command.is_last_in_group(self.may_pipeline(cx));
@@ -282,7 +297,8 @@ impl Session {
                 cx.reply(&reply::OK, out)
             }
             (_, Command::Xclient(argument)) => self.xclient(cx, argument, out),
-            (_, Command::Expn | Command::Auth | Command::StartTls) => self.refuse(cx, Fault::NotOffered, out),
+            (_, Command::StartTls) => self.start_tls(cx, out),
+            (_, Command::Expn | Command::Auth) => self.refuse(cx, Fault::NotOffered, out),
             (_, Command::Bdat(chunk)) if !cx.service.settings.extensions.has(Extension::Chunking) => {
                 self.skip_chunk(cx, chunk, Fault::NotOffered, out)
             }
@@ -297,7 +313,7 @@ impl Session {
             (Phase::Mail(_), Command::Data) => self.data(cx, out),
             (Phase::Mail(_) | Phase::Chunks(_), Command::Bdat(chunk)) => self.bdat(cx, chunk, out),
             (Phase::Chunks(_), _) => self.refuse(cx, Fault::ChunkExpected, out),
-            (Phase::Proxy | Phase::Greeting { .. } | Phase::Tarpit { .. }, _)
+            (Phase::Proxy | Phase::Securing { .. } | Phase::Greeting { .. } | Phase::Tarpit { .. }, _)
             | (Phase::Body(_) | Phase::Committing { .. } | Phase::Closing(_), _) => {
                 unreachable!("no command is read in this phase")
             }
@@ -307,7 +323,15 @@ impl Session {
     /// The only writer of the phase but for `take`, which is always followed by it. A transaction left behind goes back
     /// to the pool.
     fn enter(&mut self, cx: &mut Context<'_>, phase: Phase) {
-        if let Some(transaction) = std::mem::replace(&mut self.phase, phase).into_transaction() {
+        let begins = matches!(phase, Phase::Securing { .. });
+        let before = std::mem::replace(&mut self.phase, phase);
+        let ends = matches!(before, Phase::Securing { .. });
+        if begins || ends {
+            let pool = &mut *cx.pool;
+            pool.handshakes_count = pool.handshakes_count + usize::from(begins) - usize::from(ends);
+            pool.stats.handshakes_now.set(pool.handshakes_count as u64);
+        }
+        if let Some(transaction) = before.into_transaction() {
             cx.pool.release(transaction);
         }
     }

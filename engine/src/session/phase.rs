@@ -5,7 +5,8 @@ use std::time::Duration;
 use crate::session::Transaction;
 
 /// ```text
-/// Proxy ──header──> Greeting ──greet delay over──> Start
+/// Proxy ──header──> Securing ──handshake──> Greeting ──greet delay over──> Start
+/// Idle ──STARTTLS──> Securing ──handshake──> Start
 /// Start ──EHLO/HELO──> Idle ──MAIL──> Mail ──DATA──> Body ──end-of-data──> Committing
 ///                       ^  ^           │ │RCPT     ^  │         │refused        │ committed()
 ///                       │  └──RSET─────┘<┘     BDAT│  │chunk    │               │
@@ -15,7 +16,8 @@ use crate::session::Transaction;
 /// Start, Idle, Mail ──fault beyond half a budget──> Tarpit ──time over──> where it was
 /// any ──QUIT, time-out, too many faults, stop──> Closing
 /// ```
-/// What is not asked for is passed at once: `Proxy`, `Greeting` and `Tarpit` are there only where they are configured.
+/// What is not asked for is passed at once: `Proxy`, `Securing` ahead of the greeting, `Greeting` and `Tarpit` are
+/// there only where they are configured.
 /// EHLO and HELO lead to `Idle` from every phase in which commands are read.
 #[derive(Debug)]
 pub(super) enum Phase {
@@ -25,6 +27,9 @@ pub(super) enum Phase {
     Greeting { until: Duration, is_early: bool },
     /// Refused at the greeting: every command but QUIT is answered so (RFC 5321 §3.1).
     TurnedAway,
+    /// The TLS handshake is under way: no octet is given to the session. `greet`: it is the first thing, our greeting
+    /// comes behind it.
+    Securing { until: Duration, greet: bool },
     /// Greeted by us; no EHLO or HELO yet.
     Start,
     /// No transaction.
@@ -57,6 +62,7 @@ impl Phase {
             | Self::Committing { transaction, .. } => Some(transaction),
             Self::Tarpit { transaction, .. } => transaction.as_deref(),
             Self::Proxy
+            | Self::Securing { .. }
             | Self::Greeting { .. }
             | Self::TurnedAway
             | Self::Start
@@ -73,6 +79,7 @@ impl Phase {
             | Self::Committing { transaction, .. } => Some(transaction),
             Self::Tarpit { transaction, .. } => transaction.as_deref_mut(),
             Self::Proxy
+            | Self::Securing { .. }
             | Self::Greeting { .. }
             | Self::TurnedAway
             | Self::Start
@@ -89,6 +96,7 @@ impl Phase {
             | Self::Committing { transaction, .. } => Some(transaction),
             Self::Tarpit { transaction, .. } => transaction,
             Self::Proxy
+            | Self::Securing { .. }
             | Self::Greeting { .. }
             | Self::TurnedAway
             | Self::Start

@@ -43,7 +43,8 @@ impl Session {
         let listener = &cx.service.settings.listener;
         let Asking { helo, reverse_path, forward_path, size } = *asking;
         let (client, helo) = (self.client.ip(), helo.unwrap_or(&self.helo));
-        let facts = Facts { client, helo, reverse_path, forward_path, size };
+        let secured = self.secured_by();
+        let facts = Facts { client, helo, reverse_path, forward_path, size, secured };
         cx.policy.rules.matching(stage, listener, &facts)
     }
 

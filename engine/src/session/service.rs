@@ -11,7 +11,10 @@ use crate::policy::newline::BareNewline;
 use crate::protocol::extension::{Extension, Extensions};
 use crate::protocol::reply::{self, Reply};
 use crate::protocol::xclient;
-use crate::session::Guard;
+use crate::session::{Guard, TlsMode};
+
+/// RFC 3207 §2.
+const STARTTLS: &str = "STARTTLS";
 
 /// What may differ from listener to listener.
 #[derive(Clone, Debug)]
@@ -29,6 +32,7 @@ pub struct Settings {
     /// The listener's name, as the rules know it.
     pub listener: Box<str>,
     pub replies: Arc<Replies>,
+    pub tls: TlsMode,
     /// Whom it trusts, and what it lets clients do.
     pub guard: Guard,
     /// RFC 5321 §4.5.3.2.7.
@@ -49,6 +53,7 @@ impl Settings {
             bare_newline_exclude: NetworkSet::default(),
             listener: "".into(),
             replies: Arc::default(),
+            tls: TlsMode::default(),
             guard: Guard::default(),
             command_timeout: Duration::from_secs(300),
             data_timeout: Duration::from_secs(300),
@@ -61,30 +66,32 @@ impl Settings {
 pub struct Service {
     pub settings: Settings,
     pub(super) greeting: Box<[u8]>,
-    pub(super) ehlo_reply: Box<[u8]>,
-    /// To those who may use XCLIENT.
-    pub(super) xclient_ehlo_reply: Box<[u8]>,
+    /// By whether STARTTLS is in it, and then whether XCLIENT is.
+    ehlo_replies: [[Box<[u8]>; 2]; 2],
     pub(super) helo_reply: Box<[u8]>,
 }
 
 impl Service {
     pub fn new(settings: Settings) -> Self {
-        let (mut greeting, mut ehlo_reply, mut helo_reply) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut greeting, mut helo_reply) = (Vec::new(), Vec::new());
         let lines: Vec<String> = settings.extensions.iter().map(|it| ehlo_line(it, &settings)).collect();
         let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
         reply::encode_greeting(&settings.hostname, settings.banner.as_deref(), &mut greeting);
-        reply::encode_ehlo(&settings.hostname, &lines, &mut ehlo_reply);
-        let mut xclient_ehlo_reply = Vec::new();
-        let lines = [&lines[..], &[xclient::EXTENSION]].concat();
-        reply::encode_ehlo(&settings.hostname, &lines, &mut xclient_ehlo_reply);
+        let ehlo_reply = |more: &[&str]| {
+            let mut ehlo_reply = Vec::new();
+            reply::encode_ehlo(&settings.hostname, &[&lines, more].concat(), &mut ehlo_reply);
+            ehlo_reply.into_boxed_slice()
+        };
+        let ehlo_replies = [
+            [ehlo_reply(&[]), ehlo_reply(&[xclient::EXTENSION])],
+            [ehlo_reply(&[STARTTLS]), ehlo_reply(&[STARTTLS, xclient::EXTENSION])],
+        ];
         reply::encode_helo(&settings.hostname, &mut helo_reply);
-        Self {
-            settings,
-            greeting: greeting.into(),
-            ehlo_reply: ehlo_reply.into(),
-            xclient_ehlo_reply: xclient_ehlo_reply.into(),
-            helo_reply: helo_reply.into(),
-        }
+        Self { settings, greeting: greeting.into(), ehlo_replies, helo_reply: helo_reply.into() }
+    }
+
+    pub(super) fn ehlo_reply(&self, starttls: bool, xclient: bool) -> &[u8] {
+        &self.ehlo_replies[usize::from(starttls)][usize::from(xclient)]
     }
 
     /// What is done about the line ends of a client's content.

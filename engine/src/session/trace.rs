@@ -8,6 +8,7 @@ use jiff::tz::TimeZone;
 
 use crate::id::MessageId;
 use crate::limits;
+use crate::security::{ClientCertificate, Security};
 use crate::time::Now;
 
 /// What our trace field says.
@@ -17,6 +18,7 @@ pub(super) struct Received<'a> {
     pub(super) client: IpAddr,
     pub(super) hostname: &'a str,
     pub(super) protocol: Protocol,
+    pub(super) security: Option<Security>,
     pub(super) id: MessageId,
     pub(super) date: &'a str,
 }
@@ -28,12 +30,17 @@ pub(super) enum Protocol {
     Smtp,
     /// After EHLO. RFC 3848.
     Esmtp,
+    /// After EHLO, under TLS. RFC 3848.
+    EsmtpS,
     /// With SMTPUTF8. RFC 6531 §4.3.
     Utf8Smtp,
+    /// With SMTPUTF8, under TLS. RFC 6531 §4.3.
+    Utf8SmtpS,
 }
 
-/// `Received: from HELO ([ADDRESS]) by HOSTNAME with ESMTP id ID; DATE`, folded. Without a `for` clause: it would tell
-/// one recipient of the others.
+/// `Received: from HELO ([ADDRESS]) by HOSTNAME with ESMTP id ID; DATE`, folded; under TLS with a `tls` clause behind
+/// the id (RFC 8314 §4.3), which names the cipher suite, and the version and the client's certificate as a comment.
+/// Without a `for` clause: it would tell one recipient of the others.
 pub(super) fn write_received(out: &mut Vec<u8>, received: &Received<'_>) {
     out.extend_from_slice(b"Received: from ");
     out.extend_from_slice(received.helo);
@@ -49,12 +56,33 @@ pub(super) fn write_received(out: &mut Vec<u8>, received: &Received<'_>) {
     out.extend_from_slice(match received.protocol {
         Protocol::Smtp => &b" with SMTP id "[..],
         Protocol::Esmtp => b" with ESMTP id ",
+        Protocol::EsmtpS => b" with ESMTPS id ",
         Protocol::Utf8Smtp => b" with UTF8SMTP id ",
+        Protocol::Utf8SmtpS => b" with UTF8SMTPS id ",
     });
     write_display(out, &received.id);
+    if let Some(security) = &received.security {
+        write_security(out, security);
+    }
     out.extend_from_slice(b";\r\n\t");
     out.extend_from_slice(received.date.as_bytes());
     out.extend_from_slice(b"\r\n");
+}
+
+fn write_security(out: &mut Vec<u8>, security: &Security) {
+    out.extend_from_slice(b"\r\n\ttls ");
+    out.extend_from_slice(security.cipher.name().as_bytes());
+    out.extend_from_slice(b" (");
+    out.extend_from_slice(security.version.name().as_bytes());
+    if let Some(ClientCertificate { fingerprint, verified }) = &security.certificate {
+        out.extend_from_slice(if *verified {
+            b"\r\n\tclient certificate verified, SHA-256 "
+        } else {
+            &b"\r\n\tclient certificate not verified, SHA-256 "[..]
+        });
+        write_display(out, fingerprint);
+    }
+    out.push(b')');
 }
 
 fn write_display(out: &mut Vec<u8>, value: &impl std::fmt::Display) {
@@ -160,6 +188,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::security::{CipherSuite, Fingerprint, Version};
 
     fn now(unix_secs: u64) -> Now {
         Now { monotonic: Duration::ZERO, unix: Duration::from_secs(unix_secs) }
@@ -172,9 +201,25 @@ mod tests {
         let client = "::ffff:192.0.2.7".parse().expect("an address");
         let (helo, id) = (&b"client.example"[..], MessageId { transaction: 2, ..MessageId::default() });
         let (hostname, date) = ("mx1.example.com", date.rfc5322(now(1_795_317_300)));
-        write_received(&mut out, &Received { helo, client, hostname, protocol: Protocol::Esmtp, id, date });
+        let protocol = Protocol::Esmtp;
+        let mut received = Received { helo, client, hostname, protocol, security: None, id, date };
+        write_received(&mut out, &received);
         let text = "Received: from client.example ([192.0.2.7])\r\n\tby mx1.example.com with ESMTP id \
                     0000000000000-2;\r\n\tSun, 22 Nov 2026 03:15:00 +0000\r\n";
+        assert_eq!(String::from_utf8_lossy(&out), text);
+
+        let certificate = ClientCertificate { fingerprint: Fingerprint([0xab; 32]), verified: true };
+        let (version, cipher) = (Version::Tls13, CipherSuite(0x1302));
+        received.security = Some(Security { version, cipher, certificate: Some(certificate) });
+        received.protocol = Protocol::EsmtpS;
+        out.clear();
+        write_received(&mut out, &received);
+        let text = format!(
+            "Received: from client.example ([192.0.2.7])\r\n\tby mx1.example.com with ESMTPS id \
+             0000000000000-2\r\n\ttls TLS_AES_256_GCM_SHA384 (TLSv1.3\r\n\tclient certificate verified, \
+             SHA-256 {});\r\n\tSun, 22 Nov 2026 03:15:00 +0000\r\n",
+            "ab".repeat(32)
+        );
         assert_eq!(String::from_utf8_lossy(&out), text);
     }
 

@@ -11,6 +11,7 @@ use crate::protocol::command::{Chunk, Mail, Rcpt};
 use crate::protocol::data::{Decoder, End, Sink};
 use crate::protocol::envelope;
 use crate::protocol::path::ReversePath;
+use crate::security::Security;
 use crate::session::held::{Held, Piece, Spilled};
 use crate::session::memory::{Memory, Pressure};
 use crate::session::trace::ReceivedFields;
@@ -140,6 +141,11 @@ impl Transaction {
             envelope::Writer(&mut self.envelope).tag(rules.tag(tag));
             new &= new - 1;
         }
+    }
+
+    /// The session is under TLS.
+    pub(super) fn secure(&mut self, security: &Security) {
+        envelope::Writer(&mut self.envelope).security(security);
     }
 
     pub(super) fn smtputf8(&self) -> bool {

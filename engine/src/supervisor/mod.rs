@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{Builder, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ringmx_ring::{BindError, Listening, available_cores};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -29,6 +29,7 @@ use crate::server::{
 };
 use crate::store::{Keeper, Marks, ShardFeed, ShardHandles, Spool, SpoolOptions, StoreError, Writes};
 use crate::systemd;
+use crate::tls::{Renewal, TlsError};
 
 use watch::{Watch, content_max};
 
@@ -52,6 +53,8 @@ pub enum ServeError {
     NotConfigured { address: SocketAddr },
     #[error("{0}; find what comes between (packet filter, another server, a proxy) and start again")]
     Unproven(#[from] Unproven),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -77,6 +80,8 @@ impl From<BindError> for ServeError {
     }
 }
 
+type Taken = (Renewal, Listeners, Option<TcpListener>);
+
 /// What the main thread waits for.
 enum Notice {
     Signal(i32),
@@ -93,7 +98,7 @@ pub fn run(config: Config, path: Option<&Path>) -> Result<(), ServeError> {
     let cores = cores_for(config.workers)?;
     raise_descriptor_limit(&config);
     // Everything that can be taken by somebody else comes first.
-    let (listeners, admin) = take_addresses(&config)?;
+    let (renewal, listeners, admin) = take_addresses(&config)?;
     let (writes, keeper, shards, feeds) = open_spool(&config)?;
     let kept = Arc::new(config.without_lists());
     let egress = egress::start(feeds, Arc::clone(&kept), config.workers.div_ceil(2))?;
@@ -111,7 +116,7 @@ pub fn run(config: Config, path: Option<&Path>) -> Result<(), ServeError> {
     let mut workers = Workers::start(shards, reader, &options, ended)?;
 
     let (commands, commanded) = channel();
-    let readiness = Arc::new(Readiness::new());
+    let (readiness, tls) = (Arc::new(Readiness::new()), Arc::clone(renewal.tls()));
     let (reloads, reloading) = start_reloads(&kept, path, publisher, &places, &workers, (owner, router))?;
     let stop_control = control::Stop::default();
     let control = control::spawn(ControlHandles {
@@ -128,6 +133,7 @@ pub fn run(config: Config, path: Option<&Path>) -> Result<(), ServeError> {
         visitors: Arc::clone(&visitors),
         delivery_stats: egress.stats().to_vec(),
         keeper: Arc::clone(keeper.state()),
+        tls,
         stop: stop_control.clone(),
     })
     .map_err(system("cannot start the control thread"))?;
@@ -139,6 +145,7 @@ pub fn run(config: Config, path: Option<&Path>) -> Result<(), ServeError> {
         spool_content_max: content_max(&kept, &kept),
         config: Config::clone(&kept),
         reloads: &reloads,
+        renewal,
         listeners,
         changes: workers.change_senders(),
         commanded,
@@ -150,10 +157,9 @@ pub fn run(config: Config, path: Option<&Path>) -> Result<(), ServeError> {
     readiness.set(Obstacle::Draining);
     workers.stop();
     egress.stop();
-    drop(keeper);
+    drop((keeper, reloads));
     stop_control.stop();
     check_end("control", matches!(control.join(), Ok(Ok(()))));
-    drop(reloads);
     check_end("reload", reloading.join().is_ok());
     ended
 }
@@ -228,10 +234,13 @@ fn cores_for(workers_count: usize) -> Result<Vec<usize>, ServeError> {
     Ok(if workers_count <= cores.len() { cores } else { Vec::new() })
 }
 
-/// Binds everything, and gives the right to bind away.
-fn take_addresses(config: &Config) -> Result<(Listeners, Option<TcpListener>), ServeError> {
+/// Reads the keys and binds everything, and gives away the rights that this takes.
+fn take_addresses(config: &Config) -> Result<Taken, ServeError> {
+    let mut renewal = Renewal::begin(config, Instant::now())?;
+    let renewed = renewal.prepare(config)?;
     let mut handed = systemd::handed_sockets()?;
-    let mut listeners = Listeners::bind(config, &mut handed)?;
+    let mut listeners = Listeners::bind(config, &renewed.certified, &mut handed)?;
+    renewal.commit(renewed);
     if let Some(Listening { address, .. }) = handed.first() {
         return Err(ServeError::NotConfigured { address: *address });
     }
@@ -239,7 +248,7 @@ fn take_addresses(config: &Config) -> Result<(Listeners, Option<TcpListener>), S
     give_rights_away(config, &mut listeners)?;
     listeners.log();
     log_admin(admin.as_ref());
-    Ok((listeners, admin))
+    Ok((renewal, listeners, admin))
 }
 
 /// The spool with the first segments of each shard.

@@ -1,4 +1,4 @@
-//! The main thread while the server runs: readiness, signals, changes of listeners.
+//! The main thread while the server runs: readiness, signals, changes of listeners, certificates that are renewed.
 
 use std::io;
 use std::sync::Arc;
@@ -10,17 +10,20 @@ use signal_hook::consts::SIGHUP;
 use super::{Notice, ServeError, raise_descriptor_limit, system};
 use crate::admin::control::{Command, Verb};
 use crate::config::Config;
-use crate::limits::PORTS_COUNT_MAX;
-use crate::readiness::{Obstacle, Readiness};
+use crate::limits::{CERTIFICATE_RENEWAL_TIME_MAX, PORTS_COUNT_MAX};
+use crate::readiness::{Obstacle, Readiness, Warning};
 use crate::reload::{Requests, Takeover};
 use crate::server::{ChangeSender, Listeners, Watch as PortWatch, WatchOptions};
 use crate::spool::record::content_len_max;
 use crate::stats::WorkerStats;
 use crate::store::{Keeper, Room};
 use crate::systemd;
+use crate::tls::Renewal;
 
-/// How often readiness is judged anew.
+/// How often readiness is judged anew, and the files of certificates looked at.
 const WATCH_INTERVAL: Duration = Duration::from_millis(250);
+// A change is seen at one look and read at the next; reading takes its part of the time, too.
+const _: () = assert!(4 * WATCH_INTERVAL.as_millis() <= CERTIFICATE_RENEWAL_TIME_MAX.as_millis());
 /// How long workers may take to let go of ports: a turn.
 const TURN_TIME_MAX: Duration = Duration::from_secs(10);
 
@@ -34,6 +37,7 @@ pub(super) struct Watch<'a> {
     /// Octets of content that a segment of the spool has room for.
     pub(super) spool_content_max: u64,
     pub(super) reloads: &'a Requests,
+    pub(super) renewal: Renewal,
     pub(super) listeners: Listeners,
     pub(super) changes: Vec<ChangeSender>,
     pub(super) commanded: Receiver<Command>,
@@ -79,6 +83,7 @@ impl Watch<'_> {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
+            self.renewal.look(Instant::now());
         }
     }
 
@@ -105,7 +110,7 @@ impl Watch<'_> {
         drop(applied);
     }
 
-    /// Binds what is new, waits until the rest is `ready`, and offers it.
+    /// Reads certificates and binds what is new, waits until the rest is `ready`, and offers it.
     fn apply(&mut self, config: Config, ready: impl FnOnce()) -> Result<(), String> {
         if content_max(&config, &self.config) > self.spool_content_max {
             return Err(format!(
@@ -114,9 +119,12 @@ impl Watch<'_> {
                 self.spool_content_max
             ));
         }
-        let bound = self.listeners.prepare(&config).map_err(|error| ServeError::from(error).to_string())?;
+        let renewed = self.renewal.prepare(&config).map_err(|error| error.to_string())?;
+        let bound = self.listeners.prepare(&config, &renewed.certified);
+        let bound = bound.map_err(|error| ServeError::from(error).to_string())?;
         raise_descriptor_limit(&config);
         ready();
+        self.renewal.commit(renewed);
         let latch = self.listeners.apply(bound, &self.changes);
         let began_at = Instant::now();
         while !latch.is_open() && began_at.elapsed() < TURN_TIME_MAX {
@@ -133,6 +141,7 @@ impl Watch<'_> {
             tracing::info!(workers, durability = %spool.durability, "ready");
             systemd::notify("READY=1");
         }
+        self.readiness.warn(Warning::CertificatesStale, self.renewal.tls().is_stale());
         self.set(Obstacle::SpoolFull, !self.keeper.state().is_healthy());
         self.set(Obstacle::SpoolLow, self.keeper.state().storage().room() > Room::Plenty);
         self.set(Obstacle::MemoryFull, self.stats.iter().any(|stats| stats.memory_full_now.get() > 0));

@@ -114,6 +114,7 @@ impl Machine {
             service: Arc::clone(&service),
             connections_max: plan.connections_max,
             durability,
+            tls: None,
         };
         let setup = Setup {
             drain_time: DRAIN_TIME,

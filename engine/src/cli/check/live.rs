@@ -1,6 +1,7 @@
 //! What this machine and running servers have to say about a configuration.
 
 use std::net::SocketAddr;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use ringmx_ring::{Options, Uring};
 use serde_json::Value;
@@ -10,6 +11,7 @@ use crate::cli::admin::Client;
 use crate::config::{Config, Finding, Severity};
 use crate::privileges::Identity;
 use crate::server::listens_at;
+use crate::tls;
 
 /// A server that was asked.
 #[derive(Debug)]
@@ -27,6 +29,8 @@ pub(super) fn look(subject: &mut Subject) {
         let help = "create it before the server starts here";
         subject.findings.push(finding("user-unknown", Severity::Warning, error.to_string(), help));
     }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    subject.findings.extend(tls::check(config, now));
     if let Err(error) = Uring::new(Options { entries: 8, buffers_count: 4, buffer_len: 64 }) {
         let help = "the server will not start on this machine until that is changed";
         subject.findings.push(finding("kernel-io-uring", Severity::Warning, error.to_string(), help));

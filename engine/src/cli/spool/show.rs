@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::protocol::envelope::Envelope;
+use crate::security::{ClientCertificate, Security};
 use crate::store::inspect::{Listed, State};
 
 /// `ID  TIME  STATE  OCTETS  <REVERSE-PATH>  <FORWARD-PATH>, ...`
@@ -39,9 +40,20 @@ pub(super) fn envelope_json(listed: &Listed<'_>) -> Value {
             object["client"] = envelope.client().map(|(ip, _)| ip.to_string()).into();
             object["client_port"] = envelope.client().map(|(_, port)| port).into();
             object["helo"] = envelope.helo().map(text).into();
+            if let Some(security) = envelope.security() {
+                object["tls"] = security_json(&security);
+            }
             object["listener"] = envelope.listener().into();
         }
         Err(error) => object["error"] = error.to_string().into(),
+    }
+    object
+}
+
+fn security_json(security: &Security) -> Value {
+    let mut object = json!({ "version": security.version.name(), "cipher": security.cipher.name() });
+    if let Some(ClientCertificate { fingerprint, verified }) = security.certificate {
+        object["client_certificate"] = json!({ "sha256": fingerprint.to_string(), "verified": verified });
     }
     object
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::limits::{Limits, guard};
 use super::spool::durability;
-use super::{address, domain, one_of};
+use super::{address, domain, one_of, tls};
 use crate::config::Listener;
 use crate::config::reader::Section;
 use crate::config::source::Span;
@@ -74,6 +74,7 @@ fn listener(section: Section<'_>, number: usize, hostname: &str, limits: &Limits
         None => TIMEOUT_DEFAULT,
     };
     let size = section.size("max_message_size", MAX_MESSAGE_SIZE_LEAST..=MAX_MESSAGE_SIZE_MOST);
+    let (tls, client_certificates) = tls::listener(&section);
     let listener = Listener {
         name: name.unwrap_or_else(|| format!("listener-{number}")),
         bind: bind(&section),
@@ -92,6 +93,8 @@ fn listener(section: Section<'_>, number: usize, hostname: &str, limits: &Limits
         connections_max: section
             .number("connections_max", 1..=CONNECTIONS_MAX_MOST)
             .unwrap_or(CONNECTIONS_MAX_DEFAULT),
+        tls,
+        client_certificates,
         guard: guard(&section, limits),
         durability: section.text("durability").map(|text| durability(reader, &text)),
     };

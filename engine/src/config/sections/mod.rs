@@ -9,6 +9,7 @@ mod replies;
 mod route;
 mod rule;
 mod spool;
+mod tls;
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -71,6 +72,8 @@ pub(super) fn build(reader: &Reader, table: &Table) -> Built {
     let workers = root.number("workers", 1..=WORKERS_MAX).unwrap_or_else(default_workers);
     let limits = limits::limits(&root, &limits::Limits::default());
     let (listeners, listener_places) = listener::listeners(&root, &hostname, &limits);
+    let certificates = tls::certificates(&root);
+    tls::check(&root, &listeners, &certificates);
     let spool = spool::spool(&root, &listeners);
     let recipients = recipients::recipients(&root, &hostname);
     let (routes, route_places) = route::routes(&root);
@@ -83,6 +86,7 @@ pub(super) fn build(reader: &Reader, table: &Table) -> Built {
         user: root.text("user").map(|text| text.text),
         group: group(&root),
         listeners,
+        certificates,
         spool,
         recipients,
         rules: Arc::new(rule_set),

@@ -11,11 +11,12 @@ use crate::config::list;
 use crate::config::reader::Section;
 use crate::config::source::Span;
 use crate::config::value::parse_rate;
-use crate::config::{Listener, Recipients};
+use crate::config::{ClientCertificates, Listener, Recipients};
 use crate::policy::matcher::Patterns;
 use crate::policy::network::Network;
 use crate::policy::rules::{
-    Action, LIMIT_PER_IPV4, LIMIT_PER_IPV6, Refusal, RuleLimit, RuleSet, RuleSpec, Stage, TAGS_COUNT_MAX,
+    Action, Certificates, LIMIT_PER_IPV4, LIMIT_PER_IPV6, Protection, Refusal, RuleLimit, RuleSet, RuleSpec,
+    Stage, TAGS_COUNT_MAX,
 };
 use crate::protocol::reply::{self, Reply};
 
@@ -75,6 +76,7 @@ fn rule(section: &Section<'_>, listeners: &[Listener], tags: &mut Vec<Box<str>>)
         from: names(section, "from", Some("from_file"), stage, Stage::Mail),
         to: names(section, "to", Some("to_file"), stage, Stage::Rcpt),
         size_over: section.size("size_over", 0..=u64::MAX >> 1).map(|(size, _)| size),
+        protection: protection(section, listeners, stage),
         action: Action::Accept,
         place: format!("{}:{}", place.file, place.line).into(),
     };
@@ -88,6 +90,7 @@ fn rule(section: &Section<'_>, listeners: &[Listener], tags: &mut Vec<Box<str>>)
         let mut hasher = DefaultHasher::new();
         (stage, &spec.client, &spec.listeners, &spec.helo, &spec.from, &spec.to, spec.size_over)
             .hash(&mut hasher);
+        spec.protection.hash(&mut hasher);
         (limit.prefix_len_ipv4, limit.prefix_len_ipv6, limit.open_max).hash(&mut hasher);
         limit.key = hasher.finish();
     }
@@ -144,6 +147,32 @@ fn named_listeners(section: &Section<'_>, listeners: &[Listener]) -> Option<Vec<
         one_of(section.reader, "listener", text, &names);
     }
     Some(list.texts.into_iter().map(|text| text.text.into()).collect())
+}
+
+/// What it asks of TLS: known from the EHLO on that follows the handshake.
+fn protection(section: &Section<'_>, listeners: &[Listener], stage: Option<Stage>) -> Protection {
+    known_at(section, "tls", stage, Stage::Helo);
+    known_at(section, "client_certificate", stage, Stage::Helo);
+    let certificates = section.texts("client_certificate").map(|list| {
+        let reader = section.reader;
+        if list.is_empty {
+            let help = "leave `client_certificate` out for all clients";
+            reader.error(list.span, "`client_certificate` is empty: the rule would never match", help);
+        } else if listeners.iter().all(|it| it.client_certificates == ClientCertificates::Off) {
+            let message = "no listener asks for certificates: the rule would never match";
+            reader.error(list.span, message, "write client_certificates = \"record\" or \"verify\" at one");
+        }
+        let mut certificates = Certificates::default();
+        for text in &list.texts {
+            if let Err(why) = certificates.add(&text.text) {
+                let message = format!("`client_certificate` cannot be `{}`: {why}", text.text.escape_debug());
+                let help = "write \"verified\", \"sha256:..\", \"mx.example.com\" or \".example.com\"";
+                reader.error(text.span, message, help);
+            }
+        }
+        certificates
+    });
+    Protection { tls: section.boolean("tls"), certificates }
 }
 
 /// The names of a condition, those of its file too.

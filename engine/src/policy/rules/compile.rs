@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::action::Action;
-use super::{Rule, RuleSet, Stage, StageRules};
+use super::{Protection, Rule, RuleSet, Stage, StageRules};
 use crate::policy::matcher::{
     Classes, Coverage, NameMatcher, NameRules, NetworkMatcher, NetworkRules, Patterns, RuleIndex,
     TooManyClasses,
@@ -12,6 +12,8 @@ use crate::policy::network::Network;
 
 /// Different tags of all rules: a transaction has a bit for each.
 pub const TAGS_COUNT_MAX: usize = 64;
+/// Different things that the rules of a stage ask of TLS: a command has a bit for each.
+const PROTECTIONS_COUNT_MAX: usize = 64;
 
 /// A rule as it is listed. A condition that is `None` holds for all.
 #[derive(Clone, Debug)]
@@ -25,6 +27,7 @@ pub struct RuleSpec {
     pub to: Option<Patterns>,
     /// MAIL announces more octets.
     pub size_over: Option<u64>,
+    pub protection: Protection,
     pub action: Action,
     /// File and line.
     pub place: Box<str>,
@@ -55,6 +58,11 @@ pub enum CompileError {
     Classes { stage: Stage, source: TooManyClasses },
     #[error("stage {stage} has more than 65535 rules: put what is treated alike into lists", stage = .0.name())]
     TooManyRules(Stage),
+    #[error(
+        "stage {stage} has more than {PROTECTIONS_COUNT_MAX} different lists of client certificates: put what is \
+         treated alike into one", stage = .0.name()
+    )]
+    TooManyProtections(Stage),
 }
 
 /// The rules of one stage, with their positions in the list of all.
@@ -79,6 +87,9 @@ impl RuleSet {
                 return Err(CompileError::TooManyRules(stage));
             }
             let listed = Listed { specs };
+            if listed.protections().len() > PROTECTIONS_COUNT_MAX {
+                return Err(CompileError::TooManyProtections(stage));
+            }
             set.stages[stage as usize] =
                 listed.compile(&mut hidden).map_err(|source| CompileError::Classes { stage, source })?;
         }
@@ -107,19 +118,34 @@ impl Listed<'_> {
                 });
             }
         }
+        let protections = self.protections();
         let rules = self.specs.iter().map(|(at, spec)| Rule {
             action: spec.action.clone(),
             number: *at as u32 + 1,
             place: spec.place.clone(),
             listeners: spec.listeners.as_deref().map(Into::into),
             size_over: spec.size_over,
+            protection: protections.iter().position(|one| *one == spec.protection).map(|at| at as u8),
         });
-        let mut stage = StageRules { rules: rules.collect(), all: all.into(), ..StageRules::default() };
+        let rules = rules.collect();
+        let mut stage =
+            StageRules { rules, all: all.into(), protections: protections.into(), ..StageRules::default() };
         stage.client = self.networks(hidden)?;
         stage.helo = self.names(|spec| spec.helo.as_ref(), hidden)?;
         stage.reverse_path = self.names(|spec| spec.from.as_ref(), hidden)?;
         stage.forward_path = self.names(|spec| spec.to.as_ref(), hidden)?;
         Ok(stage)
+    }
+
+    /// What they ask of TLS, each once.
+    fn protections(&self) -> Vec<Protection> {
+        let mut found: Vec<Protection> = Vec::new();
+        for (_, RuleSpec { protection, .. }) in &self.specs {
+            if protection.conditions_count() > 0 && !found.contains(protection) {
+                found.push(protection.clone());
+            }
+        }
+        found
     }
 
     /// The rules without such a condition, and those behind which nothing can match where it holds.
@@ -215,6 +241,7 @@ impl RuleSpec {
         ]
         .into_iter()
         .map(usize::from)
-        .sum()
+        .sum::<usize>()
+            + self.protection.conditions_count()
     }
 }

@@ -7,6 +7,7 @@
 
 mod action;
 mod compile;
+mod protection;
 mod reasons;
 #[cfg(test)]
 mod tests;
@@ -15,9 +16,11 @@ use std::net::IpAddr;
 
 pub use action::{Action, LIMIT_PER_IPV4, LIMIT_PER_IPV6, Refusal, RuleLimit};
 pub use compile::{CompileError, Hidden, RuleSpec, TAGS_COUNT_MAX, Why};
+pub use protection::{Certificates, Protection};
 
 use crate::policy::matcher::{Key, NameMatcher, NetworkMatcher, RuleIndex, first_common};
 use crate::protocol::path::{Domain, ForwardPath, ReversePath};
+use crate::security::Secured;
 
 /// When a rule is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -44,6 +47,8 @@ pub struct Facts<'a> {
     pub forward_path: Option<&'a ForwardPath<'a>>,
     /// What MAIL announced.
     pub size: Option<u64>,
+    /// `None` in clear.
+    pub secured: Option<&'a Secured>,
 }
 
 /// A compiled rule: what of it is not in the matchers of its stage.
@@ -58,6 +63,8 @@ pub struct Rule {
     listeners: Option<Box<[Box<str>]>>,
     /// Matches only if MAIL announced more octets.
     size_over: Option<u64>,
+    /// Its place among what the rules of the stage ask of TLS. `None`: nothing.
+    protection: Option<u8>,
 }
 
 /// All rules; immutable.
@@ -75,6 +82,8 @@ struct StageRules {
     rules: Box<[Rule]>,
     /// The rules there are, up to the first that nothing can get behind.
     all: Box<[RuleIndex]>,
+    /// What they ask of TLS, each once.
+    protections: Box<[Protection]>,
     /// `None` where no rule asks for it; so below.
     client: Option<NetworkMatcher>,
     helo: Option<NameMatcher>,
@@ -88,6 +97,8 @@ pub struct Matching<'a> {
     rules: &'a [Rule],
     listener: &'a str,
     size: Option<u64>,
+    /// Bit n: the nth of what the stage asks of TLS holds.
+    protections: u64,
     /// Of the conditions that any rule has: those of one condition have the rules that do not ask for it too.
     lists: [&'a [RuleIndex]; 4],
     lists_count: usize,
@@ -111,7 +122,7 @@ impl Stage {
 impl RuleSet {
     /// The rules that match what has come to the listener of this name, in their order. Nothing is allocated.
     pub fn matching<'a>(&'a self, stage: Stage, listener: &'a str, facts: &Facts<'_>) -> Matching<'a> {
-        let StageRules { rules, all, client, helo, reverse_path, forward_path } =
+        let StageRules { rules, all, protections, client, helo, reverse_path, forward_path } =
             &self.stages[stage as usize];
         // Where no rule has a condition, all of them are the one list.
         let mut lists = [&all[..]; 4];
@@ -138,7 +149,10 @@ impl RuleSet {
                 add(matcher.rules(&self.recipient_key(path)));
             }
         }
-        Matching { rules, listener, size: facts.size, lists, lists_count: count.max(1), from: 0 }
+        let held = protections.iter().enumerate().filter(|(_, asked)| asked.holds(facts.secured));
+        let protections = held.fold(0, |bits, (bit, _)| bits | 1 << bit);
+        let lists_count = count.max(1);
+        Matching { rules, listener, size: facts.size, protections, lists, lists_count, from: 0 }
     }
 
     /// Whether a stage has any rule.
@@ -194,7 +208,7 @@ impl<'a> Iterator for Matching<'a> {
             let index = first_common(&self.lists[..self.lists_count], self.from)?;
             let rule = &self.rules[usize::from(index)];
             self.from = index.checked_add(1)?;
-            if rule.matches(self.listener, self.size) {
+            if rule.matches(self.listener, self.size, self.protections) {
                 return Some(rule);
             }
         }
@@ -203,11 +217,12 @@ impl<'a> Iterator for Matching<'a> {
 
 impl Rule {
     /// The conditions that no matcher knows.
-    fn matches(&self, listener: &str, announced_size: Option<u64>) -> bool {
+    fn matches(&self, listener: &str, announced_size: Option<u64>, protections: u64) -> bool {
         let by_listener =
             self.listeners.as_ref().is_none_or(|listeners| listeners.iter().any(|name| **name == *listener));
         let by_size = |size: u64| announced_size.is_some_and(|announced| announced > size);
-        by_listener && self.size_over.is_none_or(by_size)
+        let by_protection = self.protection.is_none_or(|bit| protections & (1 << bit) != 0);
+        by_listener && by_protection && self.size_over.is_none_or(by_size)
     }
 }
 

@@ -41,6 +41,7 @@ impl RuleSpec {
             let size = facts.size.filter(|size| *size > over)?;
             reasons.push(format!("announced size {size} is over {over}"));
         }
+        reasons.extend(self.protection.reasons(facts.secured)?);
         Some(reasons)
     }
 }

@@ -6,6 +6,7 @@ use super::*;
 use crate::policy::matcher::Patterns;
 use crate::policy::network::Network;
 use crate::protocol::path::Mailbox;
+use crate::security::{CipherSuite, Security, Version};
 
 fn refusal() -> Refusal {
     Refusal::new(550, "5.7.1", "no")
@@ -21,6 +22,7 @@ fn spec(stage: Stage, action: Action) -> RuleSpec {
         from: None,
         to: None,
         size_over: None,
+        protection: Protection::default(),
         action,
         place: "a.toml:1".into(),
     }
@@ -111,15 +113,17 @@ fn specs() -> impl Strategy<Value = Vec<RuleSpec>> {
         subset(&PATTERNS),
         subset(&PATTERNS),
         proptest::option::weighted(0.2, 0..3_u64),
+        proptest::option::weighted(0.2, any::<bool>()),
         action,
     )
-        .prop_map(|(client, listener, from, to, size_over, action)| RuleSpec {
+        .prop_map(|(client, listener, from, to, size_over, tls, action)| RuleSpec {
             client: client.map(|names| networks(&names)),
             listeners: listener.map(|listener| vec![LISTENERS[usize::from(listener)].into()]),
             helo: None,
             from: from.map(|names| patterns(&names)),
             to: to.map(|names| patterns(&names)),
             size_over,
+            protection: Protection { tls, certificates: None },
             ..spec(Stage::Rcpt, action)
         });
     proptest::collection::vec(spec, 0..12)
@@ -150,7 +154,8 @@ fn naive(specs: &[RuleSpec], listener: &str, facts: &Facts<'_>) -> Vec<u32> {
                 && spec.listeners.as_ref().is_none_or(|list| list.iter().any(|name| **name == *listener))
                 && listed(&spec.from, &reverse_path)
                 && listed(&spec.to, &forward_path)
-                && spec.size_over.is_none_or(|size| facts.size.is_some_and(|announced| announced > size));
+                && spec.size_over.is_none_or(|size| facts.size.is_some_and(|announced| announced > size))
+                && spec.protection.tls.is_none_or(|tls| tls == facts.secured.is_some());
         if matches {
             found.push(at as u32 + 1);
             if spec.action.decides() {
@@ -173,8 +178,14 @@ fn compiled(set: &RuleSet, listener: &str, facts: &Facts<'_>) -> Vec<u32> {
     found
 }
 
+fn secured() -> Secured {
+    let security = Security { version: Version::Tls13, cipher: CipherSuite(0x1302), certificate: None };
+    Secured { security, resumed: false, certificate_names: Box::default() }
+}
+
 /// Everything that can be asked of the small world above.
 fn everything(mut ask: impl FnMut(&str, &Facts<'_>)) {
+    let secured = secured();
     let mailboxes: Vec<String> = LOCALS
         .iter()
         .flat_map(|local| DOMAINS.iter().map(move |domain| format!("{local}@{domain}")))
@@ -190,6 +201,7 @@ fn everything(mut ask: impl FnMut(&str, &Facts<'_>)) {
                     reverse_path: ReversePath::parse_stored(from.as_bytes()).ok(),
                     forward_path: Some(&forward_path),
                     size: [None, Some(1), Some(2)][at % 3],
+                    secured: [None, Some(&secured)][at % 2],
                 };
                 ask(LISTENERS[at % 2], &facts);
             }
@@ -275,6 +287,7 @@ fn postmaster_is_a_mailbox_of_the_first_domain() {
         reverse_path: Some(ReversePath::Null),
         forward_path: Some(&ForwardPath::Postmaster),
         size: None,
+        secured: None,
     };
     assert_eq!(compiled(&set, "mx", &facts), [1]);
 }
@@ -291,6 +304,7 @@ fn helo_names_are_domains_literals_or_whatever_they_are() {
             reverse_path: None,
             forward_path: None,
             size: None,
+            secured: None,
         };
         set.matching(Stage::Helo, "mx", &facts).next().is_some()
     };

@@ -1,0 +1,172 @@
+//! A certificate chain and its key, out of PEM files.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::FromDer;
+use x509_parser::public_key::PublicKey;
+
+use super::TlsError;
+use crate::security::Fingerprint;
+
+/// Octets of a PEM file: a chain has some thousands.
+const FILE_LEN_MAX: u64 = 1 << 20;
+/// RFC 9325 §4.5 and the CA/Browser Forum's requirements: shorter RSA keys are weak.
+const RSA_BITS_LEAST: usize = 2048;
+
+/// One `[[certificate]]`, read.
+#[derive(Clone, Debug)]
+pub struct Certificate {
+    /// Of the chain's file.
+    pub path: PathBuf,
+    pub key: Arc<CertifiedKey>,
+    pub facts: Facts,
+}
+
+/// What can be said of a certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// DNS names in lower case, A-labels; a wildcard as `*.example.com`.
+    pub names: Vec<String>,
+    pub subject: String,
+    pub issuer: String,
+    /// Since 1970.
+    pub not_before: Duration,
+    pub not_after: Duration,
+    /// `ECDSA 256`, `RSA 2048`.
+    pub key_kind: String,
+    pub fingerprint: Fingerprint,
+    pub self_signed: bool,
+    /// What is wrong with it, though it works.
+    pub weaknesses: Vec<String>,
+}
+
+impl Certificate {
+    /// Reads both files and checks that they belong together.
+    ///
+    /// # Errors
+    /// With the file, and what to do about it.
+    pub fn load(chain: &Path, key: &Path, provider: &CryptoProvider) -> Result<Self, TlsError> {
+        let unusable = |path: &Path, why: String| TlsError::Unusable { path: path.to_owned(), why };
+        let certificates = read_chain(chain)?;
+        let facts = Facts::of(&certificates[0]).map_err(|why| unusable(chain, why))?;
+        let private = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|error| {
+            let help =
+                "it must hold one private key, not encrypted, between -----BEGIN PRIVATE KEY----- lines";
+            unusable(key, format!("no private key: {error}; {help}"))
+        })?;
+        let signing = provider.key_provider.load_private_key(private);
+        let signing = signing.map_err(|error| unusable(key, format!("the key cannot be used: {error}")))?;
+        let certified = CertifiedKey::new(certificates, signing);
+        match certified.keys_match() {
+            // A key that cannot tell its public half is none of those that are loaded here.
+            Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {}
+            Err(_) => {
+                return Err(TlsError::Mismatch { chain: chain.to_owned(), key: key.to_owned() });
+            }
+        }
+        Ok(Self { path: chain.to_owned(), key: Arc::new(certified), facts })
+    }
+}
+
+/// The certificates of a file, at least one.
+///
+/// # Errors
+/// With the file.
+pub(super) fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let unusable = |why: String| TlsError::Unusable { path: path.to_owned(), why };
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(path)?).collect();
+    let certificates = certificates.map_err(|error| unusable(format!("not PEM: {error}")))?;
+    if certificates.is_empty() {
+        let help = "it must hold the server's certificate and behind it those of its issuers, in PEM";
+        return Err(unusable(format!("no certificate in it; {help}")));
+    }
+    Ok(certificates)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    use std::io::Read;
+    let unreadable = |why: String| TlsError::Unreadable { path: path.to_owned(), why };
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(|error| unreadable(error.to_string()))?;
+    file.take(FILE_LEN_MAX + 1).read_to_end(&mut bytes).map_err(|error| unreadable(error.to_string()))?;
+    if bytes.len() as u64 > FILE_LEN_MAX {
+        return Err(unreadable(format!("it is longer than {FILE_LEN_MAX} octets")));
+    }
+    Ok(bytes)
+}
+
+pub(super) fn fingerprint(der: &[u8]) -> Fingerprint {
+    Fingerprint(digest(&SHA256, der).as_ref().try_into().expect("SHA-256 has 32 octets"))
+}
+
+/// DNS names of a certificate, in lower case; none where it is not understood.
+pub(super) fn dns_names(der: &[u8]) -> Vec<String> {
+    X509Certificate::from_der(der).map_or_else(|_| Vec::new(), |(_, certificate)| names(&certificate))
+}
+
+fn names(certificate: &X509Certificate<'_>) -> Vec<String> {
+    let Ok(Some(extension)) = certificate.subject_alternative_name() else { return Vec::new() };
+    let name = |name: &GeneralName<'_>| match name {
+        GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
+        _ => None,
+    };
+    extension.value.general_names.iter().filter_map(name).collect()
+}
+
+impl Facts {
+    /// # Errors
+    /// Why it is no certificate.
+    pub fn of(der: &[u8]) -> Result<Self, String> {
+        let (_, certificate) =
+            X509Certificate::from_der(der).map_err(|error| format!("not a certificate: {error}"))?;
+        let secs = |time: i64| Duration::from_secs(u64::try_from(time).unwrap_or_default());
+        let (key_kind, key_weakness) = key_kind(&certificate);
+        let self_signed = certificate.subject() == certificate.issuer();
+        let mut weaknesses: Vec<String> = key_weakness.into_iter().collect();
+        let signature = certificate.signature_algorithm.algorithm.to_id_string();
+        if SHA1_SIGNATURES.contains(&signature.as_str()) {
+            weaknesses.push("signed with SHA-1, which can be forged".to_owned());
+        }
+        let names = names(&certificate);
+        if names.is_empty() {
+            weaknesses.push("without a DNS name (subjectAltName), so that no client can check it".to_owned());
+        }
+        Ok(Self {
+            names,
+            subject: certificate.subject().to_string(),
+            issuer: certificate.issuer().to_string(),
+            not_before: secs(certificate.validity().not_before.timestamp()),
+            not_after: secs(certificate.validity().not_after.timestamp()),
+            key_kind,
+            fingerprint: fingerprint(der),
+            self_signed,
+            weaknesses,
+        })
+    }
+}
+
+/// sha1WithRSAEncryption, ecdsa-with-SHA1, dsa-with-sha1, and MD5's.
+const SHA1_SIGNATURES: &[&str] =
+    &["1.2.840.113549.1.1.5", "1.2.840.10045.4.1", "1.2.840.10040.4.3", "1.2.840.113549.1.1.4"];
+
+fn key_kind(certificate: &X509Certificate<'_>) -> (String, Option<String>) {
+    match certificate.public_key().parsed() {
+        Ok(PublicKey::RSA(key)) => {
+            let bits = key.key_size();
+            let weak = (bits < RSA_BITS_LEAST)
+                .then(|| format!("an RSA key of {bits} bits, which is weak; take {RSA_BITS_LEAST} or ECDSA"));
+            (format!("RSA {bits}"), weak)
+        }
+        Ok(PublicKey::EC(point)) => (format!("ECDSA {}", point.key_size()), None),
+        _ => ("Ed25519 or other".to_owned(), None),
+    }
+}
