@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  Greeting ─220─> Ehlo ─250─> Ready ──begin──> Mail ─> Rcpt ─> Data ─354─> Content ─sent─> Final ─250─> Ready
+//!                     Ehlo ─250, STARTTLS─> StartTls ─220─> Securing ─handshake─> Ehlo
 //!                                ^                └──────┴───────┴─ refused ─> Reset ─250─> Ready
 //!                                └─ any ─ Discard <─ 354 although nothing was accepted, pipelined: a lone dot
 //!  Ready ──quit──> Quit ─221─> Closed
@@ -37,6 +38,8 @@ pub enum Step {
 pub enum Event {
     /// 220, so long after [`Client::open`].
     Greeted { waited_ns: u64 },
+    /// 220 to STARTTLS: the handshake is due. Nothing is received or sent before [`Client::secured`].
+    StartTls,
     /// EHLO was answered; the client is ready.
     Opened { waited_ns: u64 },
     /// One recipient was refused; the transaction goes on with the others, if there are any.
@@ -63,6 +66,8 @@ pub enum Failure {
     EhloRefused,
     /// [`Pipelining::Required`], and the server does not offer it.
     PipeliningMissing,
+    /// STARTTLS is wanted, and the server does not offer it, or refuses it.
+    StartTlsMissing,
 }
 
 impl From<Malformed> for Failure {
@@ -84,6 +89,8 @@ pub enum Unfinished {
 enum Phase {
     Greeting,
     Ehlo,
+    StartTls,
+    Securing,
     Ready,
     Mail,
     Rcpt { index: usize },
@@ -100,6 +107,7 @@ enum Phase {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outgoing {
     Ehlo,
+    StartTls,
     Mail,
     Rcpt { index: usize },
     Data,
@@ -127,6 +135,10 @@ struct Transaction {
 #[derive(Debug)]
 pub struct Client {
     pipelining: Pipelining,
+    /// STARTTLS is to be sent on each connection.
+    wants_starttls: bool,
+    /// It was, and the handshake is done.
+    secured: bool,
     phase: Phase,
     outgoing: Option<Outgoing>,
     reader: Reader,
@@ -134,6 +146,7 @@ pub struct Client {
     /// The code of the last reply read.
     code: u16,
     pipelining_offered: bool,
+    starttls_offered: bool,
     size_offered: bool,
     transaction: Transaction,
     /// When what the present phase waits for was sent.
@@ -141,16 +154,19 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn new(pipelining: Pipelining) -> Self {
+    pub fn new(pipelining: Pipelining, wants_starttls: bool) -> Self {
         let token = Token { run: 0, connection: 0, number: 0 };
         Self {
             pipelining,
+            wants_starttls,
+            secured: false,
             phase: Phase::Closed,
             outgoing: None,
             reader: Reader::default(),
             opened: false,
             code: 0,
             pipelining_offered: false,
+            starttls_offered: false,
             size_offered: false,
             transaction: Transaction {
                 token,
@@ -170,9 +186,23 @@ impl Client {
         self.reader.reset();
         self.opened = false;
         self.code = 0;
-        self.pipelining_offered = false;
-        self.size_offered = false;
+        self.secured = false;
+        self.forget_extensions();
         self.asked_at = now;
+    }
+
+    /// The handshake behind STARTTLS is done: all begins anew (RFC 3207 §4.2).
+    pub fn secured(&mut self) {
+        debug_assert!(self.phase == Phase::Securing);
+        self.secured = true;
+        self.forget_extensions();
+        self.enter(Phase::Ehlo, Outgoing::Ehlo);
+    }
+
+    fn forget_extensions(&mut self) {
+        self.pipelining_offered = false;
+        self.starttls_offered = false;
+        self.size_offered = false;
     }
 
     pub fn is_ready(&self) -> bool {
@@ -240,7 +270,7 @@ impl Client {
                 Some(Unfinished::Aborted)
             }
             Phase::Final => Some(Unfinished::InDoubt),
-            Phase::Greeting | Phase::Ehlo | Phase::Ready => None,
+            Phase::Greeting | Phase::Ehlo | Phase::StartTls | Phase::Securing | Phase::Ready => None,
             // Refused, and counted as that.
             Phase::Discard | Phase::Reset => None,
             Phase::Quit | Phase::Closed => None,
@@ -257,6 +287,7 @@ impl Client {
         self.asked_at = now;
         match outgoing {
             Outgoing::Ehlo => out.extend_from_slice(&workload.ehlo),
+            Outgoing::StartTls => out.extend_from_slice(workload::STARTTLS),
             Outgoing::Mail => {
                 self.transaction.began_at = now;
                 out.extend_from_slice(workload.mail(self.size_offered));
@@ -323,14 +354,12 @@ impl Client {
                 Some(Event::Greeted { waited_ns })
             }
             (Phase::Greeting, _) if refused => return Err(Failure::GreetingRefused),
-            (Phase::Ehlo, 250) if self.pipelining == Pipelining::Required && !self.pipelining_offered => {
-                return Err(Failure::PipeliningMissing);
+            (Phase::StartTls, 220) => {
+                self.phase = Phase::Securing;
+                Some(Event::StartTls)
             }
-            (Phase::Ehlo, 250) => {
-                self.opened = true;
-                self.phase = Phase::Ready;
-                Some(Event::Opened { waited_ns })
-            }
+            (Phase::StartTls, _) if refused => return Err(Failure::StartTlsMissing),
+            (Phase::Ehlo, 250) => self.after_ehlo(waited_ns)?,
             (Phase::Ehlo, _) if refused => return Err(Failure::EhloRefused),
             (Phase::Mail, 250) => {
                 self.await_rcpt(0);
@@ -377,6 +406,19 @@ impl Client {
             }
             _ => return Err(Failure::Unexpected),
         })
+    }
+
+    fn after_ehlo(&mut self, waited_ns: u64) -> Result<Option<Event>, Failure> {
+        if self.wants_starttls && !self.secured {
+            self.enter(Phase::StartTls, Outgoing::StartTls);
+            return if self.starttls_offered { Ok(None) } else { Err(Failure::StartTlsMissing) };
+        }
+        if self.pipelining == Pipelining::Required && !self.pipelining_offered {
+            return Err(Failure::PipeliningMissing);
+        }
+        self.opened = true;
+        self.phase = Phase::Ready;
+        Ok(Some(Event::Opened { waited_ns }))
     }
 
     fn enter(&mut self, phase: Phase, outgoing: Outgoing) {
@@ -456,6 +498,7 @@ impl Client {
         let line = self.reader.text();
         let keyword = line.split(|&octet| octet == b' ').next().unwrap_or_default();
         self.pipelining_offered |= keyword.eq_ignore_ascii_case(b"PIPELINING");
+        self.starttls_offered |= keyword.eq_ignore_ascii_case(b"STARTTLS");
         self.size_offered |= keyword.eq_ignore_ascii_case(b"SIZE");
     }
 }

@@ -20,6 +20,7 @@ use crate::limits::{
     FAILURES_IN_A_ROW_MAX, OPENING_COUNT_MAX, RETRY_FIRST, RETRY_LAST, SWEEP_INTERVAL, WARM_UP_MAX,
 };
 use crate::pace::Claim;
+use crate::secure::{Begin, Terms};
 use crate::slot::{Link, Orders, Slot};
 use crate::stats::{ErrorKind, Interval, Stats};
 use crate::workload::Token;
@@ -49,7 +50,8 @@ pub struct Fleet {
 impl Fleet {
     pub fn new(orders: Orders) -> Self {
         let count = orders.connections_count;
-        let slots = (0..count).map(|_| Slot::new(orders.pipelining)).collect();
+        let wants_starttls = orders.tls.as_ref().is_some_and(|terms| terms.begin == Begin::StartTls);
+        let slots = (0..count).map(|_| Slot::new(orders.pipelining, wants_starttls)).collect();
         let mut fleet = Self {
             orders,
             slots,
@@ -176,6 +178,7 @@ impl Fleet {
                 self.stats.connections_opened += 1;
                 self.stats.record(Interval::Connect, waited_ns);
             }
+            Event::StartTls => entry.starts_tls = true,
             Event::Opened { waited_ns } => {
                 self.opening_count -= 1;
                 self.stats.record(Interval::Ehlo, waited_ns);
@@ -226,6 +229,7 @@ impl Fleet {
             }
             Failure::GreetingRefused => self.add_reply_error(slot, ErrorKind::GreetingRefused),
             Failure::EhloRefused => self.add_reply_error(slot, ErrorKind::EhloRefused),
+            Failure::StartTlsMissing => self.add_reply_error(slot, ErrorKind::StartTlsMissing),
             Failure::PipeliningMissing => self.stats.errors.add(ErrorKind::PipeliningMissing, 0, b""),
         }
         self.drop_link(slot);
@@ -234,6 +238,39 @@ impl Fleet {
     fn add_reply_error(&mut self, slot: u32, kind: ErrorKind) {
         let client = &self.slots[slot as usize].client;
         self.stats.errors.add(kind, client.reply_code(), client.reply_text());
+    }
+
+    /// How connections are protected.
+    pub fn tls(&self) -> Option<&Terms> {
+        self.orders.tls.as_ref()
+    }
+
+    /// True once behind the 220 to STARTTLS: the handshake is due.
+    pub fn starts_tls(&mut self, slot: u32) -> bool {
+        std::mem::take(&mut self.slots[slot as usize].starts_tls)
+    }
+
+    /// The handshake is done.
+    pub fn on_secured(&mut self, slot: u32, took_ns: u64, resumed: bool) {
+        self.stats.handshakes += 1;
+        self.stats.handshakes_resumed += u64::from(resumed);
+        self.stats.record(Interval::Handshake, took_ns);
+        let entry = &mut self.slots[slot as usize];
+        if entry.link == Link::Open
+            && self.orders.tls.as_ref().is_some_and(|tls| tls.begin == Begin::StartTls)
+        {
+            entry.client.secured();
+        }
+        self.want_send(slot);
+    }
+
+    /// There is something to send that is not the client's word.
+    pub fn want_flush(&mut self, slot: u32) {
+        let entry = &mut self.slots[slot as usize];
+        if entry.link == Link::Open && !entry.in_sending {
+            entry.in_sending = true;
+            self.sending.push(slot);
+        }
     }
 
     /// The connection broke, or could not be opened, not by our will.
@@ -267,6 +304,7 @@ impl Fleet {
     pub fn on_closed(&mut self, slot: u32, now: u64) {
         let entry = &mut self.slots[slot as usize];
         entry.messages_count = 0;
+        entry.starts_tls = false;
         let failures = entry.failures_in_a_row;
         if failures == 0 || self.ending.is_some() {
             return self.vacate(slot);

@@ -20,6 +20,7 @@ pub mod process;
 pub mod reply;
 pub mod report;
 pub mod run;
+pub mod secure;
 pub mod sink;
 pub mod slot;
 pub mod stats;

@@ -56,6 +56,18 @@ pub struct RunArgs {
     /// One command per round trip.
     #[arg(long)]
     pub no_pipelining: bool,
+    /// Speak TLS; the server's certificate is not checked.
+    #[arg(long, value_name = "WHEN", value_enum)]
+    pub tls: Option<TlsArg>,
+    /// Resume TLS sessions by tickets [default: each handshake is a full one].
+    #[arg(long, requires = "tls")]
+    pub tls_resume: bool,
+    /// TLS 1.2 instead of 1.3.
+    #[arg(long = "tls-1-2", requires = "tls")]
+    pub tls_1_2: bool,
+    /// The name asked for by TLS.
+    #[arg(long, value_name = "NAME", default_value = "localhost", requires = "tls")]
+    pub tls_name: String,
     /// Threads, each with its own ring.
     #[arg(long, short = 't', default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub threads: u32,
@@ -89,6 +101,14 @@ pub struct RunArgs {
     /// When to exit with status 1.
     #[arg(long, value_name = "WHAT", value_enum, default_value_t = FailOn::Nothing)]
     pub fail_on: FailOn,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TlsArg {
+    /// By STARTTLS.
+    Starttls,
+    /// From the first octet.
+    Implicit,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -16,6 +16,7 @@ pub struct Setup {
     pub size: u64,
     pub recipients: usize,
     pub pipelining: &'static str,
+    pub tls: &'static str,
     /// `closed`, or `open` at so many messages a second.
     pub arrivals: &'static str,
     pub rate: Option<f64>,
@@ -73,6 +74,8 @@ pub struct Report {
     pub accepted: u64,
     pub refused: u64,
     pub in_doubt: u64,
+    pub handshakes: u64,
+    pub handshakes_resumed: u64,
     pub aborted: u64,
     pub missed: u64,
     pub connections_opened: u64,
@@ -103,6 +106,8 @@ impl Report {
             accepted: stats.accepted,
             refused: stats.refused,
             in_doubt: stats.in_doubt,
+            handshakes: stats.handshakes,
+            handshakes_resumed: stats.handshakes_resumed,
             aborted: stats.aborted,
             missed: stats.missed,
             connections_opened: stats.connections_opened,
@@ -144,6 +149,10 @@ impl Display for Report {
             "messages    {} started, {} accepted, {} refused, {} in doubt, {} aborted; {} connections opened",
             self.started, self.accepted, self.refused, self.in_doubt, self.aborted, self.connections_opened,
         )?;
+        if self.handshakes > 0 {
+            let Self { handshakes, handshakes_resumed, .. } = self;
+            writeln!(f, "TLS         {}, {handshakes} handshakes, {handshakes_resumed} resumed", setup.tls)?;
+        }
         if self.missed > 0 {
             writeln!(f, "arrivals    {} were due and found no free connection", self.missed)?;
         }
@@ -226,6 +235,7 @@ mod tests {
             size: 1000,
             recipients: 1,
             pipelining: "where offered",
+            tls: "off",
             arrivals: "closed",
             rate: None,
             messages_per_connection: None,

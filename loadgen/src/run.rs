@@ -15,10 +15,11 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::client::Pipelining;
 use crate::ledger::Ledger;
-use crate::options::{FailOn, RunArgs};
+use crate::options::{FailOn, RunArgs, TlsArg};
 use crate::pace::Pace;
 use crate::process::{cpu_secs, raise_descriptor_limit};
 use crate::report::{Report, Setup};
+use crate::secure::{Begin, Terms};
 use crate::slot::Orders;
 use crate::stats::Stats;
 use crate::worker::{Assignment, Control, Live, Worker};
@@ -84,8 +85,9 @@ pub fn run(args: &RunArgs) -> Result<bool, RunError> {
     let threads_count = args.threads.min(args.connections);
     let (started, cpu_before) = (Instant::now(), cpu_secs());
     let mut threads = Vec::new();
+    let tls = tls(args)?;
     for index in 0..threads_count {
-        let orders = orders(args, index, threads_count, run, &workload)?;
+        let orders = orders(args, index, threads_count, run, &workload, tls.as_ref())?;
         threads.push(spawn(args, index, server, orders, started, &control)?);
     }
     show_progress(args, &threads, started);
@@ -125,6 +127,16 @@ fn check_descriptors(connections_count: u32) -> Result<(), RunError> {
     )))
 }
 
+/// What all threads have in common, so that one resumes what another began.
+fn tls(args: &RunArgs) -> Result<Option<Terms>, RunError> {
+    let Some(when) = args.tls else { return Ok(None) };
+    let begin = match when {
+        TlsArg::Starttls => Begin::StartTls,
+        TlsArg::Implicit => Begin::AtOnce,
+    };
+    Terms::new(begin, &args.tls_name, args.tls_resume, args.tls_1_2).map(Some).map_err(RunError::Usage)
+}
+
 /// One thread's share.
 fn orders(
     args: &RunArgs,
@@ -132,6 +144,7 @@ fn orders(
     threads_count: u32,
     run: u64,
     workload: &Arc<Workload>,
+    tls: Option<&Terms>,
 ) -> Result<Orders, RunError> {
     let share =
         |index: u32| args.connections / threads_count * index + index.min(args.connections % threads_count);
@@ -144,6 +157,7 @@ fn orders(
         first_connection: share(index),
         connections_count: share(index + 1) - share(index),
         pipelining: args.pipelining(),
+        tls: tls.cloned(),
         messages_per_connection: args.messages_per_connection,
         reply_timeout: args.timeout,
         workload: Arc::clone(workload),
@@ -259,6 +273,11 @@ fn setup(args: &RunArgs, threads: u32, run: u64) -> Setup {
             Pipelining::Offered => "where offered",
             Pipelining::Required => "on",
             Pipelining::Off => "off",
+        },
+        tls: match args.tls {
+            None => "off",
+            Some(TlsArg::Starttls) => "starttls",
+            Some(TlsArg::Implicit) => "implicit",
         },
         arrivals: if args.rate.is_some() { "open" } else { "closed" },
         rate: args.rate,

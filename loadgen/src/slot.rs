@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::client::{Client, Pipelining};
 use crate::ledger::Ledger;
 use crate::pace::Pace;
+use crate::secure::Terms;
 use crate::workload::Workload;
 
 /// What a fleet is to do.
@@ -16,6 +17,8 @@ pub struct Orders {
     pub first_connection: u32,
     pub connections_count: u32,
     pub pipelining: Pipelining,
+    /// None: in clear.
+    pub tls: Option<Terms>,
     /// Messages after which a connection says goodbye and is opened anew.
     pub messages_per_connection: Option<u64>,
     pub reply_timeout: Duration,
@@ -49,19 +52,22 @@ pub(crate) struct Slot {
     pub(crate) failures_in_a_row: u32,
     /// In the fleet's `idle`, perhaps no longer rightly.
     pub(crate) in_idle: bool,
+    /// The handshake behind STARTTLS is due.
+    pub(crate) starts_tls: bool,
     /// In the fleet's `sending`.
     pub(crate) in_sending: bool,
 }
 
 impl Slot {
-    pub(crate) fn new(pipelining: Pipelining) -> Self {
+    pub(crate) fn new(pipelining: Pipelining, wants_starttls: bool) -> Self {
         Self {
-            client: Client::new(pipelining),
+            client: Client::new(pipelining, wants_starttls),
             link: Link::Vacant,
             claimed: None,
             number: 0,
             messages_count: 0,
             failures_in_a_row: 0,
+            starts_tls: false,
             in_idle: false,
             in_sending: false,
         }

@@ -11,6 +11,8 @@ use crate::limits::{ERROR_ENTRIES_COUNT_MAX, LATENCY_MAX, TEXT_KEPT_MAX};
 pub enum Interval {
     /// From connecting to 220.
     Connect,
+    /// From the first octet of the TLS handshake to its end.
+    Handshake,
     /// From EHLO to its 250.
     Ehlo,
     /// From MAIL to 354.
@@ -22,11 +24,13 @@ pub enum Interval {
 }
 
 impl Interval {
-    pub const ALL: [Self; 5] = [Self::Connect, Self::Ehlo, Self::Envelope, Self::Final, Self::Transaction];
+    pub const ALL: [Self; 6] =
+        [Self::Connect, Self::Handshake, Self::Ehlo, Self::Envelope, Self::Final, Self::Transaction];
 
     pub fn description(self) -> &'static str {
         match self {
             Self::Connect => "connect -> 220",
+            Self::Handshake => "TLS handshake",
             Self::Ehlo => "EHLO -> 250",
             Self::Envelope => "MAIL -> 354",
             Self::Final => "final dot -> 250",
@@ -54,6 +58,9 @@ pub enum ErrorKind {
     GreetingRefused,
     EhloRefused,
     PipeliningMissing,
+    StartTlsMissing,
+    /// The handshake failed, or a record could not be read.
+    TlsFailed,
     MailRefused,
     RecipientRefused,
     DataRefused,
@@ -82,6 +89,8 @@ impl ErrorKind {
             Self::GreetingRefused => "refused at the greeting",
             Self::EhloRefused => "EHLO refused",
             Self::PipeliningMissing => "PIPELINING not offered",
+            Self::StartTlsMissing => "STARTTLS not offered, or refused",
+            Self::TlsFailed => "TLS failed",
             Self::MailRefused => "MAIL refused",
             Self::RecipientRefused => "recipient refused",
             Self::DataRefused => "DATA refused",
@@ -159,6 +168,9 @@ pub struct Stats {
     pub refused: u64,
     /// End of data sent, connection lost before the reply: stored or not (RFC 1047).
     pub in_doubt: u64,
+    /// TLS handshakes, and how many of them were resumed.
+    pub handshakes: u64,
+    pub handshakes_resumed: u64,
     /// Connection lost before the end of data.
     pub aborted: u64,
     /// Arrivals of an open loop that were due in the run's time and found no free connection.
@@ -181,6 +193,8 @@ impl Default for Stats {
             accepted: 0,
             refused: 0,
             in_doubt: 0,
+            handshakes: 0,
+            handshakes_resumed: 0,
             aborted: 0,
             missed: 0,
             first_at: None,
@@ -208,6 +222,8 @@ impl Stats {
         self.accepted += other.accepted;
         self.refused += other.refused;
         self.in_doubt += other.in_doubt;
+        self.handshakes += other.handshakes;
+        self.handshakes_resumed += other.handshakes_resumed;
         self.aborted += other.aborted;
         self.missed += other.missed;
         self.first_at = [self.first_at, other.first_at].into_iter().flatten().min();

@@ -15,6 +15,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::fleet::Fleet;
 use crate::limits::{SEND_BUFFER_KEPT_MAX, TURN_WAIT_MAX};
+use crate::secure::{Begin, Progress, Secure};
 use crate::slot::Orders;
 use crate::stats::{ErrorKind, Stats};
 
@@ -70,6 +71,8 @@ struct Socketed {
     sent_len: usize,
     /// The send buffer, while it is not in the ring.
     out: Vec<u8>,
+    /// None in clear.
+    tls: Option<Box<Secure>>,
 }
 
 impl Socketed {
@@ -84,6 +87,8 @@ pub struct Worker<'a> {
     fleet: Fleet,
     sockets: Vec<Socketed>,
     started: Instant,
+    /// Between TLS and the fleet.
+    plain: Vec<u8>,
 }
 
 impl<'a> Worker<'a> {
@@ -91,7 +96,8 @@ impl<'a> Worker<'a> {
     pub fn run(ring: &'a mut Uring, assignment: Assignment) -> io::Result<Stats> {
         let Assignment { server, orders, started, fail_fast, control, live } = assignment;
         let sockets = (0..orders.connections_count).map(|_| Socketed::default()).collect();
-        let mut worker = Self { ring, server, fleet: Fleet::new(orders), sockets, started };
+        let mut worker =
+            Self { ring, server, fleet: Fleet::new(orders), sockets, started, plain: Vec::new() };
         let mut completions = Vec::new();
         let mut stopped = false;
         loop {
@@ -162,7 +168,18 @@ impl<'a> Worker<'a> {
                 continue;
             }
             socket.out.clear();
-            self.fleet.transmit(slot, now, &mut socket.out);
+            match &mut socket.tls {
+                None => self.fleet.transmit(slot, now, &mut socket.out),
+                Some(tls) => {
+                    self.plain.clear();
+                    if tls.is_done() {
+                        self.fleet.transmit(slot, now, &mut self.plain);
+                    } else {
+                        self.fleet.postpone(slot);
+                    }
+                    tls.transmit(&self.plain, &mut socket.out);
+                }
+            }
             if let (Some(fd), false) = (socket.fd, socket.out.is_empty()) {
                 socket.send_in_flight = true;
                 socket.sent_len = 0;
@@ -244,9 +261,24 @@ impl<'a> Worker<'a> {
             Ok(_) if socket.closing => {}
             Ok(_) => {
                 self.fleet.on_connected(slot);
+                if self.fleet.tls().is_some_and(|terms| terms.begin == Begin::AtOnce) {
+                    self.begin_tls(slot);
+                }
                 self.arm_recv(slot);
             }
             Err(errno) => self.fleet.on_lost(slot, connect_error(errno), errno.to_string().as_bytes()),
+        }
+    }
+
+    fn begin_tls(&mut self, slot: u32) {
+        let now = self.now();
+        let Some(terms) = self.fleet.tls() else { return };
+        match Secure::begin(terms, now) {
+            Ok(tls) => {
+                self.sockets[slot as usize].tls = Some(tls);
+                self.fleet.want_flush(slot);
+            }
+            Err(error) => self.fleet.on_lost(slot, ErrorKind::TlsFailed, error.as_bytes()),
         }
     }
 
@@ -261,8 +293,15 @@ impl<'a> Worker<'a> {
     fn on_received(&mut self, now: u64, slot: u32, result: Result<u32, Errno>, more: bool, payload: Payload) {
         self.sockets[slot as usize].recv_armed = more;
         if let Payload::Lent(lent) = payload {
-            self.fleet.on_received(slot, now, self.ring.bytes(&lent));
+            let octets = self.ring.bytes(&lent);
+            match &mut self.sockets[slot as usize].tls {
+                None => self.fleet.on_received(slot, now, octets),
+                Some(tls) => take_records(&mut self.fleet, slot, now, tls, octets, &mut self.plain),
+            }
             self.ring.give_back(lent);
+            if self.fleet.starts_tls(slot) {
+                self.begin_tls(slot);
+            }
         }
         match result {
             Ok(0) => self.fleet.on_lost(slot, ErrorKind::ConnectionClosed, b""),
@@ -299,6 +338,29 @@ impl<'a> Worker<'a> {
             socket.out = Vec::new();
         }
         self.fleet.on_sent(slot);
+    }
+}
+
+/// Records of the server's in, plaintext to the fleet.
+fn take_records(
+    fleet: &mut Fleet,
+    slot: u32,
+    now: u64,
+    tls: &mut Secure,
+    octets: &[u8],
+    plain: &mut Vec<u8>,
+) {
+    plain.clear();
+    match tls.receive(octets, now, plain) {
+        Ok(Progress::Done { took_ns, resumed }) => fleet.on_secured(slot, took_ns, resumed),
+        Ok(Progress::None) => {}
+        Err(error) => return fleet.on_lost(slot, ErrorKind::TlsFailed, error.as_bytes()),
+    }
+    if !plain.is_empty() {
+        fleet.on_received(slot, now, plain);
+    }
+    if tls.has_output() {
+        fleet.want_flush(slot);
     }
 }
 

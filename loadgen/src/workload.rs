@@ -68,6 +68,7 @@ pub struct Workload {
 
 pub const DATA: &[u8] = b"DATA\r\n";
 pub const END_OF_DATA: &[u8] = b".\r\n";
+pub const STARTTLS: &[u8] = b"STARTTLS\r\n";
 pub const RSET: &[u8] = b"RSET\r\n";
 pub const QUIT: &[u8] = b"QUIT\r\n";
 

@@ -17,7 +17,7 @@ impl Dialogue {
         let mut recipe = recipe(content_len);
         recipe.forward_paths = (0..recipients_count).map(|n| format!("r{n}@example.com")).collect();
         let workload = Workload::new(&recipe).expect("room");
-        let mut dialogue = Self { client: Client::new(pipelining), workload, now: 0 };
+        let mut dialogue = Self { client: Client::new(pipelining, false), workload, now: 0 };
         dialogue.client.open(0);
         dialogue
     }
