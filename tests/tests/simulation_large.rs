@@ -219,3 +219,49 @@ fn the_pieces_of_a_message_under_way_are_bounded() {
     assert!(said(&machine, client).contains("250 2.0.0 queued"));
     machine.finish();
 }
+
+/// 450 clients at once send more than the disk takes meanwhile. `head`: up to DATA.
+fn crowd(head: &[u8]) -> (Machine, Vec<Client>) {
+    let mut plan = Plan { connections_max: 500, segment_capacity: 1 << 20, ..plan() };
+    plan.message_len_max = 1 << 20;
+    plan.settings.write_time_max = Duration::from_secs(20);
+    plan.settings.buffer_len = 16 << 10;
+    plan.settings.socket_buffer_len = 1 << 20..=1 << 20;
+    let mut machine = Machine::new(3, &plan);
+    let clients: Vec<Client> = (0..450).map(|_| machine.connect().0).collect();
+    machine.pass(Duration::from_secs(1));
+    clients.iter().for_each(|client| machine.simulation.send(*client, head));
+    machine.pass(Duration::from_secs(1));
+    clients.iter().for_each(|client| drop(machine.simulation.take(*client)));
+    let content = [&b"x".repeat(998)[..], b"\r\n"].concat().repeat(512);
+    for client in &clients {
+        machine.simulation.send(*client, &[&content[..], b".\r\n"].concat());
+        machine.turn_until(Some(machine.simulation.now() + Duration::from_millis(1)));
+    }
+    machine.pass(Duration::from_secs(2000));
+    (machine, clients)
+}
+
+#[test]
+fn clients_who_announce_large_content_are_all_served() {
+    let (mut machine, clients) =
+        crowd(b"EHLO a\r\nMAIL FROM:<> SIZE=512000\r\nRCPT TO:<a@example.com>\r\nDATA\r\n");
+    for client in clients {
+        let said = said(&machine, client);
+        assert!(said.starts_with("250 2.0.0 queued"), "{said}");
+    }
+    assert_eq!(machine.stats.inputs_dropped.get(), 0);
+    machine.finish();
+}
+
+/// Nobody could know of it, and what has come has come. Each hears what became of its message.
+#[test]
+fn clients_whose_content_has_no_place_are_told() {
+    let (mut machine, clients) = crowd(HEAD);
+    let replies: Vec<String> = clients.iter().map(|client| said(&machine, *client)).collect();
+    let count = |code: &str| replies.iter().filter(|reply| reply.starts_with(code)).count();
+    assert_eq!(count("250 2.0.0 queued") + count("452 4.3.1 "), clients.len(), "{replies:?}");
+    let (queued, dropped) = (count("250"), machine.stats.inputs_dropped.get());
+    assert!(queued > 100 && dropped > 0 && count("452") == dropped as usize, "{queued} {dropped}");
+    machine.finish();
+}

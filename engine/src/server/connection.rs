@@ -30,12 +30,13 @@ pub(super) enum State {
     Closed,
 }
 
-/// The multishot receive.
+/// The receive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Recv {
     /// No operation exists.
     Off,
-    Armed,
+    /// Multishot, or for a buffer at a time.
+    Armed { once: bool },
     /// A cancel has been queued; the receive still owes its last completion.
     Cancelling,
     /// The client has ended its direction. Never armed again.
@@ -99,7 +100,8 @@ pub(super) struct Connection<F> {
     pub(super) out: Vec<u8>,
     /// The file that the session's content goes to, or went to while something is still written there.
     pub(super) spill: Option<Box<Spill<F>>>,
-    /// Content of it went to a file: it may be faster than the disk, and input is taken from it a buffer at a time.
+    /// It has sent content that went to a file, or announced some: it may be faster than the disk, and input is taken
+    /// from it a buffer at a time.
     pub(super) streams: bool,
     /// Its session waits for a file, and it is in the worker's list of those.
     pub(super) awaits_file: bool,

@@ -270,7 +270,7 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         if connection.sending {
             connection.ops_count += 1;
             self.ring.cancel_all(token, connection.fd);
-        } else if connection.recv == Recv::Armed {
+        } else if matches!(connection.recv, Recv::Armed { .. }) {
             // By its token: `cancel_all` makes the kernel walk over the operations of all connections.
             connection.ops_count += 1;
             self.ring.cancel(token, Op::Connection(ConnectionOp::Recv, key).token());
@@ -296,9 +296,11 @@ impl<R: Ring, S: Segments> Worker<R, S> {
             // Replies have just been taken to be sent, perhaps: then parked input has its turn before the end.
             self.take_parked(key);
         }
-        if self.is_parking_too_much(key) {
+        while self.is_parking_too_much(key) {
             self.stats.inputs_dropped.bump();
-            return self.abandon(key, Reason::TooMuchInput);
+            if !self.shed_content(key) {
+                return self.abandon(key, Reason::TooMuchInput);
+            }
         }
         if self.is_one_refused_too_many(key) {
             return self.abandon(key, Reason::RefusedTooMany);
@@ -322,25 +324,8 @@ impl<R: Ring, S: Segments> Worker<R, S> {
             let until = now + limits::LINGER_TIME_MAX;
             connection.state = State::Lingering { until, left_len: limits::LINGER_LEN_MAX };
         }
-        match (connection.recv, connection.wants_input()) {
-            (Recv::Off, true) => {
-                connection.recv = Recv::Armed;
-                connection.ops_count += 1;
-                let token = Op::Connection(ConnectionOp::Recv, key).token();
-                if connection.streams {
-                    self.ring.recv_once(token, connection.fd);
-                } else {
-                    self.ring.recv(token, connection.fd);
-                }
-            }
-            (Recv::Armed, false) if connection.state == State::Open => {
-                connection.recv = Recv::Cancelling;
-                connection.ops_count += 1;
-                let recv = Op::Connection(ConnectionOp::Recv, key).token();
-                self.ring.cancel(Op::Connection(ConnectionOp::Cancel, key).token(), recv);
-            }
-            _ => {}
-        }
+        self.receive_as_wanted(key);
+        let Some(connection) = self.connections.get_mut(key) else { return };
         if connection.out.is_empty() && connection.out.capacity() > 0 {
             keep_buffer(&mut self.spare, std::mem::take(&mut connection.out));
         }
@@ -352,6 +337,34 @@ impl<R: Ring, S: Segments> Worker<R, S> {
             self.abandon(key, Reason::ClientClosed);
         } else {
             self.set_alarm(key);
+        }
+    }
+
+    /// Begins or ends the receive.
+    fn receive_as_wanted(&mut self, key: Key) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        connection.streams |= connection.session.expects_file(&self.pool);
+        match (connection.recv, connection.wants_input()) {
+            (Recv::Off, true) => {
+                let once = connection.streams;
+                connection.recv = Recv::Armed { once };
+                connection.ops_count += 1;
+                let token = Op::Connection(ConnectionOp::Recv, key).token();
+                if once {
+                    self.ring.recv_once(token, connection.fd);
+                } else {
+                    self.ring.recv(token, connection.fd);
+                }
+            }
+            (Recv::Armed { once }, wanted)
+                if connection.state == State::Open && (!wanted || once != connection.streams) =>
+            {
+                connection.recv = Recv::Cancelling;
+                connection.ops_count += 1;
+                let recv = Op::Connection(ConnectionOp::Recv, key).token();
+                self.ring.cancel(Op::Connection(ConnectionOp::Cancel, key).token(), recv);
+            }
+            _ => {}
         }
     }
 

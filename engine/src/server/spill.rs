@@ -242,6 +242,22 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         true
     }
 
+    /// Where content waits for the disk while there is no memory for what comes behind it: the message is refused, so
+    /// that it can be read on to its end. False if no content waits.
+    pub(super) fn shed_content(&mut self, key: Key) -> bool {
+        let Some(connection) = self.connections.get(key) else { return false };
+        let session = &connection.session;
+        if !session.is_waiting() || session.message().is_some() {
+            return false;
+        }
+        self.refuse_content(key, Error::NoMemory);
+        self.take_parked(key);
+        while self.spill(key) {
+            self.take_parked(key);
+        }
+        true
+    }
+
     /// The commit of a message in a file is over: the file is the spool's, or nobody knows whether a record names it.
     pub(super) fn forget_file(&mut self, key: Key) {
         if let Some(connection) = self.connections.get_mut(key) {

@@ -121,6 +121,12 @@ impl Session {
         }
     }
 
+    /// Whether the client has announced content that will go to a file, by SIZE (RFC 1870 §6) or with a chunk of BDAT.
+    pub fn expects_file(&self, pool: &Pool) -> bool {
+        let announced_len = self.phase.transaction().map_or(0, Transaction::announced_len);
+        announced_len > pool.inline_len_max as u64
+    }
+
     /// The content has reached the size from which it gets a file: the caller is to bring one
     /// ([`use_file`](Self::use_file)) or to say why there is none ([`refuse_content`](Self::refuse_content)). Nothing
     /// is consumed before.

@@ -201,6 +201,11 @@ impl Transaction {
         self.held.spilled()
     }
 
+    pub(super) fn announced_len(&self) -> u64 {
+        let of_chunk = self.chunk.as_ref().map_or(0, |chunk| chunk.announced.len);
+        self.announced_size.unwrap_or(0).max(of_chunk)
+    }
+
     /// Octets of content, our trace field included.
     pub fn content_len(&self) -> u64 {
         self.held.len()
