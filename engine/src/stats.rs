@@ -70,6 +70,12 @@ counters! {
         handshakes_refused,
         /// TLS handshakes under way.
         handshakes_now,
+        /// Turns of the worker's loop that worked on TLS handshakes.
+        handshake_turns,
+        /// Time spent on TLS handshakes.
+        handshake_micros,
+        /// Longest of those turns, from its first completion to its last handshake.
+        handshake_turn_longest_micros_now,
         /// Commands answered.
         commands,
         /// Faults of clients: commands or contents refused.

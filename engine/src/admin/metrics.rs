@@ -206,7 +206,8 @@ fn encode_counters(
     Ok(())
 }
 
-/// One metric with a value for each of the label's. Octets become the unit `bytes`, as Prometheus calls them.
+/// One metric with a value for each of the label's. Octets become the unit `bytes`, as Prometheus calls them, and
+/// microseconds become `seconds`.
 fn encode_values(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
@@ -215,14 +216,18 @@ fn encode_values(
     label: &Label,
     values: &[u64],
 ) -> fmt::Result {
-    let without_unit = name.strip_suffix("_octets").or_else(|| name.strip_prefix("octets_"));
-    let unit = without_unit.map(|_| Unit::Bytes);
-    let name = without_unit.unwrap_or(name);
+    let octets = name.strip_suffix("_octets").or_else(|| name.strip_prefix("octets_"));
+    let micros = name.strip_suffix("_micros");
+    let unit = octets.map(|_| Unit::Bytes).or_else(|| micros.map(|_| Unit::Seconds));
+    let name = octets.or(micros).unwrap_or(name);
+    let seconds = |value: u64| Duration::from_micros(value).as_secs_f64();
     let mut metric = encoder.encode_descriptor(name, help, unit.as_ref(), metric_type)?;
     for (of, value) in label.values.iter().zip(values) {
         let labels = [(label.name, of.to_string())];
         let mut sample = metric.encode_family(&labels)?;
         match metric_type {
+            MetricType::Gauge if micros.is_some() => sample.encode_gauge(&seconds(*value))?,
+            _ if micros.is_some() => sample.encode_counter::<NoLabelSet, _, u64>(&seconds(*value), None)?,
             MetricType::Gauge => sample.encode_gauge(&i64::try_from(*value).unwrap_or(i64::MAX))?,
             _ => sample.encode_counter::<NoLabelSet, _, u64>(value, None)?,
         }
@@ -249,6 +254,8 @@ mod tests {
         workers[1].octets_received.add(4096);
         workers[1].connections_now.set(7);
         workers[1].memory_octets_now.set(512);
+        workers[0].handshake_micros.add(1_250_000);
+        workers[0].handshake_turn_longest_micros_now.set(1500);
         let sources = Sources {
             worker_stats: workers.to_vec(),
             events: vec![EventQueue::new(1), EventQueue::new(1)],
@@ -283,6 +290,8 @@ mod tests {
             "ringmx_connections_open{worker=\"1\"} 7",
             "ringmx_content_bytes_total{worker=\"1\"} 0",
             "ringmx_content_held_bytes{worker=\"1\"} 512",
+            "ringmx_handshake_seconds_total{worker=\"0\"} 1.25",
+            "ringmx_handshake_turn_longest_seconds{worker=\"0\"} 0.0015",
             "ringmx_delivery_delivered_total{shard=\"0\"} 0",
             "ringmx_delivery_waiting{shard=\"0\"} 0",
             "# EOF",

@@ -4,6 +4,8 @@
 //! listed, and at the end of each turn the list is worked off for no longer than [`limits::HANDSHAKES_TURN_TIME_MAX`].
 //! Who waits longest is next; everybody else is served in between.
 
+use std::time::Duration;
+
 use ringmx_ring::{Key, Ring};
 
 use crate::limits;
@@ -31,7 +33,11 @@ impl<R: Ring, S: Segments> Worker<R, S> {
 
     /// Goes on with handshakes for as long as a turn has for them, but with one at least.
     pub(super) fn shake_hands(&mut self) {
+        if self.handshakes.is_empty() {
+            return;
+        }
         let began = self.ring.clock().monotonic;
+        let mut ended = began;
         while let Some(key) = self.handshakes.pop_front() {
             let Some(tls) = self.connections.get_mut(key).and_then(|connection| connection.tls.as_mut())
             else {
@@ -40,10 +46,16 @@ impl<R: Ring, S: Segments> Worker<R, S> {
             tls.is_listed = false;
             self.read_records(key);
             self.settle(key);
-            if self.ring.clock().monotonic - began >= limits::HANDSHAKES_TURN_TIME_MAX {
-                return;
+            ended = self.ring.clock().monotonic;
+            if ended - began >= limits::HANDSHAKES_TURN_TIME_MAX {
+                break;
             }
         }
+        let micros = |time: Duration| time.as_micros() as u64;
+        self.stats.handshake_turns.bump();
+        self.stats.handshake_micros.add(micros(ended - began));
+        let longest = &self.stats.handshake_turn_longest_micros_now;
+        longest.set(longest.get().max(micros(ended - self.now.monotonic)));
     }
 
     /// Records in, plaintext to the session.
