@@ -15,12 +15,14 @@ use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey;
 
 use super::TlsError;
+use crate::limits;
 use crate::security::Fingerprint;
 
 /// Octets of a PEM file: a chain has some thousands.
 const FILE_LEN_MAX: u64 = 1 << 20;
 /// RFC 9325 §4.5 and the CA/Browser Forum's requirements: shorter RSA keys are weak.
 const RSA_BITS_LEAST: usize = 2048;
+const DAY_SECS: u64 = 24 * 3600;
 
 /// One `[[certificate]]`, read.
 #[derive(Clone, Debug)]
@@ -29,6 +31,15 @@ pub struct Certificate {
     pub path: PathBuf,
     pub key: Arc<CertifiedKey>,
     pub facts: Facts,
+}
+
+/// How much longer a certificate is valid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rest {
+    Ended,
+    /// So many whole days, which is no longer than [`limits::CERTIFICATE_TIME_LEAST`].
+    Short(u64),
+    Long(u64),
 }
 
 /// What can be said of a certificate.
@@ -47,6 +58,16 @@ pub struct Facts {
     pub self_signed: bool,
     /// What is wrong with it, though it works.
     pub weaknesses: Vec<String>,
+}
+
+impl Facts {
+    /// `now`: since 1970.
+    pub(super) fn rest(&self, now: Duration) -> Rest {
+        // RFC 5280 §4.1.2.5: its last moment is one of its own.
+        let Some(rest) = self.not_after.checked_sub(now) else { return Rest::Ended };
+        let days = rest.as_secs() / DAY_SECS;
+        if rest <= limits::CERTIFICATE_TIME_LEAST { Rest::Short(days) } else { Rest::Long(days) }
+    }
 }
 
 impl Certificate {
@@ -168,5 +189,32 @@ fn key_kind(certificate: &X509Certificate<'_>) -> (String, Option<String>) {
         }
         Ok(PublicKey::EC(point)) => (format!("ECDSA {}", point.key_size()), None),
         _ => ("Ed25519 or other".to_owned(), None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_of_21_days_and_less_is_warned_of() {
+        let mut params = rcgen::CertificateParams::new(vec!["mx.example".to_owned()]).unwrap();
+        params.not_after = rcgen::date_time_ymd(2030, 1, 22);
+        let certificate = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+        let facts = Facts::of(certificate.der()).unwrap();
+        let end = facts.not_after;
+        assert_eq!(end, Duration::from_secs(1_895_270_400));
+        let (second, days) = (Duration::from_secs(1), |count: u64| Duration::from_secs(count * 24 * 3600));
+        for (now, rest) in [
+            (end - days(22), Rest::Long(22)),
+            (end - days(21) - second, Rest::Long(21)),
+            (end - days(21), Rest::Short(21)),
+            (end - days(21) + second, Rest::Short(20)),
+            (end - second, Rest::Short(0)),
+            (end, Rest::Short(0)),
+            (end + second, Rest::Ended),
+        ] {
+            assert_eq!(facts.rest(now), rest, "{now:?}");
+        }
     }
 }

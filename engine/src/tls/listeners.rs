@@ -7,10 +7,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 
-use super::certificate::{Certificate, Facts};
+use super::certificate::{Certificate, Facts, Rest};
 use super::{Acceptor, Terms, TlsError, provider};
 use crate::config::{CertificateFiles, ClientCertificates, Config, Listener};
-use crate::limits;
 use crate::session::TlsMode;
 
 /// All acceptors, by listener.
@@ -115,15 +114,12 @@ impl ListenersTls {
 
 fn log(path: &Path, facts: &Facts, now: Duration) {
     let (certificate, names) = (path.display(), facts.names.join(" "));
-    let days = facts.not_after.as_secs() as i64 / DAY_SECS - now.as_secs() as i64 / DAY_SECS;
-    if facts.not_after < now + limits::CERTIFICATE_TIME_LEAST {
-        tracing::warn!(%certificate, names, days, "a certificate ends soon: renew it");
-    } else {
-        tracing::info!(%certificate, names, days, "certificate");
+    match facts.rest(now) {
+        Rest::Ended => tracing::warn!(%certificate, names, "a certificate has ended: renew it"),
+        Rest::Short(days) => tracing::warn!(%certificate, names, days, "a certificate ends soon: renew it"),
+        Rest::Long(days) => tracing::info!(%certificate, names, days, "certificate"),
     }
 }
-
-const DAY_SECS: i64 = 24 * 3600;
 
 fn secured(config: &Config) -> impl Iterator<Item = &Listener> {
     config.listeners.iter().filter(|listener| listener.tls != TlsMode::Off)
