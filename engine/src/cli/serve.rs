@@ -76,6 +76,9 @@ impl fmt::Display for QuickStart<'_> {
                 writeln!(f, "  Maildir  {path}")?;
             }
         }
+        for certificate in &config.certificates {
+            writeln!(f, "  STARTTLS with a certificate made for it, {}", certificate.chain.display())?;
+        }
         if let Some(admin) = config.admin {
             writeln!(f, "  admin    http://{admin}/readyz, /healthz, /metrics")?;
         }
@@ -115,6 +118,7 @@ mod tests {
             "  domains  example.com, localhost\n",
             "  spool    ./ringmx-data\n",
             "  Maildir  ./ringmx-data/maildir\n",
+            "  STARTTLS with a certificate made for it, ./ringmx-data/tls/quick-start.pem\n",
             "  admin    http://127.0.0.1:8025/readyz, /healthz, /metrics\n",
             "curl -sS smtp://127.0.0.1:2525 --mail-from you@example.com --mail-rcpt me@example.com --upload-file -",
         ] {

@@ -3,7 +3,7 @@ use std::fs;
 use super::*;
 use crate::policy::clients::Rate;
 use crate::protocol::extension::Extension;
-use crate::session::EarlyTalker;
+use crate::session::{EarlyTalker, TlsMode};
 
 const VALID: &str = r#"
 hostname = "mx.example.com"
@@ -48,6 +48,8 @@ fn the_quick_start_is_as_documented() {
     let path = PathTemplate::parse("./ringmx-data/maildir").unwrap();
     assert_eq!(config.route_for("Example.COM").unwrap().1.deliver, Deliver::Maildir { path });
     assert_eq!(config.admin, Some("127.0.0.1:8025".parse().unwrap()));
+    assert_eq!(config.listeners[0].tls, TlsMode::StartTls);
+    assert!(config.certificates[0].self_signed);
     assert!(config.workers >= 1);
 }
 

@@ -1,8 +1,8 @@
 //! A certificate that nobody has signed but itself, for trying things out.
 
-use std::fs::OpenOptions;
+use std::fs::{DirBuilder, OpenOptions};
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use rcgen::{CertificateParams, DnType, KeyPair};
@@ -39,7 +39,7 @@ fn write(path: &Path, text: &str) -> Result<(), TlsError> {
         why: format!("a self-signed certificate cannot be written: {error}"),
     };
     if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
-        std::fs::create_dir_all(directory).map_err(failed)?;
+        DirBuilder::new().mode(0o700).recursive(true).create(directory).map_err(failed)?;
     }
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     match file {
