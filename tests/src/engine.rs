@@ -13,7 +13,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -21,6 +21,21 @@ use crate::maildir::Maildir;
 
 /// How long anything that does not depend on a load may take, on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// For a test that holds so many descriptors itself.
+///
+/// # Panics
+/// Where the system gives fewer.
+pub fn allow_descriptors(wanted: u64) {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|current| current >= wanted) {
+        return;
+    }
+    let raised = Rlimit { current: Some(wanted), maximum: limit.maximum.map(|most| most.max(wanted)) };
+    setrlimit(Resource::Nofile, raised).unwrap_or_else(|error| {
+        panic!("this test holds {wanted} descriptors and the limit is {limit:?}: {error}; raise `ulimit -Hn`")
+    });
+}
 
 /// The path of `ringmx` or `loadgen`.
 pub fn binary(name: &str) -> PathBuf {

@@ -6,9 +6,8 @@ use std::net::TcpStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tests::client::Client;
-use tests::engine::{Home, Options, PATIENCE, Server, eventually};
+use tests::engine::{Home, Options, PATIENCE, Server, allow_descriptors, eventually};
 
 const CONNECTIONS_COUNT: usize = 10_000;
 /// Resident octets of the process that a connection may add.
@@ -60,18 +59,6 @@ fn kib(text: &str, name: &str) -> usize {
     line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") * 1024
 }
 
-fn raise_descriptor_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    let wanted = CONNECTIONS_COUNT as u64 + 256;
-    if limit.current.is_none_or(|current| current >= wanted) {
-        return;
-    }
-    let raised = Rlimit { current: Some(wanted), maximum: limit.maximum.map(|most| most.max(wanted)) };
-    setrlimit(Resource::Nofile, raised).unwrap_or_else(|error| {
-        panic!("this test holds {wanted} descriptors and the limit is {limit:?}: {error}; raise `ulimit -Hn`")
-    });
-}
-
 fn reply(client: &mut TcpStream) -> String {
     let mut line = Vec::new();
     let mut octet = [0];
@@ -84,7 +71,7 @@ fn reply(client: &mut TcpStream) -> String {
 
 #[test]
 fn ten_thousand_idle_connections_hold_little() {
-    raise_descriptor_limit();
+    allow_descriptors(CONNECTIONS_COUNT as u64 + 256);
     let home = Home::new(&Options {
         max_message_size: "4MiB",
         segment_size: "16MiB",
