@@ -1,0 +1,231 @@
+"""What the scripts that measure have in common: the machine's own figures, a server's port, progress, statistics."""
+
+import json
+import math
+import os
+import pathlib
+import platform
+import re
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+TICKS = os.sysconf("SC_CLK_TCK")
+BUILD = "cargo build --release --locked -p ringmx -p loadgen"
+
+
+# One listener, everything for example.com, nothing kept. `serve` runs it with an empty directory as its current one.
+CONFIG = """hostname = "mx1.example.com"
+workers = 1
+[[listener]]
+bind = ["127.0.0.1:{port}"]
+[spool]
+path = "spool"
+durability = "{durability}"
+[recipients]
+domains = ["example.com"]
+[[route]]
+domains = ["*"]
+deliver = "discard"
+[admin]
+bind = "127.0.0.1:{admin}"
+[limits]
+unlimited = ["127.0.0.0/8"]
+"""
+
+
+class Failed(Exception):
+    """Why there is no figure: shown as one line, exit code 3."""
+
+
+def cpu_seconds(pid, thread_name=None):
+    """User and system time of a process, or of its threads of one name."""
+    if thread_name is None:
+        stats = [pathlib.Path(f"/proc/{pid}/stat")]
+    else:
+        stats = [t / "stat" for t in pathlib.Path(f"/proc/{pid}/task").iterdir()]
+    total = 0
+    for stat in stats:
+        try:
+            name, fields = stat_fields(stat)
+        except OSError:
+            continue
+        if thread_name is None or name.startswith(thread_name):
+            total += int(fields[11]) + int(fields[12])
+    return total / TICKS
+
+
+def stat_fields(stat):
+    """The name, and what stands behind it: state, parent, .."""
+    text = stat.read_text()
+    return text[text.index("(") + 1 : text.rindex(")")], text[text.rindex(")") + 2 :].split()
+
+
+def tree_cpu_seconds(root):
+    """User and system time of a process and all below it, of those that ended and were waited for, too."""
+    processes = {}
+    for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        try:
+            _, fields = stat_fields(path)
+        except OSError:
+            continue
+        processes[int(path.parent.name)] = (int(fields[1]), sum(int(field) for field in fields[11:15]))
+    total, wanted = 0, [root]
+    while wanted:
+        pid = wanted.pop()
+        total += processes.get(pid, (0, 0))[1]
+        wanted += [child for child, (parent, _) in processes.items() if parent == pid]
+    return total / TICKS
+
+
+def machine_busy_seconds():
+    """Time that all cores were not idle, steal not counted."""
+    fields = [int(f) for f in pathlib.Path("/proc/stat").read_text().splitlines()[0].split()[1:]]
+    return (sum(fields[:3]) + fields[5] + fields[6]) / TICKS
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def wait_for_greeting(address, process, log, seconds=20):
+    """Until the server says 220, and not only until the kernel takes connections for it."""
+    host, port = address.rsplit(":", 1)
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if process is not None and process.poll() is not None:
+            raise Failed(f"the server on {address} ended at once: {tail(log)}")
+        try:
+            with socket.create_connection((host, int(port)), timeout=2) as client:
+                if client.recv(512).startswith(b"220"):
+                    client.sendall(b"QUIT\r\n")
+                    client.recv(512)
+                    return
+        except OSError:
+            pass
+        time.sleep(0.05)
+    raise Failed(f"nothing greets on {address} after {seconds} s: {tail(log)}")
+
+
+def tail(log, lines=5):
+    try:
+        return " | ".join(pathlib.Path(log).read_text(errors="replace").splitlines()[-lines:]) or "it said nothing"
+    except OSError as error:
+        return str(error)
+
+
+def serve(program, directory, config):
+    """Starts ringmx on core 0 with this configuration, in a directory of its own. Its log is `server.log` there."""
+    (directory / "ringmx.toml").write_text(config)
+    with open(directory / "server.log", "wb") as log:
+        return subprocess.Popen([program, "serve", "--config", "ringmx.toml"], cwd=directory, stdout=log, stderr=log,
+                                preexec_fn=lambda: os.sched_setaffinity(0, {0}))
+
+
+def end(process, seconds=60):
+    """Asks a server to end and waits; a server that does not is killed."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def generate(command, out):
+    """Runs loadgen with `--json` and gives what it says."""
+    done = subprocess.run([*command, "--json", str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        raise Failed(f"{' '.join(command)}: {done.stderr.strip()[-400:]}")
+    return json.loads(out.read_text())
+
+
+def build(flags="", target=ROOT / "target", tree=ROOT):
+    """The release binaries of a tree; where they are."""
+    environment = os.environ | ({"RUSTFLAGS": flags} if flags else {})
+    command = [*BUILD.split(), "--quiet", "--target-dir", str(target)]
+    if subprocess.run(command, cwd=tree, env=environment).returncode != 0:
+        raise Failed(f"{BUILD} failed in {tree}")
+    return target / "release"
+
+
+def commit_name(tree=ROOT, revision="HEAD"):
+    command = ["git", "rev-parse", "--short", f"{revision}^{{commit}}"]
+    done = subprocess.run(command, cwd=tree, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise Failed(f"{revision}: git knows no such commit")
+    return done.stdout.strip()
+
+
+def machine(directory=None):
+    """What a figure was measured on."""
+    cpu = re.search(r"model name\s*: (.*)", pathlib.Path("/proc/cpuinfo").read_text())
+    mounts = [line.split()[:3] for line in pathlib.Path("/proc/mounts").read_text().splitlines()]
+    here = str(pathlib.Path(directory or tempfile.gettempdir()).resolve())
+    mount = max((m for m in mounts if here.startswith(m[1])), key=lambda m: len(m[1]))
+    return {
+        "cpu": cpu.group(1) if cpu else platform.processor(),
+        "cores": os.cpu_count(),
+        "kernel": platform.release(),
+        "filesystem": mount[2],
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "commit": subprocess.run(
+            ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True
+        ).stdout.strip(),
+        "rust": subprocess.run(["rustc", "--version"], capture_output=True, text=True).stdout.strip(),
+    }
+
+
+def spread(values):
+    values = list(values)
+    return {"median": statistics.median(values), "low": min(values), "high": max(values)}
+
+
+def median_interval(values, confidence=0.95):
+    """The median with an interval by order statistics, which assumes nothing of how the values are distributed: the
+    narrowest that covers the true median with at least `confidence`, or lowest to highest where they are too few. With
+    it what it covers."""
+    values = sorted(values)
+    count, outside, cut = len(values), 0.0, 0
+    covers = 1 - 2 * 0.5**count
+    for skipped in range((count - 1) // 2 + 1):
+        outside += math.comb(count, skipped) * 0.5**count
+        if 1 - 2 * outside < confidence:
+            break
+        cut, covers = skipped, 1 - 2 * outside
+    return {"median": statistics.median(values), "low": values[cut], "high": values[count - 1 - cut], "covers": covers}
+
+
+def progress(what, done, total):
+    """One line that is overwritten on a terminal; elsewhere a line for each tenth."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K[{done}/{total}] {what}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+    elif total < 10 or done % (total // 10) == 0:
+        print(f"[{done}/{total}] {what}", file=sys.stderr, flush=True)
+
+
+def octets(text):
+    """4096, 4KiB, 1MiB."""
+    match = re.fullmatch(r"(\d+)\s*(|B|K|KiB|M|MiB)", text, re.I)
+    if not match:
+        raise ValueError(f"{text} is no size")
+    return int(match[1]) << {"": 0, "b": 0, "k": 10, "m": 20}[match[2][:1].lower()]
+
+
+def exit_with(main):
+    """Exit codes of the scripts: what `main` returns; 2 usage; 3 it could not be measured, with the reason."""
+    try:
+        sys.exit(main())
+    except Failed as failed:
+        print(f"\n{pathlib.Path(sys.argv[0]).name}: {failed}", file=sys.stderr)
+        sys.exit(3)
+    except KeyboardInterrupt:
+        sys.exit(130)
