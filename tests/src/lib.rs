@@ -10,6 +10,7 @@
 //! - [`generated`]: documentation that a test writes.
 //! - [`guard`]: options of whom a listener trusts and what it lets clients do.
 //! - [`matrix`]: what a session must answer to each line in each state, by a model.
+//! - [`next_hop`]: a server that mail is handed on to, which does as a test tells it.
 //! - [`occupant`]: another program that wants an address.
 //! - [`privilege`]: tests that take root.
 //! - [`oracle`]: what decoded content must be, said slowly.
@@ -27,6 +28,7 @@ pub mod guard;
 pub mod maildir;
 pub mod matrix;
 pub mod mime;
+pub mod next_hop;
 pub mod occupant;
 pub mod oracle;
 pub mod pair;

@@ -137,6 +137,14 @@ fn routes(reader: &Reader, built: &Built) {
             reader.warn_as("mail-discarded", places.deliver.unwrap_or(places.route), message, "");
         }
     }
+    let is_relay = |(route, _): &(&Route, _)| matches!(route.deliver, Deliver::Relay(_));
+    let first = config.routes.iter().zip(&built.places.routes).find(is_relay);
+    if let (Some((_, places)), None) = (first, &config.bounce) {
+        let message = "no [bounce]: mail that a next hop refuses is held, and its sender hears nothing";
+        let help =
+            "write [bounce] and next_hop = [\"mail.internal:25\"], a server that takes mail to the senders";
+        reader.warn_as("no-bounce", places.deliver.unwrap_or(places.route), message, help);
+    }
 }
 
 fn never_matches(route: &Route, earlier: &[Route], recipients: &Recipients) -> Option<String> {

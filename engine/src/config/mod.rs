@@ -14,6 +14,7 @@ mod include;
 mod list;
 mod listener_analysis;
 mod reader;
+mod relay;
 mod rule_analysis;
 mod sections;
 mod source;
@@ -27,6 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use finding::{ConfigError, Finding, Place, Severity};
+pub use relay::{NextHop, Relay, RelayProtocol, RelayTls};
 pub use template::PathTemplate;
 pub use value::{format_size, parse_bind, parse_port};
 
@@ -60,6 +62,8 @@ pub struct Config {
     pub rules: Arc<RuleSet>,
     /// The first that matches wins; each domain of `recipients` has one.
     pub routes: Vec<Route>,
+    /// Without it mail that cannot be delivered is held.
+    pub bounce: Option<Bounce>,
     /// Where the admin HTTP listens; None where it is not wanted.
     pub admin: Option<SocketAddr>,
     pub log: Log,
@@ -176,6 +180,16 @@ pub struct Route {
     pub deliver: Deliver,
     /// Waits between attempts, at least one; the last repeats.
     pub retry: Vec<Duration>,
+    /// How long mail is tried; then it has failed. RFC 5321 §4.5.4.1 asks for 4 to 5 days at least.
+    pub lifetime: Duration,
+}
+
+/// Whom notices of mail that could not be delivered are given to.
+#[derive(Clone, Debug)]
+pub struct Bounce {
+    pub relay: Arc<Relay>,
+    /// Waits between attempts, at least one; the last repeats.
+    pub retry: Vec<Duration>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -190,6 +204,8 @@ pub enum Deliver {
     Maildir {
         path: PathTemplate,
     },
+    /// Over SMTP or LMTP.
+    Relay(Arc<Relay>),
     /// Acknowledged without a trace.
     Discard,
     /// Kept in the spool.
@@ -307,7 +323,8 @@ impl Config {
     /// Whether mail goes the same ways by another configuration.
     pub fn routes_like(&self, other: &Self) -> bool {
         let of = |config: &Self| {
-            format!("{:?} {} {}", config.routes, config.hostname, config.recipients.postmaster_domain)
+            let Self { routes, bounce, hostname, .. } = config;
+            format!("{routes:?} {bounce:?} {hostname} {}", config.recipients.postmaster_domain)
         };
         of(self) == of(other)
     }

@@ -18,9 +18,6 @@ const SECRET_LEN_MAX: u64 = 64 << 10;
 /// Jaro-Winkler similarity from which on an unknown key is taken for a slip of the known one.
 const SIMILARITY_MIN: f64 = 0.8;
 
-/// Keys the configuration is designed to have and this version does not know: section (empty: top level) and key.
-const NOT_AVAILABLE: &[(&str, &str)] = &[("", "bounce"), ("route", "next_hop"), ("route", "lifetime")];
-
 /// A text of the configuration and where it stands.
 #[derive(Clone, Debug)]
 pub(super) struct Text {
@@ -299,11 +296,7 @@ impl<'a> Section<'a> {
                 continue;
             }
             let place = if self.name.is_empty() { String::new() } else { format!(" in `{}`", self.name) };
-            let (message, help) = if NOT_AVAILABLE.contains(&(self.name, &entry.key)) {
-                let version = env!("CARGO_PKG_VERSION");
-                let message = format!("`{}`{place} is not available in ringmx {version} yet", entry.key);
-                (message, "remove it".to_owned())
-            } else {
+            let (message, help) = {
                 let help = match nearest(&entry.key, &known) {
                     Some(near) => format!("did you mean `{near}`?"),
                     None => format!("the keys here are {}", known.join(", ")),

@@ -10,9 +10,10 @@ use std::time::SystemTime;
 use tokio::task::JoinSet;
 
 use super::error::DeliveryError;
-use super::job::{Job, Verdict};
+use super::job::{Attempt, Job, Verdict};
 use super::maildir::{new_directory, sync_directory};
 use super::moves::{self, Move, MoveKind, Moved, Sources, Target};
+use super::plan::Way;
 use crate::spool::ack::AckKind;
 use crate::store::{AckWriter, DeferError, DeferredLog};
 
@@ -73,9 +74,9 @@ impl Flush {
     pub(super) async fn run(mut self) -> Flushed {
         let synced = sync_directories(&self.jobs).await;
         let attempts = self.jobs.iter_mut().flat_map(|flush| &mut flush.job.copies);
-        for attempt in attempts.filter(|attempt| attempt.outcome.is_ok()) {
-            if let Some(outcome) = synced.get(&attempt.copy.directory) {
-                attempt.outcome = outcome.clone();
+        for attempt in attempts {
+            if let Some(Err(error)) = written_to(attempt).and_then(|directory| synced.get(directory)) {
+                attempt.set(&Err(Rc::clone(error)));
             }
         }
         let now_unix_us = unix_us();
@@ -144,10 +145,9 @@ pub(super) fn unix_us() -> u64 {
 /// The outcome for each Maildir in which a file was moved to `new`.
 async fn sync_directories(jobs: &[FlushJob]) -> HashMap<PathBuf, Synced> {
     let attempts = jobs.iter().flat_map(|flush| &flush.job.copies);
-    let delivered = attempts.filter(|attempt| attempt.outcome.is_ok());
     let mut outcomes: HashMap<PathBuf, Synced> = HashMap::new();
     let mut syncs = JoinSet::new();
-    let mut maildirs: Vec<&Path> = delivered.map(|attempt| &*attempt.copy.directory).collect();
+    let mut maildirs: Vec<&Path> = attempts.filter_map(written_to).collect();
     maildirs.sort_unstable();
     maildirs.dedup();
     for maildir in maildirs {
@@ -164,6 +164,14 @@ async fn sync_directories(jobs: &[FlushJob]) -> HashMap<PathBuf, Synced> {
         outcomes.extend([finished(synced)]);
     }
     outcomes
+}
+
+/// The Maildir in which the attempt has put a file.
+fn written_to(attempt: &Attempt) -> Option<&Path> {
+    match &attempt.copy.way {
+        Way::Maildir { directory, .. } if attempt.delivered_count() > 0 => Some(directory),
+        _ => None,
+    }
 }
 
 fn finished<T>(joined: Result<T, tokio::task::JoinError>) -> T {

@@ -1,4 +1,5 @@
-//! One message on its way: from the spool to its Maildirs, then to its acknowledgement or to the deferred mail.
+//! One message on its way: from the spool to its Maildirs and next hops, then to its acknowledgement or to the deferred
+//! mail.
 
 use std::path::Path;
 use std::rc::Rc;
@@ -6,12 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::DeliveryError;
+use super::flush::unix_us;
 use super::large::{LargeContent, PIECE_LEN};
 use super::maildir;
-use super::plan::{Kept, MaildirCopy, Plan};
+use super::notice::FailedRecipient;
+use super::plan::{Copy, Kept, Plan, Way};
+use super::relay::{Body, Delivered, Hops, Sent};
 use super::waiting::retry_wait;
-use crate::config::Config;
-use crate::protocol::deferral::Deferral;
+use crate::config::{Config, Relay};
+use crate::protocol::deferral::{Deferral, Failure};
 use crate::spool::ack::AckKind;
 use crate::spool::content_ref::ContentRef;
 use crate::spool::index::Handle;
@@ -51,37 +55,67 @@ pub(super) struct Job {
     pub kept: Option<Kept>,
     /// What it was planned by: the routes of `copies` are its.
     pub config: Arc<Config>,
-    kept_recipients: Vec<u16>,
     pub discards: bool,
     pub content: Content,
+    /// Recipients whose delivery has failed for good, in this attempt or before.
+    pub failed: Vec<Failed>,
+    kept_recipients: Vec<u16>,
+    /// The present one, which may not be the record's.
+    pub envelope: Box<[u8]>,
 }
 
 /// The content of a message that is being delivered.
 #[derive(Debug)]
 pub(super) enum Content {
-    /// With LF line ends; empty where there is nothing to deliver, or no more.
-    Inline(Vec<u8>),
+    /// Both are empty where nobody needs them.
+    Inline {
+        /// With LF line ends, for Maildirs.
+        with_lf: Vec<u8>,
+        /// As it is stored, with CR LF, for next hops.
+        stored: Vec<u8>,
+    },
     /// Read while it is delivered.
     File(LargeContent),
 }
 
-impl Content {
-    /// Octets of memory.
-    pub(super) fn len(&self) -> usize {
-        match self {
-            Self::Inline(content) => content.len(),
-            Self::File(_) => PIECE_LEN,
-        }
-    }
-}
+/// What came of a copy for one recipient: what the next hop said to it; or why not. Shared, because what fails often
+/// fails for all.
+pub(super) type Outcome = Result<Rc<str>, Rc<DeliveryError>>;
 
 /// One copy of the message and how it went.
 #[derive(Debug)]
 pub(super) struct Attempt {
-    pub copy: MaildirCopy,
+    pub copy: Copy,
     pub octets: u64,
-    /// Shared: one directory's failed sync fails all that went there.
-    pub outcome: Result<(), Rc<DeliveryError>>,
+    /// One for each recipient of the copy, in order; empty before it was tried.
+    pub outcomes: Vec<Outcome>,
+    /// How the connection was protected.
+    pub tls: Option<String>,
+    /// It was tried for as long as its route has it tried: what fails now has failed for good.
+    pub is_expired: bool,
+}
+
+/// A recipient whose delivery has failed for good.
+#[derive(Debug)]
+pub(super) struct Failed {
+    /// In the envelope.
+    pub position: u16,
+    pub recipient: FailedRecipient,
+    /// In this attempt: the envelope does not say so yet.
+    pub is_new: bool,
+    pub told: Told,
+}
+
+/// Whether the sender knows.
+#[derive(Debug)]
+pub(super) enum Told {
+    Sender,
+    /// And why not.
+    Nobody(&'static str),
+    /// The notice is to be tried again.
+    NotYet(Rc<DeliveryError>),
+    /// There is no way to tell it.
+    Held,
 }
 
 /// What is to become of a message's record after an attempt.
@@ -100,6 +134,8 @@ pub(super) enum Verdict {
 pub(super) struct Change {
     /// Positions of the recipients that are left, ascending; `None` is all: of an envelope that cannot be read, too.
     pub stays: Option<Vec<u16>>,
+    /// Of those the ones whose delivery has failed for good.
+    pub failed: Vec<(u16, Failure)>,
     pub since_unix_us: u64,
     /// `None` where no attempt is to follow before the next start.
     pub due_unix_us: Option<u64>,
@@ -118,14 +154,74 @@ impl Ticket {
         matches!(self.origin, Origin::Deferred(_))
     }
 
+    /// Since the first attempt.
+    pub(super) fn tried_for(&self, now_unix_us: u64) -> Duration {
+        let since = self.deferral.as_ref().map_or(now_unix_us, |deferral| deferral.since_unix_us);
+        Duration::from_micros(now_unix_us.saturating_sub(since))
+    }
+
     pub(super) fn attempts(&self) -> u32 {
         self.deferral.as_ref().map_or(0, |deferral| deferral.attempts)
     }
 }
 
+impl Content {
+    /// Octets of memory.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Inline { with_lf, stored } => with_lf.len() + stored.len(),
+            Self::File(_) => PIECE_LEN,
+        }
+    }
+
+    /// For a next hop.
+    fn body(&self) -> Body<'_> {
+        match self {
+            Self::Inline { stored, .. } => Body::Memory(stored),
+            Self::File(content) => Body::File(content),
+        }
+    }
+}
+
+impl Attempt {
+    /// The same for all recipients.
+    pub(super) fn set(&mut self, outcome: &Outcome) {
+        self.outcomes = vec![outcome.clone(); self.copy.recipients.len()];
+    }
+
+    pub(super) fn delivered_count(&self) -> usize {
+        self.outcomes.iter().filter(|outcome| outcome.is_ok()).count()
+    }
+
+    /// Each recipient that was not delivered: its position in the envelope, why, and whether that is final.
+    fn errors(&self) -> impl Iterator<Item = (u16, &DeliveryError, bool)> + Clone {
+        let outcomes = self.copy.recipients.iter().zip(&self.outcomes);
+        outcomes.filter_map(|(&position, outcome)| {
+            let error = outcome.as_ref().err()?;
+            Some((position, &**error, self.is_expired || error.is_permanent()))
+        })
+    }
+
+    /// Those that are to be tried again.
+    fn transient(&self) -> impl Iterator<Item = (u16, &DeliveryError)> + Clone {
+        self.errors().filter(|(.., is_final)| !is_final).map(|(position, error, _)| (position, error))
+    }
+
+    /// Those that are not.
+    pub(super) fn permanent(&self) -> impl Iterator<Item = (u16, &DeliveryError)> {
+        self.errors().filter(|(.., is_final)| *is_final).map(|(position, error, _)| (position, error))
+    }
+}
+
+impl Told {
+    /// The recipient stays in the envelope.
+    fn is_open(&self) -> bool {
+        matches!(self, Self::NotYet(_) | Self::Held)
+    }
+}
+
 impl Job {
-    /// `envelope` is the present one, which may not be the record's. `directory`: of the shard, where content is that
-    /// has a file of its own.
+    /// `envelope` is the present one. `directory`: of the shard, where content is that has a file of its own.
     pub(super) fn new(
         ticket: Ticket,
         envelope: &[u8],
@@ -133,58 +229,117 @@ impl Job {
         config: &Arc<Config>,
         directory: &Arc<Path>,
     ) -> Self {
-        let Plan { copies, kept, kept_recipients, discards } = Plan::new(envelope, config);
+        let Plan { copies, failed, kept, kept_recipients, discards } = Plan::new(envelope, config);
+        let has_maildirs = copies.iter().any(|copy| matches!(copy.way, Way::Maildir { .. }));
+        let has_relays = copies.iter().any(|copy| matches!(copy.way, Way::Relay { .. }));
         let content = match ContentRef::of(record) {
             Some(content) => Content::File(LargeContent { directory: Arc::clone(directory), content }),
             None => {
                 let mut with_lf = Vec::new();
-                if !copies.is_empty() {
+                if has_maildirs {
                     maildir::append_with_lf(record.content, &mut with_lf);
                 }
-                Content::Inline(with_lf)
+                // A notice returns its beginning.
+                let is_wanted = has_relays || !failed.is_empty() || ticket.is_retry();
+                let stored = if is_wanted { record.content.to_vec() } else { Vec::new() };
+                Content::Inline { with_lf, stored }
             }
         };
-        let copies = copies.into_iter().map(|copy| Attempt { copy, octets: 0, outcome: Ok(()) }).collect();
-        Self { ticket, copies, kept, config: Arc::clone(config), kept_recipients, discards, content }
+        let tried = ticket.tried_for(unix_us());
+        let attempt = |copy: Copy| Attempt {
+            is_expired: config.routes.get(copy.route_index).is_some_and(|route| tried >= route.lifetime),
+            copy,
+            octets: 0,
+            outcomes: Vec::new(),
+            tls: None,
+        };
+        let known = |(position, recipient)| Failed { position, recipient, is_new: false, told: Told::Held };
+        Self {
+            ticket,
+            copies: copies.into_iter().map(attempt).collect(),
+            kept,
+            config: Arc::clone(config),
+            discards,
+            content,
+            failed: failed.into_iter().map(known).collect(),
+            kept_recipients,
+            envelope: envelope.into(),
+        }
     }
 
     /// The number of the file that holds its content, if one does.
     pub(super) fn content_file(&self) -> Option<u32> {
         match &self.content {
-            Content::Inline(_) => None,
+            Content::Inline { .. } => None,
             Content::File(content) => Some(content.content.number),
         }
     }
 
-    /// Writes each copy into its `new`, one after the other; a failure does not keep the others from being delivered.
-    pub(super) async fn deliver(mut self) -> Self {
-        let name = maildir::file_name(&self.ticket.meta, &self.config.hostname);
-        let mut bytes = match &mut self.content {
-            Content::Inline(bytes) => std::mem::take(bytes),
-            Content::File(content) => {
-                for Attempt { copy, octets, outcome } in &mut self.copies {
-                    let delivered = maildir::deliver_large(&copy.directory, &name, &copy.head, content).await;
-                    *outcome = delivered.map(|len| *octets = len).map_err(Rc::new);
-                }
-                return self;
-            }
-        };
-        let mut head_len = 0;
-        for Attempt { copy, octets, outcome } in &mut self.copies {
-            // The head of the copy before makes room for this one's.
-            bytes.splice(..head_len, copy.head.iter().copied());
-            head_len = copy.head.len();
-            *octets = bytes.len() as u64;
-            let delivered;
-            (delivered, bytes) = maildir::deliver(&copy.directory, &name, bytes).await;
-            *outcome = delivered.map_err(Rc::new);
-        }
+    /// Nothing of it needs to be carried anywhere.
+    pub(super) fn is_idle(&self) -> bool {
+        self.copies.is_empty() && self.failed.is_empty()
+    }
+
+    /// The next hops that it goes to.
+    pub(super) fn relays(&self) -> impl Iterator<Item = &Arc<Relay>> {
+        self.copies.iter().filter_map(|attempt| match &attempt.copy.way {
+            Way::Relay { relay, .. } => Some(relay),
+            Way::Maildir { .. } => None,
+        })
+    }
+
+    /// Makes each copy, one after the other; a failure does not keep the others from being delivered. Then tells the
+    /// sender of those that have failed for good.
+    pub(super) async fn deliver(mut self, hops: Rc<Hops>) -> Self {
+        self.deliver_to_maildirs().await;
+        self.relay(&hops).await;
+        self.tell_sender(&hops).await;
         self
     }
 
-    /// The copies that were not delivered, with the reasons.
-    pub(super) fn failures(&self) -> impl Iterator<Item = (&MaildirCopy, &DeliveryError)> + Clone {
-        self.copies.iter().filter_map(|attempt| Some((&attempt.copy, &**attempt.outcome.as_ref().err()?)))
+    /// Each into its `new`.
+    async fn deliver_to_maildirs(&mut self) {
+        let name = maildir::file_name(&self.ticket.meta, &self.config.hostname);
+        let mut bytes = match &mut self.content {
+            Content::Inline { with_lf, .. } => std::mem::take(with_lf),
+            Content::File(_) => Vec::new(),
+        };
+        let mut head_len = 0;
+        for attempt in &mut self.copies {
+            let Way::Maildir { directory, head } = &attempt.copy.way else { continue };
+            let delivered = match &self.content {
+                Content::File(content) => maildir::deliver_large(directory, &name, head, content).await,
+                Content::Inline { .. } => {
+                    // The head of the copy before makes room for this one's.
+                    bytes.splice(..head_len, head.iter().copied());
+                    head_len = head.len();
+                    let len = bytes.len() as u64;
+                    let delivered;
+                    (delivered, bytes) = maildir::deliver(directory, &name, bytes).await;
+                    delivered.map(|()| len)
+                }
+            };
+            attempt.octets = delivered.as_ref().copied().unwrap_or(0);
+            attempt.set(&delivered.map(|_| Rc::from("")).map_err(Rc::new));
+        }
+    }
+
+    /// Each to its next hop.
+    async fn relay(&mut self, hops: &Hops) {
+        let body = self.content.body();
+        for attempt in &mut self.copies {
+            let Way::Relay { relay, letter } = &attempt.copy.way else { continue };
+            let Delivered { sent, tls } = hops.of(relay).deliver(letter, body, &self.config.hostname).await;
+            let outcome = |sent: Sent| sent.map(Rc::from).map_err(|error| Rc::new(error.into()));
+            attempt.outcomes = sent.into_iter().map(outcome).collect();
+            attempt.octets = body.len();
+            attempt.tls = tls;
+        }
+    }
+
+    /// The copies of which a recipient is to be tried again, with the first reason.
+    pub(super) fn failures(&self) -> impl Iterator<Item = (&Copy, &DeliveryError)> + Clone {
+        self.copies.iter().filter_map(|attempt| Some((&attempt.copy, attempt.transient().next()?.1)))
     }
 
     /// The wait before the next attempt; `None` where none is to follow.
@@ -193,38 +348,64 @@ impl Job {
         let wait_of = |route_index: usize| {
             retry_wait(routes.get(route_index).map_or(&[], |route| &route.retry), failures_count)
         };
-        self.failures().map(|(copy, _)| wait_of(copy.route_index)).min()
+        let waits = self.failures().map(|(copy, _)| wait_of(copy.route_index));
+        let is_untold = self.failed.iter().any(|failed| matches!(failed.told, Told::NotYet(_)));
+        let bounce = self.config.bounce.as_ref().filter(|_| is_untold);
+        waits.chain(bounce.map(|bounce| retry_wait(&bounce.retry, failures_count))).min()
     }
 
     pub(super) fn verdict(&self, now_unix_us: u64) -> Verdict {
         let wait = self.wait();
-        if wait.is_none() && self.kept.is_none() {
-            // Copies of an earlier attempt were delivered, or failed: what is tried again is not discarded.
-            let delivers = !self.copies.is_empty() || self.ticket.is_retry();
-            return Verdict::Settled(if delivers { AckKind::Delivered } else { AckKind::Discarded });
+        let open = self.failed.iter().filter(|failed| failed.told.is_open());
+        if wait.is_none() && self.kept.is_none() && open.clone().next().is_none() {
+            return Verdict::Settled(self.kind());
         }
         let before = self.ticket.deferral.as_ref();
         let is_held_already = before.is_some_and(|before| before.due_unix_us.is_none());
-        if wait.is_none() && is_held_already && self.copies.is_empty() && !self.discards {
+        let has_news =
+            self.discards || self.failed.iter().any(|failed| failed.is_new || !failed.told.is_open());
+        if wait.is_none() && is_held_already && self.copies.is_empty() && !has_news {
             return Verdict::Held;
         }
-        let failed = self.failures();
-        let stays = (self.kept_recipients.iter().copied())
-            .chain(failed.clone().flat_map(|(copy, _)| copy.recipients.iter().copied()));
-        let mut stays: Vec<u16> = stays.collect();
+        let transient =
+            self.copies.iter().flat_map(|attempt| attempt.transient().map(|(position, _)| position));
+        let failed = open.clone().map(|failed| failed.position);
+        let mut stays: Vec<u16> =
+            self.kept_recipients.iter().copied().chain(transient).chain(failed).collect();
         stays.sort_unstable();
         let due_unix_us =
             wait.map(|wait| now_unix_us.saturating_add(u64::try_from(wait.as_micros()).unwrap_or(u64::MAX)));
+        let new = open.filter(|failed| failed.is_new);
         Verdict::Deferred(Change {
             stays: Some(stays).filter(|stays| !stays.is_empty()),
+            failed: new.map(|failed| (failed.position, failed.recipient.failure.clone())).collect(),
             since_unix_us: before.map_or(now_unix_us, |before| before.since_unix_us),
             due_unix_us,
             attempts: self.ticket.attempts() + u32::from(wait.is_some()),
-            last_error: match (self.failures().next(), before) {
-                (Some((_, error)), _) => error.to_string(),
-                (None, Some(before)) => before.last_error.clone(),
-                (None, None) => String::new(),
-            },
+            last_error: self.last_error(),
         })
+    }
+
+    /// Why the message is still here, or was before this attempt.
+    fn last_error(&self) -> String {
+        let of_notice = |failed: &Failed| match &failed.told {
+            Told::NotYet(error) => Some(format!("no notice to the sender yet: {error}")),
+            Told::Held => Some(failed.recipient.failure.reason.clone()),
+            Told::Sender | Told::Nobody(_) => None,
+        };
+        let now = self.failures().next().map(|(_, error)| error.to_string());
+        now.or_else(|| self.failed.iter().find_map(of_notice))
+            .or_else(|| self.ticket.deferral.as_ref().map(|before| before.last_error.clone()))
+            .unwrap_or_default()
+    }
+
+    /// Of a message with nothing left to do.
+    fn kind(&self) -> AckKind {
+        if !self.failed.is_empty() {
+            return AckKind::Failed;
+        }
+        // Copies of an earlier attempt were delivered, or failed: what is tried again is not discarded.
+        let delivers = !self.copies.is_empty() || self.ticket.is_retry();
+        if delivers { AckKind::Delivered } else { AckKind::Discarded }
     }
 }

@@ -32,41 +32,70 @@ impl LargeContent {
         target_path: &Path,
         mut at: u64,
     ) -> Result<u64, DeliveryError> {
-        let path = content_path(&self.directory, self.content.number);
-        let source = File::open(&path).await.map_err(DeliveryError::of("open", &path))?;
-        let copied = async {
-            let (mut read_len, mut crc) = (0, 0);
-            let (mut piece, mut lines) = (Vec::new(), LineEnds::default());
-            let mut with_lf = Vec::with_capacity(PIECE_LEN + 1);
-            while read_len < self.content.len {
-                let len = (self.content.len - read_len).min(PIECE_LEN as u64) as usize;
-                piece.resize(len, 0);
-                // Without the slice it would read on to the end of the vector's capacity.
-                let (read, back) = source.read_exact_at(piece.slice(..len), read_len).await;
-                piece = back.into_inner();
-                read.map_err(DeliveryError::of("read", &path))?;
-                crc = crc32c::crc32c_append(crc, &piece);
-                read_len += len as u64;
-                with_lf.clear();
-                lines.append(&piece, read_len == self.content.len, &mut with_lf);
-                let written_len = with_lf.len() as u64;
-                let (written, back) = target.write_all_at(with_lf, at).await;
-                with_lf = back;
-                written.map_err(DeliveryError::of("write", target_path))?;
-                at += written_len;
-            }
-            if crc == self.content.crc {
-                return Ok(at);
-            }
-            let damaged = std::io::Error::new(
-                std::io::ErrorKind::InvalidData,
-                "its checksum is wrong; `ringmx spool verify` lists the damage",
-            );
-            Err(DeliveryError::of("read", &path)(damaged))
+        let mut pieces = self.pieces();
+        let mut lines = LineEnds::default();
+        let mut with_lf = Vec::with_capacity(PIECE_LEN + 1);
+        while let Some(piece) = pieces.next().await? {
+            with_lf.clear();
+            lines.append(&piece, pieces.read_len == self.content.len, &mut with_lf);
+            let written_len = with_lf.len() as u64;
+            let (written, back) = target.write_all_at(with_lf, at).await;
+            with_lf = back;
+            written.map_err(DeliveryError::of("write", target_path))?;
+            at += written_len;
+        }
+        Ok(at)
+    }
+
+    /// As it is stored, from its beginning.
+    pub(super) fn pieces(&self) -> LargePieces<'_> {
+        LargePieces { content: self, file: None, read_len: 0, crc: 0 }
+    }
+}
+
+/// The content of a large message, one piece after the other.
+pub(super) struct LargePieces<'a> {
+    content: &'a LargeContent,
+    /// None before the first.
+    file: Option<File>,
+    read_len: u64,
+    crc: u32,
+}
+
+impl std::fmt::Debug for LargePieces<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LargePieces").field("read_len", &self.read_len).finish_non_exhaustive()
+    }
+}
+
+impl LargePieces<'_> {
+    /// At most [`PIECE_LEN`] octets, `None` behind the last.
+    ///
+    /// # Errors
+    /// Says what failed where: content that fails its checksum too, in place of its end.
+    pub(super) async fn next(&mut self) -> Result<Option<Vec<u8>>, DeliveryError> {
+        let ContentRef { number, len: content_len, crc, .. } = self.content.content;
+        let path = content_path(&self.content.directory, number);
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => File::open(&path).await.map_err(DeliveryError::of("open", &path))?,
         };
-        let copied = copied.await;
-        let closed = source.close().await.map_err(DeliveryError::of("read", &path));
-        copied.and_then(|at| closed.map(|()| at))
+        if self.read_len == content_len {
+            file.close().await.map_err(DeliveryError::of("read", &path))?;
+            let damaged = "its checksum is wrong; `ringmx spool verify` lists the damage";
+            let damaged = std::io::Error::new(std::io::ErrorKind::InvalidData, damaged);
+            return if self.crc == crc { Ok(None) } else { Err(DeliveryError::of("read", &path)(damaged)) };
+        }
+        let len = (content_len - self.read_len).min(PIECE_LEN as u64) as usize;
+        let piece = vec![0; len];
+        // Without the slice it would read on to the end of the vector's capacity.
+        let (read, back) = file.read_exact_at(piece.slice(..len), self.read_len).await;
+        let piece = back.into_inner();
+        read.map_err(DeliveryError::of("read", &path))?;
+        self.crc = crc32c::crc32c_append(self.crc, &piece);
+        self.read_len += len as u64;
+        self.file = Some(file);
+        Ok(Some(piece))
     }
 }
 

@@ -181,7 +181,9 @@ async fn make(maildir: &Path) -> Result<(), DeliveryError> {
         let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
         match sync_directory(directory).await {
             // A directory that the server may not read is one in which it has made nothing.
-            Err(error) if error.source.kind() == io::ErrorKind::PermissionDenied && directory != maildir => {
+            Err(DeliveryError::File { source, .. })
+                if source.kind() == io::ErrorKind::PermissionDenied && directory != maildir =>
+            {
                 break;
             }
             synced => synced?,

@@ -2,8 +2,9 @@
 //!
 //! 1. [`start`] spreads the shards over threads, each with a tokio-uring runtime of its own.
 //! 2. A [`tail`] per shard reads what its worker has committed and makes a [`job`] of each record, by its [`plan`].
-//! 3. A job writes into [`maildir`]s; a [`flush`] makes many durable, moves what was not delivered to the [`deferred`]
-//!    mail, and acknowledges them; [`round`] decides what goes into one.
+//! 3. A job writes into [`maildir`]s, hands on to next hops ([`relay`]), and tells senders what cannot be delivered
+//!    ([`telling`]); a [`flush`] makes many durable, moves what was not delivered to the [`deferred`] mail, and
+//!    acknowledges them; [`round`] decides what goes into one.
 //! 4. A segment that is sealed and wholly acknowledged goes back to the keeper.
 //!
 //! A message is acknowledged when all of its copies are durable, not before: a crash in between, or a failed sync,
@@ -19,18 +20,22 @@ mod job;
 mod large;
 mod maildir;
 mod moves;
+mod notice;
 mod outcome;
 mod plan;
+mod relay;
 mod report;
 mod round;
 mod segments;
 mod stats;
 mod tail;
+mod telling;
 #[cfg(test)]
 mod tests;
 mod waiting;
 
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -45,6 +50,7 @@ pub use stats::EgressStats;
 
 use crate::config::Config;
 use crate::store::ShardFeed;
+use relay::Hops;
 use tail::{STOP_WAIT, Tail, TailParts};
 
 /// Entries of a thread's ring: for the deliveries and syncs of two or three shards at once.
@@ -122,8 +128,9 @@ fn run(parts: Vec<TailParts>, ready: &Sender<io::Result<()>>) {
         Err(error) => return drop(ready.send(Err(error))),
     };
     runtime.block_on(async {
+        let hops = Rc::<Hops>::default();
         // A tail listens to its bell by an operation of this runtime.
-        let tails: io::Result<Vec<Tail>> = parts.into_iter().map(Tail::new).collect();
+        let tails: io::Result<Vec<Tail>> = parts.into_iter().map(|parts| Tail::new(parts, &hops)).collect();
         let tails = match tails {
             Ok(tails) => tails,
             Err(error) => return drop(ready.send(Err(error))),

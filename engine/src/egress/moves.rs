@@ -3,7 +3,7 @@
 
 use super::job::{Change, Source};
 use crate::id::MessageId;
-use crate::protocol::deferral::Deferral;
+use crate::protocol::deferral::{Deferral, Fate};
 use crate::spool::commit::Place;
 use crate::spool::index::Handle;
 use crate::spool::record::{Record, RecordKind, RecordMeta};
@@ -147,9 +147,9 @@ impl Move {
         match &self.change {
             None => {
                 let deferral = Deferral::read(former).unwrap_or_default();
-                Deferral { origin_epoch, origin_offset, ..deferral }.rewrite(former, |_| true, out);
+                Deferral { origin_epoch, origin_offset, ..deferral }.rewrite(former, |_| Fate::Stays, out);
             }
-            Some(Change { stays, since_unix_us, due_unix_us, attempts, last_error }) => {
+            Some(Change { stays, failed, since_unix_us, due_unix_us, attempts, last_error }) => {
                 let deferral = Deferral {
                     origin_epoch,
                     origin_offset,
@@ -158,11 +158,15 @@ impl Move {
                     attempts: *attempts,
                     last_error: last_error.clone(),
                 };
-                let is_left = |position: usize| {
+                let fate = |position: usize| {
                     let position = u16::try_from(position).unwrap_or(u16::MAX);
-                    stays.as_ref().is_none_or(|stays| stays.binary_search(&position).is_ok())
+                    if stays.as_ref().is_some_and(|stays| stays.binary_search(&position).is_err()) {
+                        return Fate::Gone;
+                    }
+                    let failure = failed.iter().find(|(of, _)| *of == position);
+                    failure.map_or(Fate::Stays, |(_, failure)| Fate::Failed(failure))
                 };
-                deferral.rewrite(former, is_left, out);
+                deferral.rewrite(former, fate, out);
             }
         }
     }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::flush::unix_us;
-use super::job::{Attempt, Job, Verdict};
-use super::plan::Kept;
+use super::job::{Attempt, Failed, Job, Told, Verdict};
+use super::plan::{Kept, Way};
 use super::report::Topic;
 use super::tail::Tail;
 use crate::spool::ack::AckKind;
@@ -14,24 +14,61 @@ impl Tail {
     pub(super) fn conclude(&mut self, job: Job, verdict: &Verdict) {
         let meta = job.ticket.meta;
         let age_ms = unix_us().saturating_sub(meta.received_unix_us) / 1000;
-        for Attempt { copy, octets, outcome } in &job.copies {
-            if outcome.is_ok() {
-                let (route, octets) = (copy.route_index, *octets);
-                self.stats.files.bump();
-                self.stats.file_octets.add(octets);
-                let attempts = job.ticket.attempts() + 1;
-                tracing::info!(id = %meta.id, route, octets, age_ms, attempts, "delivered");
-            }
-        }
-        if job.failures().next().is_some() {
+        job.copies.iter().for_each(|attempt| self.note_delivered(&job, attempt, age_ms));
+        job.failed.iter().for_each(|failed| self.note_failed(&job, failed));
+        if job.wait().is_some() {
             self.note_failures(&job);
         } else if let Some(kept) = &job.kept {
             self.note_kept(&job, kept);
         } else if matches!(verdict, Verdict::Settled(AckKind::Discarded)) {
             self.stats.discarded.bump();
             tracing::info!(id = %meta.id, age_ms, "discarded: so the route wants it");
+        } else if matches!(verdict, Verdict::Settled(AckKind::Failed)) {
+            self.stats.failed.bump();
         } else {
             self.stats.delivered.bump();
+        }
+    }
+
+    fn note_delivered(&self, job: &Job, attempt: &Attempt, age_ms: u64) {
+        let recipients = attempt.delivered_count();
+        if recipients == 0 {
+            return;
+        }
+        let (id, attempts) = (job.ticket.meta.id, job.ticket.attempts() + 1);
+        let (route, octets) = (attempt.copy.route_index, attempt.octets);
+        match &attempt.copy.way {
+            Way::Maildir { .. } => {
+                self.stats.files.bump();
+                self.stats.file_octets.add(octets);
+                tracing::info!(%id, route, octets, age_ms, attempts, "delivered");
+            }
+            Way::Relay { relay, .. } => {
+                self.stats.relayed.bump();
+                let reply = attempt.outcomes.iter().find_map(|outcome| outcome.as_deref().ok());
+                let (next_hop, tls) = (relay.name(), attempt.tls.as_deref().unwrap_or("off"));
+                tracing::info!(
+                    %id, route, next_hop, reply, tls, recipients, octets, age_ms, attempts, "delivered"
+                );
+            }
+        }
+    }
+
+    /// Recipients' addresses are not for the log.
+    fn note_failed(&self, job: &Job, failed: &Failed) {
+        let (id, attempts) = (job.ticket.meta.id, job.ticket.attempts() + 1);
+        let failure = &failed.recipient.failure;
+        let (status, next_hop, reason) = (&failure.status, &failure.remote, &failure.reason);
+        let told = match &failed.told {
+            Told::Sender => "its sender",
+            Told::Nobody(why) => why,
+            Told::NotYet(_) | Told::Held if !failed.is_new => return,
+            Told::NotYet(_) => "its sender, soon",
+            Told::Held => "nobody: the message is held",
+        };
+        tracing::warn!(%id, status, next_hop, reason, attempts, told, "cannot be delivered to a recipient");
+        if matches!(failed.told, Told::Sender) {
+            self.stats.notices.bump();
         }
     }
 
@@ -43,6 +80,18 @@ impl Tail {
                 tracing::warn!(
                     id = %job.ticket.meta.id, route = copy.route_index, %error, retry_in_secs, suppressed_count,
                     "delivery failed, the message stays in the spool: {}", error.remedy()
+                );
+            });
+        }
+        let notice_error = job.failed.iter().find_map(|failed| match &failed.told {
+            Told::NotYet(error) => Some(error),
+            _ => None,
+        });
+        if let Some(error) = notice_error {
+            self.report.problem(Topic::Notices, |suppressed_count| {
+                tracing::warn!(
+                    id = %job.ticket.meta.id, %error, retry_in_secs, suppressed_count,
+                    "a notice to a sender was not sent, and is tried again: {}", error.remedy()
                 );
             });
         }
@@ -67,6 +116,12 @@ impl Tail {
             }),
             Kept::Unreadable(error) => self.report.problem(Topic::Envelope, |suppressed_count| {
                 tracing::error!(%id, %error, suppressed_count, "kept in the spool: its envelope cannot be read");
+            }),
+            Kept::Undeliverable => self.report.problem(Topic::Undeliverable, |suppressed_count| {
+                tracing::error!(
+                    %id, suppressed_count,
+                    "kept in the spool: it cannot be delivered, and its sender cannot be told. Add [bounce] and reload"
+                );
             }),
         }
     }

@@ -2,16 +2,22 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::maildir;
-use crate::config::{Config, Deliver, idn};
-use crate::protocol::envelope::{Envelope, EnvelopeError};
+use super::notice::FailedRecipient;
+use super::relay::{Addressee, Letter};
+use crate::config::{Config, Deliver, Relay, idn};
+use crate::protocol::deferral::Failure;
+use crate::protocol::envelope::{Envelope, EnvelopeError, Recipient};
 
 /// The whole way of one message that is left to go.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
-    /// One for each directory, in the order of their first recipients.
-    pub copies: Vec<MaildirCopy>,
+    /// One for each directory and each next hop, in the order of their first recipients.
+    pub copies: Vec<Copy>,
+    /// Recipients whose delivery has failed in a former attempt, and whose sender is to be told.
+    pub failed: Vec<(u16, FailedRecipient)>,
     /// Why the message stays in the spool, whatever else is done with it.
     pub kept: Option<Kept>,
     /// Positions in the envelope of the recipients for whom it stays; empty where the envelope cannot be read.
@@ -20,16 +26,22 @@ pub(super) struct Plan {
     pub discards: bool,
 }
 
-/// One file to be written: a message that goes to a Maildir, once for all its recipients there.
+/// A message that goes to one place, once for all its recipients there.
 #[derive(Debug)]
-pub(super) struct MaildirCopy {
+pub(super) struct Copy {
     /// Positions in the envelope of the recipients it is for.
     pub recipients: Vec<u16>,
     /// Position of the route in the configuration.
     pub route_index: usize,
-    pub directory: PathBuf,
-    /// What stands in front of the content.
-    pub head: Vec<u8>,
+    pub way: Way,
+}
+
+#[derive(Debug)]
+pub(super) enum Way {
+    /// One file to be written. `head`: what stands in front of the content.
+    Maildir { directory: PathBuf, head: Vec<u8> },
+    /// One transaction with a next hop; its recipients are the copy's, in the same order.
+    Relay { relay: Arc<Relay>, letter: Letter },
 }
 
 /// Why a message is held without another attempt. The next start looks at it again, and a change of the routes.
@@ -40,12 +52,21 @@ pub(super) enum Kept {
     /// No route takes this domain: the configuration has changed since the message was accepted.
     NoRoute(String),
     Unreadable(EnvelopeError),
+    /// It cannot be delivered, and there is no way to its sender: no `[bounce]`.
+    Undeliverable,
+}
+
+/// Where a copy goes.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Destination {
+    Directory(PathBuf),
+    Relay(Arc<Relay>),
 }
 
 struct Place<'a> {
     route_index: usize,
-    directory: PathBuf,
-    recipients: Vec<(u16, &'a [u8])>,
+    destination: Destination,
+    recipients: Vec<(u16, Recipient<'a>)>,
 }
 
 impl Plan {
@@ -56,9 +77,13 @@ impl Plan {
         };
         let mut plan = Self::default();
         let mut places: Vec<Place<'_>> = Vec::new();
-        let mut by_directory: HashMap<PathBuf, usize> = HashMap::new();
-        for (position, recipient) in (0u16..).zip(envelope.recipients()) {
-            let (local_part, domain) = split(recipient, config);
+        let mut by_destination: HashMap<Destination, usize> = HashMap::new();
+        for (position, recipient) in (0u16..).zip(envelope.recipients_with_params()) {
+            if let Some(failure) = recipient.failed {
+                plan.failed.push((position, FailedRecipient::of(&recipient, Failure::read(failure))));
+                continue;
+            }
+            let (local_part, domain) = split(recipient.path, config);
             let domain = &*idn::to_ascii(&String::from_utf8_lossy(domain)).into_owned();
             let route = config.route_for(domain);
             let Some((route_index, route)) = route else {
@@ -66,32 +91,49 @@ impl Plan {
                 plan.kept_recipients.push(position);
                 continue;
             };
-            match &route.deliver {
-                Deliver::Discard => plan.discards = true,
+            let destination = match &route.deliver {
+                Deliver::Discard => {
+                    plan.discards = true;
+                    continue;
+                }
                 Deliver::Hold => {
                     plan.kept.get_or_insert(Kept::ByRoute(route_index));
                     plan.kept_recipients.push(position);
+                    continue;
                 }
+                // One mailbox, however its local-part was written.
                 Deliver::Maildir { path } => {
-                    // One mailbox, however its local-part was written.
-                    let directory = path.expand(&local_part.to_ascii_lowercase(), domain.as_bytes());
-                    let at = *by_directory.entry(directory).or_insert_with_key(|directory| {
-                        let directory = directory.clone();
-                        places.push(Place { route_index, directory, recipients: Vec::new() });
-                        places.len() - 1
-                    });
-                    places[at].recipients.push((position, recipient));
+                    Destination::Directory(path.expand(&local_part.to_ascii_lowercase(), domain.as_bytes()))
                 }
-            }
+                Deliver::Relay(relay) => Destination::Relay(Arc::clone(relay)),
+            };
+            let at = *by_destination.entry(destination).or_insert_with_key(|destination| {
+                let destination = destination.clone();
+                places.push(Place { route_index, destination, recipients: Vec::new() });
+                places.len() - 1
+            });
+            places[at].recipients.push((position, recipient));
         }
-        let copies = places.into_iter().map(|place| {
-            let Place { route_index, directory, recipients } = place;
-            let (recipients, paths): (Vec<u16>, Vec<&[u8]>) = recipients.into_iter().unzip();
-            let head = maildir::head(envelope.reverse_path(), paths);
-            MaildirCopy { recipients, route_index, directory, head }
-        });
-        plan.copies = copies.collect();
+        plan.copies = places.into_iter().map(|place| place.copy(&envelope)).collect();
         plan
+    }
+}
+
+impl Place<'_> {
+    fn copy(self, envelope: &Envelope<'_>) -> Copy {
+        let Place { route_index, destination, recipients } = self;
+        let way = match destination {
+            Destination::Directory(directory) => {
+                let paths = recipients.iter().map(|(_, recipient)| recipient.path);
+                Way::Maildir { directory, head: maildir::head(envelope.reverse_path(), paths) }
+            }
+            Destination::Relay(relay) => {
+                let addressees = recipients.iter().map(|(_, recipient)| Addressee::of(recipient)).collect();
+                Way::Relay { relay, letter: Letter { recipients: addressees, ..Letter::of(envelope) } }
+            }
+        };
+        let recipients = recipients.into_iter().map(|(position, _)| position).collect();
+        Copy { recipients, route_index, way }
     }
 }
 
@@ -132,6 +174,20 @@ mod tests {
         deliver = "discard"
     "#;
 
+    fn directory(copy: &Copy) -> &Path {
+        match &copy.way {
+            Way::Maildir { directory, .. } => directory,
+            Way::Relay { .. } => panic!("it goes to a next hop"),
+        }
+    }
+
+    fn head(copy: &Copy) -> &[u8] {
+        match &copy.way {
+            Way::Maildir { head, .. } => head,
+            Way::Relay { .. } => panic!("it goes to a next hop"),
+        }
+    }
+
     fn plan(recipients: &[&str]) -> Plan {
         let config = Config::parse(CONFIG, "/etc/test.toml").unwrap();
         let mut envelope = Vec::new();
@@ -150,8 +206,7 @@ mod tests {
     fn recipients_are_gathered_by_directory() {
         let plan =
             plan(&["X@A.example", "y@b.example", "\"x\"@a.example", "z@B.example", "Postmaster@a.example"]);
-        let found: Vec<_> =
-            plan.copies.iter().map(|copy| (copy.route_index, copy.directory.as_path())).collect();
+        let found: Vec<_> = plan.copies.iter().map(|copy| (copy.route_index, directory(copy))).collect();
         let expected = [
             (0, Path::new("/mail/a.example/x")),
             (1, Path::new("/mail/shared")),
@@ -163,7 +218,7 @@ mod tests {
             [&[0, 2][..], &[1, 3], &[4]]
         );
         assert_eq!(
-            plan.copies[0].head.escape_ascii().to_string(),
+            head(&plan.copies[0]).escape_ascii().to_string(),
             r#"Return-Path: <s@sender.example>\nDelivered-To: X@A.example\nDelivered-To: \"x\"@a.example\n"#
         );
         assert!(plan.kept.is_none() && !plan.discards);
@@ -172,14 +227,14 @@ mod tests {
     #[test]
     fn a_domain_is_one_in_all_its_forms() {
         let plan = plan(&["x@xn--bcher-kva.example", "X@b\u{fc}cher.example", "\u{e9}@a.example"]);
-        let found: Vec<_> = plan.copies.iter().map(|copy| copy.directory.as_path()).collect();
+        let found: Vec<_> = plan.copies.iter().map(directory).collect();
         assert_eq!(found, [Path::new("/mail/xn--bcher-kva.example/x"), Path::new("/mail/a.example/%C3%A9")]);
         assert!(plan.kept.is_none());
     }
 
     #[test]
     fn a_postmaster_without_a_domain_is_ours() {
-        assert_eq!(plan(&["postmaster"]).copies[0].directory, Path::new("/mail/a.example/postmaster"));
+        assert_eq!(directory(&plan(&["postmaster"]).copies[0]), Path::new("/mail/a.example/postmaster"));
     }
 
     #[test]
@@ -191,8 +246,8 @@ mod tests {
         assert_eq!((gone.kept, gone.copies.len()), (Some(Kept::NoRoute("gone.example".into())), 0));
         assert_eq!(gone.kept_recipients, [0, 1]);
         let config = Config::parse(CONFIG, "/etc/test.toml").unwrap();
-        let damaged = Plan::new(b"\x85\0\0", &config);
-        assert_eq!(damaged.kept, Some(Kept::Unreadable(EnvelopeError::UnknownTag(133))));
+        let damaged = Plan::new(b"\x86\0\0", &config);
+        assert_eq!(damaged.kept, Some(Kept::Unreadable(EnvelopeError::UnknownTag(134))));
     }
 
     #[test]
@@ -207,7 +262,7 @@ mod tests {
             r#""a b%2F"@a.example"#,
         ] {
             let plan = plan(&[recipient]);
-            let directory = &plan.copies[0].directory;
+            let directory = directory(&plan.copies[0]);
             assert_eq!(directory.parent(), Some(Path::new("/mail/a.example")), "{recipient}");
             assert!(directory.components().all(|part| !matches!(part, std::path::Component::ParentDir)));
         }

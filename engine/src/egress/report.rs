@@ -21,6 +21,10 @@ pub(super) enum Topic {
     Deferring,
     Spool,
     Damage,
+    /// Telling senders.
+    Notices,
+    /// Mail that nobody can be told of.
+    Undeliverable,
 }
 
 #[derive(Debug, Default)]

@@ -12,6 +12,12 @@ pub struct EgressStats {
     pub delivered: Counter,
     /// Messages that their route discards, acknowledged.
     pub discarded: Counter,
+    /// Messages given up for a recipient at least, whose sender was told or could not be, acknowledged.
+    pub failed: Counter,
+    /// Recipients whose sender was told that they could not be reached.
+    pub notices: Counter,
+    /// Transactions with next hops in which a recipient at least was taken.
+    pub relayed: Counter,
     /// Attempts at a message that is held until the next start: by a route, for want of a route, or unreadable.
     pub kept: Counter,
     /// Files written into Maildirs, durably.
@@ -52,6 +58,13 @@ impl EgressStats {
         [
             ("delivered", "Messages delivered to all their recipients and acknowledged.", &self.delivered),
             ("discarded", "Messages that their route discards, acknowledged.", &self.discarded),
+            ("failed", "Messages given up for a recipient at least.", &self.failed),
+            (
+                "notices",
+                "Recipients of whom the sender was told that they could not be reached.",
+                &self.notices,
+            ),
+            ("relayed", "Transactions with next hops in which a recipient was taken.", &self.relayed),
             ("kept", "Attempts at a message that is held until the next start.", &self.kept),
             ("files", "Files written into Maildirs, durably.", &self.files),
             ("file_octets", "Octets of those files.", &self.file_octets),

@@ -24,6 +24,7 @@ use super::deferred::DeferredMail;
 use super::flush::{Flushed, unix_us};
 use super::job::{Job, Origin, Ticket};
 use super::moves::{Move, Sources};
+use super::relay::Hops;
 use super::report::{Report, Topic};
 use super::segments::{Segments, note_unreadable};
 use super::stats::EgressStats;
@@ -36,6 +37,12 @@ use crate::store::{FormerMail, Segment, ShardFeed, read_backlog, read_record};
 const DELIVERIES_COUNT_MAX: usize = 64;
 /// Of those, second and later attempts: a dead disk behind one route must not take all places.
 const RETRIES_COUNT_MAX: usize = DELIVERIES_COUNT_MAX / 2;
+/// Messages with next hops at the same time, each of which takes some at most: a dozen in trouble leave places.
+const RELAYS_COUNT_MAX: usize = 512;
+/// Of those, second and later attempts.
+const RELAY_RETRIES_COUNT_MAX: usize = RELAYS_COUNT_MAX / 2;
+/// Before a message is tried again whose next hop has no place.
+const HOP_WAIT: Duration = Duration::from_millis(200);
 /// Octets of content held for deliveries. One message more may be held, of whatever length.
 const CONTENT_LEN_MAX: usize = 64 << 20;
 /// Messages tried and neither acknowledged nor deferred yet.
@@ -81,9 +88,12 @@ pub(super) struct Tail {
     /// When to read them.
     read_at: Option<Instant>,
     pub(super) tasks: JoinSet<Event>,
-    deliveries_count: usize,
-    retries_count: usize,
+    deliveries: Under,
+    relays: Under,
     content_len: usize,
+    hops: Rc<Hops>,
+    /// The next fresh message, whose next hop has no place yet: it is the first that gets one.
+    stalled: Option<Job>,
     /// Tried, waiting for the next flush.
     pub(super) finished: Vec<Job>,
     /// What a flush could not write to the log of deferred mail, and when to write it again.
@@ -101,16 +111,23 @@ pub(super) struct Tail {
     record_buffer: Vec<u8>,
 }
 
+/// Messages under way.
+#[derive(Clone, Copy, Debug, Default)]
+struct Under {
+    count: usize,
+    retries_count: usize,
+}
+
 /// What a task ends with.
 pub(super) enum Event {
-    Delivered { job: Box<Job>, content_len: usize },
+    Delivered { job: Box<Job>, content_len: usize, relays: bool },
     Flushed(Flushed),
     BacklogRead { segments: Vec<Arc<Segment>>, outcome: io::Result<FormerMail> },
 }
 
 impl Tail {
     /// Within the runtime of its thread.
-    pub(super) fn new(parts: TailParts) -> io::Result<Self> {
+    pub(super) fn new(parts: TailParts, hops: &Rc<Hops>) -> io::Result<Self> {
         let TailParts { feed, routing, bell, stats, stopping } = parts;
         let rung = Rc::new(Notify::new());
         let eventfd = StdFile::from(bell.as_fd().try_clone_to_owned()?);
@@ -133,9 +150,11 @@ impl Tail {
             unread,
             read_at: Some(Instant::now()),
             tasks: JoinSet::new(),
-            deliveries_count: 0,
-            retries_count: 0,
+            deliveries: Under::default(),
+            relays: Under::default(),
             content_len: 0,
+            hops: Rc::clone(hops),
+            stalled: None,
             finished: Vec::new(),
             unmoved: Vec::new(),
             log_rests_until: None,
@@ -194,6 +213,7 @@ impl Tail {
         self.start_flush();
         self.segments.retire();
         self.give_content_back();
+        self.hops.reap();
         let stats = &self.stats;
         let (deferred_count, waiting_count) = self.deferred.counts();
         let (deferred_segments_count, live_len) = self.deferred.usage();
@@ -215,13 +235,19 @@ impl Tail {
     }
 
     fn in_flight_count(&self) -> usize {
-        self.deliveries_count + self.finished.len() + self.flushing.unwrap_or(0) + self.unmoved.len()
+        self.deliveries.count
+            + self.relays.count
+            + usize::from(self.stalled.is_some())
+            + self.finished.len()
+            + self.flushing.unwrap_or(0)
+            + self.unmoved.len()
     }
 
     /// Whether another record may be read.
     fn has_room(&self) -> bool {
         self.acks_at.is_none()
-            && self.deliveries_count < DELIVERIES_COUNT_MAX
+            && self.deliveries.count < DELIVERIES_COUNT_MAX
+            && self.relays.count < RELAYS_COUNT_MAX
             && self.content_len < CONTENT_LEN_MAX
             && self.has_room_to_finish()
     }
@@ -231,8 +257,10 @@ impl Tail {
     }
 
     fn has_room_for_retry(&self) -> bool {
-        self.retries_count < RETRIES_COUNT_MAX
-            && self.deliveries_count < DELIVERIES_COUNT_MAX
+        self.deliveries.retries_count < RETRIES_COUNT_MAX
+            && self.relays.retries_count < RELAY_RETRIES_COUNT_MAX
+            && self.deliveries.count < DELIVERIES_COUNT_MAX
+            && self.relays.count < RELAYS_COUNT_MAX
             && self.content_len < CONTENT_LEN_MAX
             && self.has_room_to_finish()
     }
@@ -240,12 +268,23 @@ impl Tail {
     fn start_fresh(&mut self) {
         while self.has_room() {
             let (config, directory) = (&self.config, &self.directory);
-            let job = self.segments.next(&mut self.report, &self.stats, |segment, record| {
-                Job::new(Ticket::fresh(segment, record), record.envelope, record, config, directory)
+            let job = self.stalled.take().or_else(|| {
+                self.segments.next(&mut self.report, &self.stats, |segment, record| {
+                    Job::new(Ticket::fresh(segment, record), record.envelope, record, config, directory)
+                })
             });
             let Some(job) = job else { return };
+            if self.is_stalled(&job) {
+                self.stalled = Some(job);
+                return;
+            }
             self.start(job);
         }
+    }
+
+    /// Whether a next hop of it is busy with others, and keeps up.
+    fn is_stalled(&self, job: &Job) -> bool {
+        job.relays().any(|relay| self.hops.of(relay).is_full())
     }
 
     fn start_retries(&mut self) {
@@ -255,6 +294,10 @@ impl Tail {
             let Some(sources) = self.deferred.sources(handle) else { continue };
             let wait_ms = u64::try_from(READ_WAIT.as_millis()).unwrap_or(u64::MAX);
             match self.read_deferred(handle, &sources) {
+                Ok(Some(job)) if self.is_stalled(&job) => {
+                    let wait_ms = u64::try_from(HOP_WAIT.as_millis()).unwrap_or(u64::MAX);
+                    self.deferred.schedule(handle, now_unix_ms.saturating_add(wait_ms));
+                }
                 Ok(Some(job)) => self.start(job),
                 // A flush may be moving it.
                 Ok(None) if self.flushing.is_some() || !self.deferred.is_settled() => {
@@ -307,7 +350,8 @@ impl Tail {
     /// Makes the index of deferred mail anew when it is to be, and no retry is under way.
     fn unload_deferred(&mut self) {
         let is_quiet = self.flushing.is_none()
-            && self.retries_count == 0
+            && self.deliveries.retries_count == 0
+            && self.relays.retries_count == 0
             && self.unmoved.is_empty()
             && self.deferred.is_settled()
             && !self.finished.iter().any(|job| job.ticket.is_retry());
@@ -371,17 +415,20 @@ impl Tail {
     }
 
     fn start(&mut self, job: Job) {
-        if job.copies.is_empty() {
+        if job.is_idle() {
             self.finished.push(job);
             return;
         }
-        self.deliveries_count += 1;
-        self.retries_count += usize::from(job.ticket.is_retry());
+        let relays = !job.failed.is_empty() || job.relays().next().is_some();
+        let under = if relays { &mut self.relays } else { &mut self.deliveries };
+        under.count += 1;
+        under.retries_count += usize::from(job.ticket.is_retry());
         let content_len = job.content.len();
         self.content_len += content_len;
+        let hops = Rc::clone(&self.hops);
         self.tasks.spawn_local(async move {
-            let job = Box::new(job.deliver().await);
-            Event::Delivered { job, content_len }
+            let job = Box::new(job.deliver(hops).await);
+            Event::Delivered { job, content_len, relays }
         });
     }
 
@@ -409,9 +456,10 @@ impl Tail {
 
     fn on_event(&mut self, event: Event) {
         match event {
-            Event::Delivered { job, content_len } => {
-                self.deliveries_count -= 1;
-                self.retries_count -= usize::from(job.ticket.is_retry());
+            Event::Delivered { job, content_len, relays } => {
+                let under = if relays { &mut self.relays } else { &mut self.deliveries };
+                under.count -= 1;
+                under.retries_count -= usize::from(job.ticket.is_retry());
                 self.content_len -= content_len;
                 self.finished.push(*job);
             }

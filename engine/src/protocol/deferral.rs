@@ -8,7 +8,7 @@
 //!
 //! They stand in front, so that they can be read where the rest cannot.
 
-use super::envelope::{TAG_FORWARD_PATH, TAG_NOTIFY, TAG_ORCPT, Writer, field};
+use super::envelope::{TAG_FAILED, TAG_FORWARD_PATH, TAG_NOTIFY, TAG_ORCPT, Writer, field};
 
 const TAG_DEFERRAL: u8 = 32;
 const TAG_LAST_ERROR: u8 = 33;
@@ -34,6 +34,44 @@ pub struct Deferral {
     pub last_error: String,
 }
 
+/// Why the delivery to a recipient has failed for good. Its stored form is three texts with an octet 0 between them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Failure {
+    /// Enhanced status code: RFC 3463.
+    pub status: String,
+    /// The next hop that said so; empty if none did.
+    pub remote: String,
+    /// What it said, or what went wrong: one line.
+    pub reason: String,
+}
+
+/// What becomes of a recipient in an envelope that is written again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate<'a> {
+    /// Done with.
+    Gone,
+    Stays,
+    Failed(&'a Failure),
+}
+
+impl Failure {
+    pub fn read(stored: &[u8]) -> Self {
+        let mut texts =
+            stored.split(|&octet| octet == 0).map(|text| String::from_utf8_lossy(text).into_owned());
+        let mut next = || texts.next().unwrap_or_default();
+        Self { status: next(), remote: next(), reason: next() }
+    }
+
+    fn write(&self, out: &mut Vec<u8>) {
+        let texts = [&self.status, &self.remote, &self.reason];
+        for (index, text) in texts.into_iter().enumerate() {
+            out.extend((index > 0).then_some(0));
+            let len = text.floor_char_boundary(LAST_ERROR_LEN_MAX);
+            out.extend(text.bytes().take(len).map(|octet| if octet == 0 { b'?' } else { octet }));
+        }
+    }
+}
+
 impl Deferral {
     /// The deferral at the front of an envelope, which may be unreadable behind it; `None` for one that came from a
     /// client.
@@ -52,28 +90,33 @@ impl Deferral {
         })
     }
 
-    /// Appends `envelope` to `out` with this deferral in place of its own, and without the recipients at positions for
-    /// which `stays` is false.
-    pub fn rewrite(&self, envelope: &[u8], stays: impl Fn(usize) -> bool, out: &mut Vec<u8>) {
+    /// Appends `envelope` to `out` with this deferral in place of its own, and with the recipients as `fate` says of
+    /// their positions.
+    pub fn rewrite<'a>(&self, envelope: &[u8], fate: impl Fn(usize) -> Fate<'a>, out: &mut Vec<u8>) {
         self.write(&mut Writer(out));
         let mut rest = envelope;
-        let (mut position, mut is_left) = (0, true);
+        let (mut position, mut present) = (0, Fate::Stays);
         while let Some((tag, _, after)) = field(rest) {
             let whole = &rest[..rest.len() - after.len()];
             rest = after;
             let is_wanted = match tag {
                 TAG_DEFERRAL | TAG_LAST_ERROR => false,
                 TAG_FORWARD_PATH => {
-                    is_left = stays(position);
+                    present = fate(position);
                     position += 1;
-                    is_left
+                    present != Fate::Gone
                 }
                 // They belong to the recipient before them.
-                TAG_NOTIFY | TAG_ORCPT => is_left,
+                TAG_NOTIFY | TAG_ORCPT => present != Fate::Gone,
+                // The first reason stays.
+                TAG_FAILED => present == Fate::Stays,
                 _ => true,
             };
             if is_wanted {
                 out.extend_from_slice(whole);
+            }
+            if let (TAG_FORWARD_PATH, Fate::Failed(failure)) = (tag, present) {
+                Writer(out).field_with(TAG_FAILED, |out| failure.write(out));
             }
         }
         // What is no field was none before either: it is not for us to mend.
@@ -132,7 +175,11 @@ mod tests {
     #[test]
     fn it_comes_back_with_the_recipients_that_are_left() {
         let mut once = Vec::new();
-        deferral().rewrite(&fresh(), |position| position != 1, &mut once);
+        deferral().rewrite(
+            &fresh(),
+            |position| if position == 1 { Fate::Gone } else { Fate::Stays },
+            &mut once,
+        );
         assert_eq!(Deferral::read(&once), Some(deferral()));
         let envelope = Envelope::parse(&once).unwrap();
         assert_eq!(envelope.recipients().collect::<Vec<_>>(), [b"a@x", b"c@x"]);
@@ -141,17 +188,43 @@ mod tests {
         assert_eq!(params, [b"rfc822;a@", b"rfc822;c@"], "with their own parameters");
         let later = Deferral { due_unix_us: None, last_error: String::new(), ..deferral() };
         let mut twice = Vec::new();
-        later.rewrite(&once, |position| position == 1, &mut twice);
+        later.rewrite(&once, |position| if position == 1 { Fate::Stays } else { Fate::Gone }, &mut twice);
         assert_eq!(Deferral::read(&twice), Some(later));
         assert_eq!(Envelope::parse(&twice).unwrap().recipients().collect::<Vec<_>>(), [b"c@x"]);
         assert_eq!(Deferral::read(&fresh()), None);
     }
 
     #[test]
+    fn a_failure_stays_with_its_recipient() {
+        let failure = Failure {
+            status: "5.1.1".into(),
+            remote: "mail.internal:25".into(),
+            reason: "550 5.1.1 nobody\u{e9}".into(),
+        };
+        let fate = |position| if position == 1 { Fate::Failed(&failure) } else { Fate::Stays };
+        let (mut once, mut twice) = (Vec::new(), Vec::new());
+        deferral().rewrite(&fresh(), fate, &mut once);
+        deferral().rewrite(
+            &once,
+            |position| if position == 0 { Fate::Gone } else { Fate::Stays },
+            &mut twice,
+        );
+        for (octets, failed) in
+            [(once, vec![None, Some(&failure), None]), (twice, vec![Some(&failure), None])]
+        {
+            let envelope = Envelope::parse(&octets).unwrap();
+            let found: Vec<_> = envelope.recipients_with_params().collect();
+            assert!(found.iter().all(|recipient| recipient.params.orcpt.is_some()));
+            let found: Vec<_> = found.iter().map(|recipient| recipient.failed.map(Failure::read)).collect();
+            assert_eq!(found.iter().map(Option::as_ref).collect::<Vec<_>>(), failed);
+        }
+    }
+
+    #[test]
     fn a_long_error_is_cut_between_characters() {
         let long = Deferral { last_error: "\u{2013}".repeat(LAST_ERROR_LEN_MAX), ..deferral() };
         let mut octets = Vec::new();
-        long.rewrite(&fresh(), |_| true, &mut octets);
+        long.rewrite(&fresh(), |_| Fate::Stays, &mut octets);
         let read = Deferral::read(&octets).unwrap().last_error;
         assert!(read.len() <= LAST_ERROR_LEN_MAX && read.chars().all(|c| c == '\u{2013}'), "{}", read.len());
     }
@@ -160,7 +233,7 @@ mod tests {
     fn an_unreadable_envelope_is_carried_along_as_it_is() {
         let unreadable = [&fresh()[..], b"\x82\xff\xffcut"].concat();
         let mut octets = Vec::new();
-        deferral().rewrite(&unreadable, |_| true, &mut octets);
+        deferral().rewrite(&unreadable, |_| Fate::Stays, &mut octets);
         assert_eq!(Deferral::read(&octets), Some(deferral()));
         assert!(octets.ends_with(&unreadable));
     }
@@ -169,7 +242,7 @@ mod tests {
         #[test]
         fn any_octets_are_carried_without_panic(envelope: Vec<u8>) {
             let mut octets = Vec::new();
-            deferral().rewrite(&envelope, |_| true, &mut octets);
+            deferral().rewrite(&envelope, |_| Fate::Stays, &mut octets);
             prop_assert_eq!(Deferral::read(&octets), Some(deferral()));
             let _ = Deferral::read(&envelope);
         }

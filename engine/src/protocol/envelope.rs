@@ -22,6 +22,7 @@
 //! | 130 | smtputf8 | empty: MAIL had SMTPUTF8 (RFC 6531), so that addresses and header section may be UTF-8 |
 //! | 131 | notify | NOTIFY of the RCPT before it (RFC 3461 §4.1): 0 NEVER, or the sum of 1 SUCCESS, 2 FAILURE, 4 DELAY |
 //! | 132 | orcpt | ORCPT of the RCPT before it (§4.2): `addr-type;xtext` |
+//! | 133 | failed | of a recipient whose delivery has failed, and whose sender is to be told: see [`super::deferral::Failure`] |
 //!
 //! Tags below 128 are optional, may stand once (8 may be repeated), and a reader skips those that it does not know. Of
 //! the others it must know each one, since leaving it out would deliver wrongly: an unknown one is an error.
@@ -48,6 +49,7 @@ pub(super) const TAG_FORWARD_PATH: u8 = 129;
 const TAG_SMTPUTF8: u8 = 130;
 pub(super) const TAG_NOTIFY: u8 = 131;
 pub(super) const TAG_ORCPT: u8 = 132;
+pub(super) const TAG_FAILED: u8 = 133;
 
 /// Octets of a field before its value.
 const FIELD_HEADER_LEN: usize = 3;
@@ -169,6 +171,8 @@ pub struct Recipient<'a> {
     /// `local-part@domain` or `postmaster`.
     pub path: &'a [u8],
     pub params: RcptParams<'a>,
+    /// The stored form of a [`Failure`](super::deferral::Failure).
+    pub failed: Option<&'a [u8]>,
 }
 
 /// Reader of a stored envelope; borrows from its octets.
@@ -233,6 +237,8 @@ impl<'a> Envelope<'a> {
                 TAG_NOTIFY | TAG_ORCPT => {
                     rcpt_param(params.as_mut().ok_or(EnvelopeError::NoRecipientBefore(tag))?, tag, value)?;
                 }
+                TAG_FAILED if params.is_none() => return Err(EnvelopeError::NoRecipientBefore(tag)),
+                TAG_FAILED => {}
                 _ if tag >= TAG_CRITICAL_MIN => return Err(EnvelopeError::UnknownTag(tag)),
                 _ => {}
             }
@@ -263,14 +269,17 @@ impl<'a> Envelope<'a> {
                     break value;
                 }
             };
-            let mut params = RcptParams::default();
+            let (mut params, mut failed) = (RcptParams::default(), None);
             while let Some((tag, value, after)) = field(rest).filter(|(tag, ..)| *tag != TAG_FORWARD_PATH) {
                 rest = after;
                 if matches!(tag, TAG_NOTIFY | TAG_ORCPT) {
                     rcpt_param(&mut params, tag, value).ok()?;
                 }
+                if tag == TAG_FAILED {
+                    failed = Some(value);
+                }
             }
-            Some(Recipient { path, params })
+            Some(Recipient { path, params, failed })
         })
     }
 
@@ -464,7 +473,7 @@ mod tests {
     fn unknown_optional_fields_are_skipped_and_others_refused() {
         let with = |field: &[u8]| [&sample()[..], field].concat();
         assert!(Envelope::parse(&with(b"\x7f\x02\0xx")).is_ok());
-        assert_eq!(Envelope::parse(&with(b"\x85\0\0")).err(), Some(EnvelopeError::UnknownTag(133)));
+        assert_eq!(Envelope::parse(&with(b"\x86\0\0")).err(), Some(EnvelopeError::UnknownTag(134)));
         assert_eq!(Envelope::parse(&with(b"\x82\0\0")).err(), Some(EnvelopeError::Duplicate(130)));
         assert_eq!(Envelope::parse(&with(b"\x83\x01\0\x08")).err(), Some(EnvelopeError::BadValue(131)));
         let twice = with(b"\x84\x01\0a\x84\x01\0b");
@@ -510,7 +519,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_octets_are_read_without_panic(
-            octets in proptest::collection::vec(prop_oneof![any::<u8>(), 0u8..8, 128u8..133], 0..60),
+            octets in proptest::collection::vec(prop_oneof![any::<u8>(), 0u8..8, 128u8..134], 0..60),
         ) {
             if let Ok(envelope) = Envelope::parse(&octets) {
                 prop_assert_eq!(envelope.recipients().count(), envelope.recipients_count());

@@ -73,6 +73,15 @@ impl Notify {
     }
 }
 
+impl std::fmt::Display for Notify {
+    /// As RCPT has it: `esmtp-value` of RFC 3461 §4.1.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let words = [(Self::SUCCESS, "SUCCESS"), (Self::FAILURE, "FAILURE"), (Self::DELAY, "DELAY")];
+        let words: Vec<_> = words.into_iter().filter(|(of, _)| self.has(*of)).map(|(_, word)| word).collect();
+        f.write_str(&if words.is_empty() { "NEVER".to_owned() } else { words.join(",") })
+    }
+}
+
 impl<'a> MailParams<'a> {
     /// Parses what follows the path: nothing, or a space and parameters.
     ///

@@ -5,6 +5,7 @@ mod limits;
 mod listener;
 mod names;
 mod recipients;
+mod relay;
 mod replies;
 mod route;
 mod rule;
@@ -91,6 +92,7 @@ pub(super) fn build(reader: &Reader, table: &Table) -> Built {
         recipients,
         rules: Arc::new(rule_set),
         routes,
+        bounce: relay::bounce(&root),
         admin: admin(&root),
         log: log(&root),
         replies: replies::replies(&root),
@@ -234,11 +236,4 @@ fn address(reader: &Reader, text: &Text) -> Option<SocketAddr> {
             reader.error(text.span, message, help);
         })
         .ok()
-}
-
-/// For a value that is part of the design but not of this version.
-fn not_available(reader: &Reader, key: &str, text: &Text, help: &str) {
-    let version = env!("CARGO_PKG_VERSION");
-    let message = format!("{key} = \"{}\" is not available in ringmx {version} yet", text.text);
-    reader.error(text.span, message, help);
 }

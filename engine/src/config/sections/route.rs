@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use super::{RoutePlaces, domain, not_available, one_of};
+use super::{RoutePlaces, domain, one_of, relay};
 use crate::config::reader::{Section, Text};
-use crate::config::{Deliver, DomainPattern, PathTemplate, Recipients, Route};
+use crate::config::{Deliver, DomainPattern, PathTemplate, Recipients, RelayProtocol, Route};
 
 /// RFC 5321 §4.5.4.1 wants 30 minutes and more between attempts in the long run.
 const RETRY_DEFAULT: [Duration; 3] =
     [Duration::from_secs(60), Duration::from_secs(5 * 60), Duration::from_secs(30 * 60)];
+/// RFC 5321 §4.5.4.1: 4 to 5 days at least.
+const LIFETIME_DEFAULT: Duration = Duration::from_secs(5 * 24 * 3600);
 
 pub(super) fn routes(root: &Section<'_>) -> (Vec<Route>, Vec<RoutePlaces>) {
     root.sections("route").into_iter().map(route).unzip()
@@ -21,6 +23,7 @@ fn route(section: Section<'_>) -> (Route, RoutePlaces) {
         domains: domains(&section),
         deliver: deliver(&section).unwrap_or(Deliver::Hold),
         retry: retry(&section),
+        lifetime: section.duration("lifetime").map_or(LIFETIME_DEFAULT, |(lifetime, _)| lifetime),
     };
     section.finish();
     (route, places)
@@ -43,7 +46,7 @@ fn domains(section: &Section<'_>) -> Vec<DomainPattern> {
     list.texts.iter().filter_map(pattern).collect()
 }
 
-fn retry(section: &Section<'_>) -> Vec<Duration> {
+pub(super) fn retry(section: &Section<'_>) -> Vec<Duration> {
     let Some(list) = section.texts("retry") else { return RETRY_DEFAULT.to_vec() };
     if list.is_empty {
         section.reader.error(list.span, "`retry` is empty", r#"write retry = ["1m", "5m", "30m"]"#);
@@ -63,11 +66,22 @@ fn deliver(section: &Section<'_>) -> Option<Deliver> {
     let path = section.text("path");
     let Some(deliver) = section.text("deliver") else {
         if section.entry("deliver").is_none() {
-            let help = r#"write deliver = "maildir", "discard" or "hold""#;
+            let help = r#"write deliver = "smtp", "lmtp", "maildir", "discard" or "hold""#;
             reader.error(section.span(), "the route has no `deliver`", help);
         }
         return None;
     };
+    let protocol = match deliver.text.as_str() {
+        "smtp" => Some(RelayProtocol::Smtp),
+        "lmtp" => Some(RelayProtocol::Lmtp),
+        _ => None,
+    };
+    for key in relay::KEYS.into_iter().filter(|_| protocol.is_none()) {
+        if let Some(entry) = section.entry(key) {
+            let message = format!("`{key}` means nothing to deliver = \"{}\"", deliver.text);
+            reader.error(entry.node.span, message, "remove it, or write deliver = \"smtp\" or \"lmtp\"");
+        }
+    }
     let without_path = match deliver.text.as_str() {
         "maildir" => {
             let Some(path) = path else {
@@ -82,14 +96,15 @@ fn deliver(section: &Section<'_>) -> Option<Deliver> {
         }
         "discard" => Deliver::Discard,
         "hold" => Deliver::Hold,
-        "smtp" | "lmtp" => {
-            not_available(reader, "deliver", &deliver, r#"write "maildir", "discard" or "hold""#);
-            return None;
-        }
-        _ => {
-            one_of(reader, "deliver", &deliver, &["maildir", "discard", "hold"]);
-            return None;
-        }
+        _ => match protocol.and_then(|protocol| relay::relay(section, protocol)) {
+            Some(relay) => Deliver::Relay(relay),
+            None => {
+                if protocol.is_none() {
+                    one_of(reader, "deliver", &deliver, &["smtp", "lmtp", "maildir", "discard", "hold"]);
+                }
+                return None;
+            }
+        },
     };
     if let Some(path) = path {
         let message = format!("`path` means nothing to deliver = \"{}\"", deliver.text);

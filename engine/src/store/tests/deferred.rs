@@ -3,7 +3,7 @@
 use std::fs::File;
 
 use super::*;
-use crate::protocol::deferral::Deferral;
+use crate::protocol::deferral::{Deferral, Fate};
 use crate::spool::backlog::Summary;
 use crate::spool::record::RecordKind;
 
@@ -24,7 +24,7 @@ fn envelope(origin: Place, due: u64) -> Vec<u8> {
         ..Deferral::default()
     };
     let mut envelope = Vec::new();
-    deferral.rewrite(b"", |_| true, &mut envelope);
+    deferral.rewrite(b"", |_| Fate::Stays, &mut envelope);
     envelope
 }
 

@@ -1,0 +1,506 @@
+//! One connection to a next hop, as a client of SMTP (RFC 5321) or LMTP (RFC 2033).
+//!
+//! The commands up to DATA go out in one group where the next hop offers PIPELINING (RFC 2920), with the content behind
+//! them where it is small and CHUNKING is offered (RFC 3030), so that such a message costs one round trip. By BDAT the
+//! content goes as it is stored; for DATA a dot is added where a line begins with one, and what is left of stray CR and
+//! LF becomes a space: servers that take them for line ends would see another message in there.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::time::{Instant, timeout_at};
+
+use super::letter::{Body, Letter};
+use super::reply::Reply;
+use crate::egress::error::{Problem, RelayError, Status};
+
+/// What is sent behind the commands without a look at their replies: no more than sockets take while replies wait.
+const GROUPED_CONTENT_LEN_MAX: u64 = 32 << 10;
+/// Commands of RCPT in one group, so that their replies fit into the sockets between us.
+const GROUPED_RECIPIENTS_COUNT_MAX: usize = 500;
+/// RFC 5321 §4.5.3.2.6 gives the reply to end-of-data twice the time of the others.
+const END_OF_DATA_TIMES: u32 = 2;
+const QUIT_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// What a connection needs of its transport.
+pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Transport for T {}
+
+/// What the next hop offers in its reply to EHLO or LHLO.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Offered {
+    pub pipelining: bool,
+    pub chunking: bool,
+    pub eight_bit_mime: bool,
+    pub smtputf8: bool,
+    pub dsn: bool,
+    pub starttls: bool,
+    /// Octets; `Some(0)` is no limit that it tells. RFC 1870.
+    pub size: Option<u64>,
+}
+
+impl Offered {
+    fn read(reply: &Reply) -> Self {
+        let mut offered = Self::default();
+        for line in reply.lines.iter().skip(1) {
+            let mut words = line.split_ascii_whitespace();
+            match words.next().unwrap_or_default().to_ascii_uppercase().as_str() {
+                "PIPELINING" => offered.pipelining = true,
+                "CHUNKING" => offered.chunking = true,
+                "8BITMIME" => offered.eight_bit_mime = true,
+                "SMTPUTF8" => offered.smtputf8 = true,
+                "DSN" => offered.dsn = true,
+                "STARTTLS" => offered.starttls = true,
+                "SIZE" => offered.size = Some(words.next().and_then(|size| size.parse().ok()).unwrap_or(0)),
+                _ => {}
+            }
+        }
+        offered
+    }
+}
+
+/// What became of a message for one recipient: the reply that says it is the next hop's, or why not.
+pub(in crate::egress) type Sent = Result<String, RelayError>;
+
+pub(super) struct Client {
+    stream: Box<dyn Transport>,
+    /// Octets received behind the last reply.
+    received: Vec<u8>,
+    /// As the configuration names it.
+    hop: String,
+    is_lmtp: bool,
+    pub(super) offered: Offered,
+    timeout: Duration,
+    /// Protocol and cipher suite; None in clear.
+    pub(super) tls: Option<String>,
+    pub(super) transactions_count: u32,
+    pub(super) used_at: Instant,
+    /// Something was said in the present transaction: what fails from here on did not fail because the next hop had
+    /// closed an idle connection.
+    has_replied: bool,
+}
+
+impl Client {
+    pub(super) fn new(stream: Box<dyn Transport>, hop: String, is_lmtp: bool, timeout: Duration) -> Self {
+        Self {
+            stream,
+            received: Vec::new(),
+            hop,
+            is_lmtp,
+            offered: Offered::default(),
+            timeout,
+            tls: None,
+            transactions_count: 0,
+            used_at: Instant::now(),
+            has_replied: false,
+        }
+    }
+
+    /// Whether the connection failed before the next hop said anything to the present transaction.
+    pub(super) fn has_only_been_closed(&self) -> bool {
+        self.transactions_count > 0 && !self.has_replied
+    }
+
+    /// The greeting, and the reply to EHLO or LHLO.
+    pub(super) async fn greet(&mut self, hostname: &str) -> Result<(), RelayError> {
+        let greeting = self.reply("the greeting").await?;
+        self.demand(greeting.is_positive(), "the connection", &greeting)?;
+        self.hello(hostname).await
+    }
+
+    /// Again behind STARTTLS (RFC 3207 §4.2).
+    pub(super) async fn hello(&mut self, hostname: &str) -> Result<(), RelayError> {
+        let verb = if self.is_lmtp { "LHLO" } else { "EHLO" };
+        let mut reply = self.command(verb, &format!("{verb} {hostname}\r\n")).await?;
+        // RFC 5321 §3.2: an old server knows HELO only.
+        if reply.is_permanent() && !self.is_lmtp && self.tls.is_none() {
+            reply = self.command("HELO", &format!("HELO {hostname}\r\n")).await?;
+            self.offered = Offered::default();
+        } else {
+            self.offered = Offered::read(&reply);
+        }
+        self.demand(reply.is_positive(), verb, &reply)
+    }
+
+    /// Asks for TLS; the transport is to be exchanged by [`into_stream`](Self::into_stream) then.
+    pub(super) async fn start_tls(&mut self) -> Result<(), RelayError> {
+        let reply = self.command("STARTTLS", "STARTTLS\r\n").await?;
+        self.demand(reply.is_positive(), "STARTTLS", &reply)?;
+        if self.received.is_empty() {
+            return Ok(());
+        }
+        // Somebody has put it there for the session under TLS.
+        Err(self.problem(Problem::Garbled("something in clear behind the reply to STARTTLS".to_owned())))
+    }
+
+    pub(super) fn into_stream(self) -> Box<dyn Transport> {
+        self.stream
+    }
+
+    /// One transaction. The result is one for each recipient, in order.
+    ///
+    /// # Errors
+    /// The connection cannot be used any more; nobody knows whether the message was taken if that came behind its end.
+    pub(super) async fn send(&mut self, letter: &Letter, body: &Body<'_>) -> Result<Vec<Sent>, RelayError> {
+        self.has_replied = false;
+        let count = letter.recipients.len();
+        if let Err(lacking) = self.check(letter, body) {
+            return Ok(vec![Err(lacking); count]);
+        }
+        self.transactions_count += 1;
+        let content_len = body.len();
+        let bdat = format!("BDAT {content_len} LAST\r\n");
+        let grouped_content = body
+            .small()
+            .filter(|small| small.len() as u64 <= GROUPED_CONTENT_LEN_MAX && self.offered.chunking);
+        let is_grouped = self.offered.pipelining && count <= GROUPED_RECIPIENTS_COUNT_MAX;
+        let has_content = is_grouped && grouped_content.is_some();
+
+        let mut commands = letter.mail(&self.offered, content_len);
+        if is_grouped {
+            letter.recipients.iter().for_each(|recipient| recipient.rcpt(&self.offered, &mut commands));
+            match grouped_content {
+                Some(content) => {
+                    commands.extend_from_slice(bdat.as_bytes());
+                    commands.extend_from_slice(content);
+                }
+                None if !self.offered.chunking => commands.extend_from_slice(b"DATA\r\n"),
+                None => {}
+            }
+        }
+        self.write(&commands, "MAIL").await?;
+        let mail = self.reply("MAIL").await?;
+        let mut outcomes: Vec<Result<(), RelayError>> = Vec::with_capacity(count);
+        if is_grouped || mail.is_positive() {
+            for recipient in &letter.recipients {
+                if !is_grouped {
+                    commands.clear();
+                    recipient.rcpt(&self.offered, &mut commands);
+                    self.write(&commands, "RCPT").await?;
+                }
+                let reply = self.reply("RCPT").await?;
+                outcomes.push(self.demand(reply.is_positive(), "RCPT", &reply));
+            }
+        }
+        if let Err(refused) = self.demand(mail.is_positive(), "MAIL", &mail) {
+            outcomes = vec![Err(refused); count];
+        }
+        let accepted: Vec<usize> = (0..count).filter(|&index| outcomes[index].is_ok()).collect();
+        let outcomes: Vec<Sent> =
+            outcomes.into_iter().map(|outcome| outcome.map(|()| String::new())).collect();
+        let transfer = Transfer { accepted, outcomes, is_grouped };
+        match (has_content, self.offered.chunking) {
+            (true, _) => self.end(transfer).await,
+            (false, true) => self.send_chunk(transfer, &bdat, body).await,
+            (false, false) => self.send_data(transfer, body).await,
+        }
+    }
+
+    /// RFC 3030: the content as it is.
+    async fn send_chunk(
+        &mut self,
+        transfer: Transfer,
+        bdat: &str,
+        body: &Body<'_>,
+    ) -> Result<Vec<Sent>, RelayError> {
+        if transfer.accepted.is_empty() {
+            return self.reset(transfer.outcomes).await;
+        }
+        self.write(bdat.as_bytes(), "BDAT").await?;
+        let mut pieces = body.pieces();
+        while let Some(piece) = pieces.next().await? {
+            self.write(&piece, "the content").await?;
+        }
+        self.end(transfer).await
+    }
+
+    async fn send_data(&mut self, transfer: Transfer, body: &Body<'_>) -> Result<Vec<Sent>, RelayError> {
+        if !transfer.is_grouped {
+            if transfer.accepted.is_empty() {
+                return self.reset(transfer.outcomes).await;
+            }
+            self.write(b"DATA\r\n", "DATA").await?;
+        }
+        let reply = self.reply("DATA").await?;
+        if reply.code != 354 {
+            let refused = self.error("DATA", &reply);
+            let mut outcomes = transfer.outcomes;
+            transfer.accepted.iter().for_each(|&index| outcomes[index] = Err(refused.clone()));
+            return self.reset(outcomes).await;
+        }
+        // RFC 2920 §3.1: nobody is left, and it wants content all the same.
+        if transfer.accepted.is_empty() {
+            self.write(b".\r\n", "end-of-data").await?;
+            let _ = self.reply_to_end().await?;
+            return Ok(transfer.outcomes);
+        }
+        let mut pieces = body.pieces();
+        let mut transparency = Transparency::default();
+        let mut out = Vec::new();
+        while let Some(piece) = pieces.next().await? {
+            out.clear();
+            transparency.append(&piece, &mut out);
+            self.write(&out, "the content").await?;
+        }
+        out.clear();
+        transparency.end(&mut out);
+        self.write(&out, "end-of-data").await?;
+        self.end(transfer).await
+    }
+
+    /// The reply to the whole message; by LMTP one for each recipient that was accepted (RFC 2033 §4.2).
+    async fn end(&mut self, transfer: Transfer) -> Result<Vec<Sent>, RelayError> {
+        let Transfer { accepted, mut outcomes, .. } = transfer;
+        if accepted.is_empty() || !self.is_lmtp {
+            let reply = self.reply_to_end().await?;
+            let outcome = self.demand(reply.is_positive(), "the message", &reply).map(|()| reply.text());
+            accepted.into_iter().for_each(|index| outcomes[index] = outcome.clone());
+            return Ok(outcomes);
+        }
+        for index in accepted {
+            let reply = self.reply_to_end().await?;
+            outcomes[index] = self.demand(reply.is_positive(), "the message", &reply).map(|()| reply.text());
+        }
+        Ok(outcomes)
+    }
+
+    /// After a transaction without content, so that another can begin.
+    async fn reset(&mut self, outcomes: Vec<Sent>) -> Result<Vec<Sent>, RelayError> {
+        let reply = self.command("RSET", "RSET\r\n").await?;
+        self.demand(reply.is_positive(), "RSET", &reply)?;
+        Ok(outcomes)
+    }
+
+    /// What the message needs and the next hop lacks.
+    fn check(&self, letter: &Letter, body: &Body<'_>) -> Result<(), RelayError> {
+        let lacks = |what: &str, status| Err(self.problem(Problem::Lacks(what.to_owned(), Status(status))));
+        if letter.smtputf8 && !self.offered.smtputf8 {
+            return lacks("SMTPUTF8, which the message needs", "5.6.7");
+        }
+        if letter.eight_bit && !self.offered.eight_bit_mime {
+            return lacks("8BITMIME, which the message needs", "5.6.3");
+        }
+        match self.offered.size {
+            Some(max) if max > 0 && body.len() > max => {
+                let what = format!("room: its SIZE is {max} octets, the message has {}", body.len());
+                lacks(&what, "5.3.4")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Says goodbye, for a short time.
+    pub(super) async fn quit(mut self) {
+        let quit = async {
+            drop(self.command("QUIT", "QUIT\r\n").await);
+            drop(self.stream.shutdown().await);
+        };
+        drop(tokio::time::timeout(QUIT_TIME_MAX, quit).await);
+    }
+
+    async fn command(&mut self, stage: &'static str, line: &str) -> Result<Reply, RelayError> {
+        self.write(line.as_bytes(), stage).await?;
+        self.reply(stage).await
+    }
+
+    async fn write(&mut self, octets: &[u8], stage: &'static str) -> Result<(), RelayError> {
+        let written = async {
+            self.stream.write_all(octets).await?;
+            self.stream.flush().await
+        };
+        match tokio::time::timeout(self.timeout, written).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(self.problem(Problem::Lost(stage, error.to_string()))),
+            Err(_) => Err(self.problem(Problem::TimedOut(stage, self.timeout))),
+        }
+    }
+
+    async fn reply_to_end(&mut self) -> Result<Reply, RelayError> {
+        self.reply_within("end-of-data", self.timeout * END_OF_DATA_TIMES).await
+    }
+
+    async fn reply(&mut self, stage: &'static str) -> Result<Reply, RelayError> {
+        self.reply_within(stage, self.timeout).await
+    }
+
+    /// The time is for the whole reply: a next hop that drips must not hold a connection for ever.
+    async fn reply_within(&mut self, stage: &'static str, time: Duration) -> Result<Reply, RelayError> {
+        let until = Instant::now() + time;
+        loop {
+            match Reply::parse(&self.received) {
+                Ok(Some((reply, len))) => {
+                    self.received.drain(..len);
+                    self.has_replied = true;
+                    return Ok(reply);
+                }
+                Ok(None) => {}
+                Err(garbled) => return Err(self.problem(Problem::Garbled(format!("{garbled}, to {stage}")))),
+            }
+            match timeout_at(until, self.stream.read_buf(&mut self.received)).await {
+                Ok(Ok(0)) => {
+                    let closed = io::Error::new(io::ErrorKind::UnexpectedEof, "the next hop has closed it");
+                    return Err(self.problem(Problem::Lost(stage, closed.to_string())));
+                }
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => return Err(self.problem(Problem::Lost(stage, error.to_string()))),
+                Err(_) => return Err(self.problem(Problem::TimedOut(stage, time))),
+            }
+        }
+    }
+
+    fn demand(&self, is_met: bool, stage: &'static str, reply: &Reply) -> Result<(), RelayError> {
+        if is_met { Ok(()) } else { Err(self.error(stage, reply)) }
+    }
+
+    fn error(&self, stage: &'static str, reply: &Reply) -> RelayError {
+        self.problem(Problem::Said(stage, reply.clone()))
+    }
+
+    fn problem(&self, problem: Problem) -> RelayError {
+        problem.at(&self.hop)
+    }
+}
+
+/// A transaction whose recipients have been answered.
+struct Transfer {
+    /// Positions among the recipients.
+    accepted: Vec<usize>,
+    outcomes: Vec<Sent>,
+    /// DATA has been sent, where there is no CHUNKING.
+    is_grouped: bool,
+}
+
+/// RFC 5321 §4.5.2, and no stray CR or LF.
+#[derive(Debug)]
+struct Transparency {
+    is_line_start: bool,
+    /// The piece before ended in a CR, which is held back.
+    holds_cr: bool,
+}
+
+impl Default for Transparency {
+    fn default() -> Self {
+        Self { is_line_start: true, holds_cr: false }
+    }
+}
+
+impl Transparency {
+    fn append(&mut self, piece: &[u8], out: &mut Vec<u8>) {
+        out.reserve(piece.len() + piece.len() / 64);
+        let mut from = 0;
+        for at in memchr::memchr3_iter(b'\r', b'\n', b'.', piece) {
+            if at < from {
+                continue;
+            }
+            let before = &piece[from..at];
+            self.plain(before, out);
+            from = at + 1;
+            match piece[at] {
+                b'\r' => {
+                    self.stray(out);
+                    self.holds_cr = true;
+                }
+                b'\n' if std::mem::take(&mut self.holds_cr) => {
+                    out.extend_from_slice(b"\r\n");
+                    self.is_line_start = true;
+                }
+                b'\n' => self.plain(b" ", out),
+                _ => {
+                    self.stray(out);
+                    if self.is_line_start {
+                        out.push(b'.');
+                    }
+                    self.plain(b".", out);
+                }
+            }
+        }
+        self.plain(&piece[from..], out);
+    }
+
+    fn plain(&mut self, octets: &[u8], out: &mut Vec<u8>) {
+        if !octets.is_empty() {
+            self.stray(out);
+            out.extend_from_slice(octets);
+            self.is_line_start = false;
+        }
+    }
+
+    /// A CR behind which no LF has come.
+    fn stray(&mut self, out: &mut Vec<u8>) {
+        if std::mem::take(&mut self.holds_cr) {
+            out.push(b' ');
+            self.is_line_start = false;
+        }
+    }
+
+    fn end(&mut self, out: &mut Vec<u8>) {
+        self.stray(out);
+        out.extend_from_slice(if self.is_line_start { b".\r\n" } else { b"\r\n.\r\n" });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn stuffed(content: &[u8], piece_len: usize) -> Vec<u8> {
+        let (mut transparency, mut out) = (Transparency::default(), Vec::new());
+        content.chunks(piece_len).for_each(|piece| transparency.append(piece, &mut out));
+        transparency.end(&mut out);
+        out
+    }
+
+    #[test]
+    fn lines_with_dots_get_another_and_no_other_line_end_is_left() {
+        for (content, sent) in [
+            (&b""[..], &b".\r\n"[..]),
+            (b"a\r\n", b"a\r\n.\r\n"),
+            (b"a", b"a\r\n.\r\n"),
+            (b".\r\n", b"..\r\n.\r\n"),
+            (b"a.b\r\n..\r\n", b"a.b\r\n...\r\n.\r\n"),
+            (b"a\n.\r\nb\r.\rc\r\n", b"a .\r\nb . c\r\n.\r\n"),
+            (b"a\r\r\n.\r\n", b"a \r\n..\r\n.\r\n"),
+            (b"a\r", b"a \r\n.\r\n"),
+        ] {
+            for piece_len in 1..4 {
+                assert_eq!(
+                    stuffed(content, piece_len).escape_ascii().to_string(),
+                    sent.escape_ascii().to_string()
+                );
+            }
+        }
+    }
+
+    proptest! {
+        /// Octet by octet, as RFC 5321 §4.5.2 has it.
+        #[test]
+        fn it_is_what_a_naive_one_makes(content in "[a.\r\n]{0,40}", piece_len in 1..9usize) {
+            let whole = content.replace("\r\n", "\u{1}").replace(['\r', '\n'], " ");
+            let mut lines: Vec<&str> = whole.split('\u{1}').collect();
+            if lines.last() == Some(&"") {
+                lines.pop();
+            }
+            let mut expected = String::new();
+            for line in lines {
+                expected.push_str(if line.starts_with('.') { "." } else { "" });
+                expected.push_str(line);
+                expected.push_str("\r\n");
+            }
+            expected.push_str(".\r\n");
+            prop_assert_eq!(String::from_utf8(stuffed(content.as_bytes(), piece_len)).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn what_is_offered_is_read() {
+        let reply = b"250-mx\r\n250-pipelining\r\n250-SIZE 1000\r\n250-X-THING a b\r\n250 8BITMIME\r\n";
+        let (reply, _) = Reply::parse(reply).unwrap().unwrap();
+        let expected =
+            Offered { pipelining: true, size: Some(1000), eight_bit_mime: true, ..Offered::default() };
+        assert_eq!(Offered::read(&reply), expected);
+    }
+}

@@ -1,0 +1,262 @@
+//! Handing mail on to other servers: what is known of each next hop, and its connections.
+//!
+//! - [`reply`]: what a next hop says; [`letter`]: what it is given; [`client`]: one connection to it.
+//! - [`connect`](connect()): from a name to a connection, under TLS where that is wanted.
+//!
+//! A hop takes as many messages as it has connections, and as many again wait for one. While it keeps up, whoever comes
+//! then waits; a hop that does not answer, or takes long, is left alone for a while, and its mail is deferred at once:
+//! a next hop in trouble holds up nobody else's mail.
+
+mod client;
+mod connect;
+mod letter;
+mod reply;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ClientConfig;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{Instant, timeout};
+
+use super::error::{Problem, RelayError};
+use crate::config::Relay;
+use client::Client;
+pub(super) use client::Sent;
+use connect::{connect, tls_config};
+pub(super) use letter::{Addressee, Body, Letter};
+pub(super) use reply::Reply;
+
+/// How long a connection is kept for the next message. Servers close idle ones after minutes (RFC 5321 §4.5.3.2.7).
+const IDLE_TIME_MAX: Duration = Duration::from_secs(20);
+/// Transactions on one connection: some servers count them.
+const TRANSACTIONS_COUNT_MAX: u32 = 1000;
+/// A hop that has ended no transaction for this long, with all its places taken, is slow.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a hop is left alone after a failure; twice as long after each further one, up to the second.
+const REST_MIN: Duration = Duration::from_secs(1);
+const REST_MAX: Duration = Duration::from_secs(300);
+
+/// All next hops of one egress thread.
+#[derive(Default)]
+pub(super) struct Hops {
+    hops: RefCell<HashMap<Arc<Relay>, Rc<Hop>>>,
+}
+
+impl std::fmt::Debug for Hops {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hops").field("count", &self.hops.borrow().len()).finish_non_exhaustive()
+    }
+}
+
+impl Hops {
+    pub(super) fn of(&self, relay: &Arc<Relay>) -> Rc<Hop> {
+        let mut hops = self.hops.borrow_mut();
+        let hop = hops.entry(Arc::clone(relay)).or_insert_with(|| Rc::new(Hop::new(Arc::clone(relay))));
+        Rc::clone(hop)
+    }
+
+    /// Says goodbye on connections that were idle for long.
+    pub(super) fn reap(&self) {
+        let now = Instant::now();
+        self.hops.borrow_mut().retain(|_, hop| {
+            hop.reap(now);
+            Rc::strong_count(hop) > 1 || !hop.idle.borrow().is_empty() || hop.trouble.borrow().is_some()
+        });
+    }
+}
+
+/// What is known of one next hop.
+pub(super) struct Hop {
+    relay: Arc<Relay>,
+    /// How TLS begins; or why it cannot.
+    tls: Result<Option<Arc<ClientConfig>>, String>,
+    connections: Semaphore,
+    idle: RefCell<Vec<Client>>,
+    /// Messages that have a connection or wait for one.
+    users_count: Cell<usize>,
+    /// When a transaction ended last, or the first of the present ones began.
+    moved_at: Cell<Instant>,
+    /// Connections made, for a turn of each next hop.
+    turn: Cell<usize>,
+    trouble: RefCell<Option<Trouble>>,
+}
+
+/// A hop that failed.
+struct Trouble {
+    failures_count: u32,
+    rests_until: Instant,
+    why: String,
+    /// One message is with it, to see whether it is over.
+    is_probed: bool,
+}
+
+/// A message's place at a hop.
+struct Place<'a>(&'a Hop);
+
+impl<'a> Place<'a> {
+    fn take(hop: &'a Hop) -> Self {
+        if hop.users_count.get() == 0 {
+            hop.moved_at.set(Instant::now());
+        }
+        hop.users_count.set(hop.users_count.get() + 1);
+        Self(hop)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.users_count.set(self.0.users_count.get() - 1);
+    }
+}
+
+impl Hop {
+    fn new(relay: Arc<Relay>) -> Self {
+        Self {
+            tls: tls_config(&relay),
+            connections: Semaphore::new(relay.connections_max),
+            idle: RefCell::default(),
+            users_count: Cell::new(0),
+            moved_at: Cell::new(Instant::now()),
+            turn: Cell::new(0),
+            trouble: RefCell::default(),
+            relay,
+        }
+    }
+
+    /// Whether another message should wait outside: all places are taken, and they get free soon.
+    pub(super) fn is_full(&self) -> bool {
+        self.has_no_place() && self.trouble.borrow().is_none() && self.moved_at.get().elapsed() < PATIENCE
+    }
+
+    fn has_no_place(&self) -> bool {
+        self.users_count.get() >= 2 * self.relay.connections_max
+    }
+
+    /// One transaction. The result is one for each recipient, in order, and how the connection was protected.
+    pub(super) async fn deliver(&self, letter: &Letter, body: Body<'_>, hostname: &str) -> Delivered {
+        let all =
+            |error: RelayError| Delivered { sent: vec![Err(error); letter.recipients.len()], tls: None };
+        if self.has_no_place() && self.trouble.borrow().is_none() {
+            return all(Problem::Busy.at(&self.relay.name()));
+        }
+        let _place = Place::take(self);
+        let is_probe = match self.admit() {
+            Ok(is_probe) => is_probe,
+            Err(error) => return all(error),
+        };
+        let Some(_connection) = self.connection().await else {
+            return all(Problem::Busy.at(&self.relay.name()));
+        };
+        // What has failed while this one waited need not be tried again.
+        if !is_probe && let Err(error) = self.admit() {
+            return all(error);
+        }
+        let delivered = self.transact(letter, &body, hostname).await;
+        self.moved_at.set(Instant::now());
+        match &delivered {
+            Err(error) if error.is_of_hop() => self.note_trouble(error),
+            _ => self.note_health(is_probe),
+        }
+        delivered.unwrap_or_else(all)
+    }
+
+    /// The right to a connection; None if nobody gives one back in time.
+    async fn connection(&self) -> Option<SemaphorePermit<'_>> {
+        loop {
+            match timeout(PATIENCE, self.connections.acquire()).await {
+                Ok(permit) => return Some(permit.expect("the semaphore is never closed")),
+                Err(_) if self.moved_at.get().elapsed() >= PATIENCE => return None,
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Whether the message is the one that sees if a hop in trouble is well again.
+    fn admit(&self) -> Result<bool, RelayError> {
+        let mut trouble = self.trouble.borrow_mut();
+        let Some(trouble) = trouble.as_mut() else { return Ok(false) };
+        if Instant::now() < trouble.rests_until || trouble.is_probed {
+            return Err(Problem::Resting(trouble.why.clone()).at(&self.relay.name()));
+        }
+        trouble.is_probed = true;
+        Ok(true)
+    }
+
+    fn note_trouble(&self, error: &RelayError) {
+        let mut trouble = self.trouble.borrow_mut();
+        let failures_count = trouble.as_ref().map_or(0, |trouble| trouble.failures_count);
+        // Messages that were under way together fail together.
+        let is_another = trouble.as_ref().is_none_or(|trouble| trouble.is_probed);
+        let failures_count = failures_count + u32::from(is_another);
+        let rest = REST_MIN.saturating_mul(1_u32 << failures_count.saturating_sub(1).min(16)).min(REST_MAX);
+        let (rests_until, why) = (Instant::now() + rest, error.to_string());
+        *trouble = Some(Trouble { failures_count, rests_until, why, is_probed: false });
+        drop(trouble);
+        self.idle.borrow_mut().clear();
+    }
+
+    fn note_health(&self, is_probe: bool) {
+        let mut trouble = self.trouble.borrow_mut();
+        // Of those that were under way when it failed only a probe says more.
+        if is_probe {
+            *trouble = None;
+        }
+    }
+
+    /// By a connection that there is, or by a new one.
+    async fn transact(
+        &self,
+        letter: &Letter,
+        body: &Body<'_>,
+        hostname: &str,
+    ) -> Result<Delivered, RelayError> {
+        while let Some(mut client) = self.take_idle() {
+            match client.send(letter, body).await {
+                Ok(sent) => return Ok(self.keep(client, sent)),
+                // The hop had closed it while it was idle.
+                Err(RelayError { problem: Problem::Lost(..), .. }) if client.has_only_been_closed() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let tls = self.tls.as_ref().map_err(|why| Problem::Tls(why.clone()).at(&self.relay.name()))?;
+        let hops = &self.relay.next_hops;
+        let first = if self.relay.balance { self.turn.replace(self.turn.get() + 1) } else { 0 };
+        let order = (0..hops.len()).map(|index| &hops[(first + index) % hops.len()]);
+        let mut client = connect(&self.relay, order, tls.as_ref(), hostname).await?;
+        let sent = client.send(letter, body).await?;
+        Ok(self.keep(client, sent))
+    }
+
+    fn take_idle(&self) -> Option<Client> {
+        self.idle.borrow_mut().pop()
+    }
+
+    fn keep(&self, mut client: Client, sent: Vec<Sent>) -> Delivered {
+        let tls = client.tls.clone();
+        client.used_at = Instant::now();
+        if client.transactions_count < TRANSACTIONS_COUNT_MAX {
+            self.idle.borrow_mut().push(client);
+        } else {
+            tokio::task::spawn_local(client.quit());
+        }
+        Delivered { sent, tls }
+    }
+
+    fn reap(&self, now: Instant) {
+        let old = |client: &mut Client| now.saturating_duration_since(client.used_at) >= IDLE_TIME_MAX;
+        for client in self.idle.borrow_mut().extract_if(.., old) {
+            tokio::task::spawn_local(client.quit());
+        }
+    }
+}
+
+/// What came of a transaction.
+pub(super) struct Delivered {
+    pub sent: Vec<Sent>,
+    /// Protocol and cipher suite; None in clear.
+    pub tls: Option<String>,
+}

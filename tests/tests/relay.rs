@@ -1,0 +1,335 @@
+//! Delivery to next hops: each form of a transaction, each kind of trouble, and what senders hear.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use tests::client::Client;
+use tests::engine::{Home, Options, Server, eventually, text};
+use tests::next_hop::{Act, Behaviour, NextHop, Taken};
+
+const SENDER: &str = "ada@client.example";
+const ALL: &[&str] = &["PIPELINING", "CHUNKING", "SIZE 0", "8BITMIME", "SMTPUTF8", "DSN"];
+/// Lines with dots, and an end without a line end's worth of them.
+const CONTENT: &[u8] = b"Subject: x\r\n\r\n.\r\n..a\r\n.b\r\nthe end\r\n";
+
+/// A domain and its route.
+struct Route<'a> {
+    domain: &'a str,
+    deliver: &'a str,
+    hop: &'a NextHop,
+    more: &'a str,
+}
+
+impl<'a> Route<'a> {
+    fn new(domain: &'a str, hop: &'a NextHop) -> Self {
+        Self { domain, deliver: "smtp", hop, more: "" }
+    }
+}
+
+fn configure(home: &Home, routes: &[Route<'_>], bounce: Option<&NextHop>) {
+    let domains: Vec<String> = routes.iter().map(|route| format!("\"{}\"", route.domain)).collect();
+    let mut config = format!(
+        "hostname = \"mx.example\"\nworkers = 2\n[[listener]]\nbind = [\"127.0.0.1:0\"]\n[spool]\npath = \"spool\"\n\
+         segment_size = \"4MiB\"\n[recipients]\ndomains = [{}]\n",
+        domains.join(", ")
+    );
+    for Route { domain, deliver, hop, more } in routes {
+        let _ = write!(
+            config,
+            "[[route]]\ndomains = [\"{domain}\"]\ndeliver = \"{deliver}\"\nnext_hop = [\"{}\"]\nretry = [\"1s\"]\n\
+             timeout = \"1s\"\n{more}\n",
+            hop.address
+        );
+    }
+    if let Some(hop) = bounce {
+        let _ = write!(config, "[bounce]\nnext_hop = [\"{}\"]\nretry = [\"1s\"]\n", hop.address);
+    }
+    std::fs::write(home.config(), config).expect("a configuration is written");
+}
+
+fn serve(routes: &[Route<'_>], bounce: Option<&NextHop>) -> (Home, Server) {
+    let home = Home::new(&Options::default());
+    configure(&home, routes, bounce);
+    let server = home.serve();
+    (home, server)
+}
+
+fn send(server: &Server, to: &[&str], content: &[u8]) -> String {
+    let mut client = Client::ready(server.address).expect("a session");
+    let id = client.send(SENDER, to, content).expect("a 250");
+    client.quit().expect("a goodbye");
+    id
+}
+
+fn wait_until_empty(home: &Home) {
+    eventually("an empty spool", || home.undelivered().is_empty().then_some(()));
+}
+
+/// What was taken is what was sent, behind our trace field.
+fn assert_whole(taken: &Taken, content: &[u8]) {
+    assert!(taken.content.starts_with(b"Received: from "), "{}", text(&taken.content));
+    assert!(taken.content.ends_with(content), "{}", text(&taken.content));
+}
+
+#[test]
+fn mail_goes_on_byte_by_byte_in_every_form() {
+    let forms: &[(&str, &[&str])] = &[
+        ("bare.example", &[]),
+        ("pipelining.example", &["PIPELINING"]),
+        ("chunking.example", &["CHUNKING"]),
+        ("both.example", &["PIPELINING", "CHUNKING"]),
+        ("all.example", ALL),
+    ];
+    let hop = |(_, extensions): &(&str, &[&'static str])| {
+        NextHop::start(Behaviour { extensions: extensions.to_vec(), ..Behaviour::default() })
+    };
+    let hops: Vec<NextHop> = forms.iter().map(hop).collect();
+    let routes: Vec<_> = forms.iter().zip(&hops).map(|((domain, _), hop)| Route::new(domain, hop)).collect();
+    let (home, server) = serve(&routes, None);
+    // In memory and in a file of its own.
+    let large = [b"Subject: large\r\n\r\n", &b".x\r\n..\r\nabcdefgh\r\n".repeat(60_000)[..]].concat();
+    for (form, _) in forms {
+        let to = [format!("a@{form}"), format!("b@{form}"), format!("\"c d\"@{form}")];
+        let to: Vec<&str> = to.iter().map(String::as_str).collect();
+        for content in [CONTENT, &large] {
+            send(&server, &to, content);
+        }
+    }
+    for ((form, extensions), hop) in forms.iter().zip(&hops) {
+        let mut taken = hop.wait_for(form, 2);
+        taken.sort_by_key(|taken| taken.content.len());
+        assert_whole(&taken[0], CONTENT);
+        assert_whole(&taken[1], &large);
+        for taken in &taken {
+            assert!(taken.mail.starts_with(&format!("MAIL FROM:<{SENDER}>")), "{}", taken.mail);
+            assert_eq!(taken.mail.contains(" SIZE="), extensions.contains(&"SIZE 0"), "{}", taken.mail);
+            let expected = ["a", "b", "\"c d\""].map(|name| format!("RCPT TO:<{name}@{form}>"));
+            assert_eq!(taken.recipients, expected);
+            assert_eq!(taken.by_bdat, extensions.contains(&"CHUNKING"));
+        }
+    }
+    wait_until_empty(&home);
+    server.stop();
+    home.verify();
+}
+
+/// Each next hop is in trouble of its own until it is well; nobody's mail is lost, and nobody's waits for another's.
+#[test]
+fn trouble_passes_and_the_mail_arrives() {
+    let drip = Act::Drip("220 next.example ESMTP, as slowly as can be", Duration::from_millis(200));
+    let troubles: &[(&str, &str, Act)] = &[
+        ("greeting-421.example", "connect", Act::Say("421 4.3.2 not now")),
+        ("greeting-554.example", "connect", Act::Say("554 5.7.1 go away")),
+        ("greeting-close.example", "connect", Act::Close),
+        ("greeting-hang.example", "connect", Act::Hang),
+        ("greeting-drip.example", "connect", drip),
+        ("greeting-garbled.example", "connect", Act::Say("hello")),
+        ("ehlo-421.example", "EHLO", Act::Say("421 4.3.2 not now")),
+        ("mail-451.example", "MAIL", Act::Say("451 4.3.0 not now")),
+        ("mail-hang.example", "MAIL", Act::Hang),
+        ("rcpt-450.example", "RCPT", Act::Say("450 4.2.1 not now")),
+        ("rcpt-552.example", "RCPT", Act::Say("552 5.5.3 too many recipients")),
+        ("rcpt-close.example", "RCPT", Act::Close),
+        ("data-451.example", "DATA", Act::Say("451 4.3.0 not now")),
+        ("data-hang.example", "DATA", Act::Hang),
+        ("content-close.example", "content", Act::Close),
+        ("end-452.example", "end", Act::Say("452 4.3.1 full")),
+        ("end-hang.example", "end", Act::Hang),
+        ("end-garbled.example", "end", Act::Say("250-one\r\n251 two")),
+    ];
+    let behaviour = |acts| Behaviour { extensions: vec!["PIPELINING"], acts, ..Behaviour::default() };
+    let hops: Vec<NextHop> =
+        troubles.iter().map(|&(_, stage, act)| NextHop::start(behaviour(vec![(stage, act)]))).collect();
+    let well = NextHop::start(behaviour(vec![]));
+    let bounce = NextHop::start(Behaviour::default());
+    let mut routes: Vec<_> =
+        troubles.iter().zip(&hops).map(|((domain, ..), hop)| Route::new(domain, hop)).collect();
+    routes.push(Route::new("well.example", &well));
+    let (home, server) = serve(&routes, Some(&bounce));
+    let ids: Vec<String> =
+        troubles.iter().map(|(domain, ..)| send(&server, &[&format!("a@{domain}")], CONTENT)).collect();
+    send(&server, &["a@well.example"], CONTENT);
+    well.wait_for("mail beside troubles", 1);
+    eventually("an attempt at each", || {
+        let lines = server.log.lines();
+        let tried =
+            |id: &String| lines.iter().any(|line| line.contains("delivery failed") && line.contains(id));
+        ids.iter().all(tried).then_some(())
+    });
+    hops.iter().for_each(|hop| hop.behave(behaviour(vec![])));
+    for ((domain, ..), hop) in troubles.iter().zip(&hops) {
+        let taken = hop.wait_for(domain, 1);
+        assert_eq!(taken.len(), 1, "{domain}: once");
+        assert_whole(&taken[0], CONTENT);
+    }
+    wait_until_empty(&home);
+    assert_eq!(bounce.taken(), [], "nobody is told of what passes");
+    server.stop();
+}
+
+#[test]
+fn a_lost_answer_may_make_two_of_a_message_and_never_none() {
+    let act = vec![("end", Act::Close)];
+    let hop = NextHop::start(Behaviour { acts: act, ..Behaviour::default() });
+    let (home, server) = serve(&[Route::new("a.example", &hop)], None);
+    send(&server, &["a@a.example"], CONTENT);
+    hop.wait_for("the first", 1);
+    hop.behave(Behaviour::default());
+    let taken = hop.wait_for("the second", 2);
+    assert_whole(&taken[1], CONTENT);
+    wait_until_empty(&home);
+    server.stop();
+}
+
+#[test]
+fn connections_are_used_again() {
+    let hop = NextHop::start(Behaviour { extensions: ALL.to_vec(), ..Behaviour::default() });
+    let (home, server) =
+        serve(&[Route { more: "connections_max = 1", ..Route::new("a.example", &hop) }], None);
+    for _ in 0..20 {
+        send(&server, &["a@a.example"], CONTENT);
+    }
+    hop.wait_for("20 messages", 20);
+    // Two workers share one delivery thread.
+    assert_eq!(hop.connections_count(), 1);
+    wait_until_empty(&home);
+    server.stop();
+}
+
+/// What cannot be delivered: the next hop's word, and what the sender is told.
+#[test]
+fn senders_hear_what_cannot_be_delivered() {
+    let refusals: &[(&str, &str, Act, &str, &str)] = &[
+        ("mail.example", "MAIL", Act::Say("550 5.7.1 not from you"), "5.7.1", "550 5.7.1 not from you"),
+        ("rcpt.example", "RCPT", Act::Say("550-5.1.1 nobody\r\n550 5.1.1 here"), "5.1.1", "nobody"),
+        ("data.example", "DATA", Act::Say("554 no data"), "5.0.0", "554 no data"),
+        ("end.example", "end", Act::Say("554 5.6.0 spam"), "5.6.0", "554 5.6.0 spam"),
+        ("size.example", "-", Act::Close, "5.3.4", "its SIZE is 20 octets"),
+    ];
+    let hop = |(domain, stage, act, ..): &(&'static str, &'static str, Act, &str, &str)| {
+        let extensions = if *domain == "size.example" { vec!["SIZE 20"] } else { vec!["PIPELINING", "DSN"] };
+        NextHop::start(Behaviour { extensions, acts: vec![(*stage, *act)], ..Behaviour::default() })
+    };
+    let hops: Vec<NextHop> = refusals.iter().map(hop).collect();
+    let bounce = NextHop::start(Behaviour { extensions: vec!["PIPELINING"], ..Behaviour::default() });
+    let routes: Vec<_> =
+        refusals.iter().zip(&hops).map(|((domain, ..), hop)| Route::new(domain, hop)).collect();
+    let (home, server) = serve(&routes, Some(&bounce));
+    for (domain, ..) in refusals {
+        send(&server, &[&format!("nobody@{domain}")], CONTENT);
+    }
+    let notices = bounce.wait_for("a notice of each", refusals.len());
+    for (domain, _, _, status, reason) in refusals {
+        let is_of = |notice: &&Taken| text(&notice.content).contains(&format!("<nobody@{domain}>"));
+        let notice = notices.iter().find(is_of).unwrap_or_else(|| panic!("a notice of {domain}"));
+        assert_eq!(notice.mail, "MAIL FROM:<>");
+        assert_eq!(notice.recipients, [format!("RCPT TO:<{SENDER}>")]);
+        let content = text(&notice.content);
+        for part in [
+            &format!("Status: {status}\r\n"),
+            *reason,
+            "Action: failed",
+            "report-type=delivery-status",
+            "Subject: x\r\n",
+        ] {
+            assert!(content.contains(part), "{domain}: {part}:\n{content}");
+        }
+    }
+    wait_until_empty(&home);
+    assert_eq!(bounce.taken().len(), refusals.len());
+    let log = server.stop().join("\n");
+    assert!(log.contains("cannot be delivered to a recipient") && !log.contains("nobody@"), "{log}");
+}
+
+/// One is taken, one refused for now, one for ever: each by itself, and nobody gets the message twice.
+#[test]
+fn recipients_fare_each_by_itself() {
+    for (deliver, ok) in [("lmtp", true), ("smtp", false)] {
+        let stage = |smtp, lmtp| if ok { lmtp } else { smtp };
+        let later = (stage("RCPT TO:<later", "end RCPT TO:<later"), Act::Say("450 4.2.2 over quota"));
+        let never = (stage("RCPT TO:<never", "end RCPT TO:<never"), Act::Say("550 5.1.1 nobody"));
+        let behaviour = |acts| Behaviour { is_lmtp: ok, extensions: vec!["PIPELINING"], acts };
+        let hop = NextHop::start(behaviour(vec![later, never]));
+        let bounce = NextHop::start(Behaviour::default());
+        let (home, server) = serve(&[Route { deliver, ..Route::new("a.example", &hop) }], Some(&bounce));
+        send(&server, &["now@a.example", "later@a.example", "never@a.example"], CONTENT);
+        assert_eq!(hop.wait_for("one", 1)[0].recipients, ["RCPT TO:<now@a.example>"]);
+        let notice = text(&bounce.wait_for("a notice", 1)[0].content);
+        assert!(notice.contains("<never@a.example>") && !notice.contains("later@"), "{notice}");
+        hop.behave(behaviour(vec![never]));
+        assert_eq!(hop.wait_for("the other", 2)[1].recipients, ["RCPT TO:<later@a.example>"]);
+        wait_until_empty(&home);
+        assert_eq!((hop.taken().len(), bounce.taken().len()), (2, 1));
+        server.stop();
+    }
+}
+
+#[test]
+fn what_is_tried_for_too_long_has_failed() {
+    let hop = NextHop::start(Behaviour {
+        acts: vec![("RCPT", Act::Say("451 4.7.1 greylisted"))],
+        ..Behaviour::default()
+    });
+    let bounce = NextHop::start(Behaviour::default());
+    let (home, server) =
+        serve(&[Route { more: "lifetime = \"2s\"", ..Route::new("a.example", &hop) }], Some(&bounce));
+    send(&server, &["a@a.example"], CONTENT);
+    let notice = text(&bounce.wait_for("a notice", 1)[0].content);
+    assert!(notice.contains("Status: 5.4.7") && notice.contains("451 4.7.1 greylisted"), "{notice}");
+    wait_until_empty(&home);
+    server.stop();
+}
+
+#[test]
+fn mail_without_a_sender_is_given_up_without_a_notice() {
+    let hop = NextHop::start(Behaviour {
+        acts: vec![("RCPT", Act::Say("550 5.1.1 nobody"))],
+        ..Behaviour::default()
+    });
+    let bounce = NextHop::start(Behaviour::default());
+    let (home, server) = serve(&[Route::new("a.example", &hop)], Some(&bounce));
+    let mut client = Client::ready(server.address).expect("a session");
+    client.send("", &["a@a.example"], CONTENT).expect("a 250");
+    let line = eventually("the end of it", || server.log.find("cannot be delivered to a recipient"));
+    assert_eq!(line["told"], "null reverse-path");
+    wait_until_empty(&home);
+    assert_eq!(bounce.taken(), []);
+    server.stop();
+}
+
+/// Without `[bounce]` nobody can be told: the message stays, and goes its way when there is one.
+#[test]
+fn without_a_way_to_the_sender_mail_is_held_until_there_is_one() {
+    let hop = NextHop::start(Behaviour {
+        acts: vec![("RCPT", Act::Say("550 5.1.1 nobody"))],
+        ..Behaviour::default()
+    });
+    let bounce = NextHop::start(Behaviour {
+        acts: vec![("MAIL", Act::Say("451 4.3.0 not now"))],
+        ..Behaviour::default()
+    });
+    let (home, server) = serve(&[Route::new("a.example", &hop)], None);
+    let warned = home.run(["check"]);
+    assert!(text(&warned.stdout).contains("no [bounce]"), "{}", text(&warned.stdout));
+    let id = send(&server, &["a@a.example"], CONTENT);
+    eventually("a held message", || {
+        server.log.find("kept in the spool: it cannot be delivered, and its sender cannot be told. Add [bounce] and reload")
+    });
+    assert_eq!(home.undelivered(), [id]);
+    configure(&home, &[Route::new("a.example", &hop)], Some(&bounce));
+    let reloaded = home.run(["reload"]);
+    assert!(reloaded.status.success(), "{}", text(&reloaded.stderr));
+    let line = "a notice to a sender was not sent, and is tried again: see the next hop's log";
+    eventually("a notice that waits", || server.log.find(line));
+    // The failure is in the spool by now.
+    server.kill();
+    bounce.behave(Behaviour::default());
+    let server = home.serve();
+    let notice = text(&bounce.wait_for("a notice", 1)[0].content);
+    assert!(
+        notice.contains("Final-Recipient: rfc822; a@a.example") && notice.contains("550 5.1.1 nobody"),
+        "{notice}"
+    );
+    wait_until_empty(&home);
+    server.stop();
+}
