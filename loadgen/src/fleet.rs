@@ -12,6 +12,7 @@ mod ending;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::io;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use self::ending::Ending;
@@ -238,6 +239,13 @@ impl Fleet {
     fn add_reply_error(&mut self, slot: u32, kind: ErrorKind) {
         let client = &self.slots[slot as usize].client;
         self.stats.errors.add(kind, client.reply_code(), client.reply_text());
+    }
+
+    /// The address that a slot's connections come from, if that was asked for.
+    pub fn source(&self, slot: u32) -> Option<IpAddr> {
+        let number = self.orders.first_connection as usize + slot as usize;
+        let sources = &self.orders.sources;
+        sources.get(number % sources.len().max(1)).copied()
     }
 
     /// How connections are protected.

@@ -14,13 +14,15 @@ use crate::workload::Token;
 pub struct Ledger {
     file: File,
     lines: Vec<u8>,
+    /// Each turn's lines are on stable storage before its messages count.
+    synced: bool,
 }
 
 impl Ledger {
     /// Creates the file, or goes on at its end.
-    pub fn open(path: &Path) -> io::Result<Self> {
+    pub fn open(path: &Path, synced: bool) -> io::Result<Self> {
         let file = OpenOptions::new().create(true).append(true).open(path)?;
-        Ok(Self { file, lines: Vec::new() })
+        Ok(Self { file, lines: Vec::new(), synced })
     }
 
     pub fn add(&mut self, token: Token, text: &[u8]) {
@@ -38,6 +40,9 @@ impl Ledger {
         if !self.lines.is_empty() {
             self.file.write_all(&self.lines)?;
             self.lines.clear();
+            if self.synced {
+                self.file.sync_data()?;
+            }
         }
         Ok(())
     }
@@ -51,7 +56,7 @@ mod tests {
     fn lines_are_whole_and_appended() {
         let path = std::env::temp_dir().join(format!("loadgen-ledger-{}", std::process::id()));
         for number in 0..2 {
-            let mut ledger = Ledger::open(&path).expect("opened");
+            let mut ledger = Ledger::open(&path, number == 1).expect("opened");
             ledger.add(Token { run: 1, connection: 2, number }, b"queued\tas\x07 9");
             ledger.flush().expect("written");
             ledger.flush().expect("nothing to write");

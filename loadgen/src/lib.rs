@@ -8,10 +8,11 @@
 //! - `stats`, `pace`, `ledger`: what is counted, when a message is due, what was acknowledged.
 //! - `slot`, `fleet`: all connections of a thread, still without a socket.
 //! - `worker`: the ring that works for a fleet.
-//! - `process`, `options`, `report`, `run`, `sink`: the commands.
+//! - `process`, `options`, `report`, `hgrm`, `run`, `sink`, `verify`: the commands.
 
 pub mod client;
 pub mod fleet;
+pub mod hgrm;
 pub mod ledger;
 pub mod limits;
 pub mod options;
@@ -24,5 +25,6 @@ pub mod secure;
 pub mod sink;
 pub mod slot;
 pub mod stats;
+pub mod verify;
 pub mod worker;
 pub mod workload;

@@ -49,6 +49,15 @@ pub const MAILBOX_LEN_MAX: usize = 64 + 1 + 255;
 pub const ERROR_ENTRIES_COUNT_MAX: usize = 100;
 /// Octets of a reply's text kept as an example and in the ledger.
 pub const TEXT_KEPT_MAX: usize = 256;
+/// Octets of a stored message that are searched for its token: whoever adds more fields than that is not measured here.
+pub const HEADER_SECTION_LEN_MAX: u64 = 256 << 10;
+/// Missing messages that are named; all are counted.
+pub const MISSING_NAMED_COUNT_MAX: usize = 20;
+/// Arrivals in a Poisson process that nobody took are drawn one by one up to here, the rest by their mean: about a
+/// second.
+pub const MISSED_DRAWN_COUNT_MAX: u64 = 1 << 26;
+/// Addresses that connections come from: all of one network of 16 bits.
+pub const SOURCES_COUNT_MAX: usize = 1 << 16;
 
 // The first send holds the whole header section, where the token's places are.
 const _: () = assert!(SEND_LEN_MAX > 4 * (MAILBOX_LEN_MAX + 1024));

@@ -1,13 +1,15 @@
 //! The command line, and what it means once it is known to make sense.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::client::Pipelining;
-use crate::limits::{CONNECTIONS_COUNT_MAX, CONTENT_LEN_MAX, MAILBOX_LEN_MAX, RECIPIENTS_COUNT_MAX};
+use crate::limits::{
+    CONNECTIONS_COUNT_MAX, CONTENT_LEN_MAX, MAILBOX_LEN_MAX, RECIPIENTS_COUNT_MAX, SOURCES_COUNT_MAX,
+};
 
 /// SMTP load generator on io_uring.
 #[derive(Debug, Parser)]
@@ -21,6 +23,8 @@ pub struct Cli {
 pub enum Command {
     /// Sends mail to a server, checks every reply and measures.
     Run(Box<RunArgs>),
+    /// Holds a ledger of acknowledged messages against what a server stored or delivered.
+    Verify(VerifyArgs),
     /// A server that takes mail and discards it: shows what the generator itself can do.
     Sink(SinkArgs),
 }
@@ -46,6 +50,9 @@ pub struct RunArgs {
     /// Open loop: messages a second at fixed times; latency counts from the intended time.
     #[arg(long, short = 'r', conflicts_with = "closed", value_parser = rate)]
     pub rate: Option<f64>,
+    /// The open loop's arrivals are a Poisson process of that mean rate, as of clients who know nothing of each other.
+    #[arg(long, requires = "rate")]
+    pub poisson: bool,
     /// Closed loop: each connection begins its next message as soon as the last is answered (the default).
     #[arg(long)]
     pub closed: bool,
@@ -86,15 +93,24 @@ pub struct RunArgs {
     /// Longest wait for a reply, or to connect.
     #[arg(long, default_value = "60s", value_parser = duration)]
     pub timeout: Duration,
+    /// Addresses of this machine to connect from, in turn: 127.0.0.2-127.0.0.200,127.1.0.1.
+    #[arg(long, value_name = "LIST", value_parser = sources)]
+    pub source: Option<Sources>,
     /// Cores to keep the threads on, in turn: 0,2-3.
     #[arg(long, value_name = "LIST", value_parser = cores)]
     pub cpu: Option<Cores>,
+    /// Write each interval's percentiles as DIR/INTERVAL.hgrm, in microseconds.
+    #[arg(long, value_name = "DIR")]
+    pub hgrm: Option<PathBuf>,
     /// Write the results as JSON; `-` for standard output, where the text goes otherwise.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
     /// Append a line for each message that got its 250: its token and the reply's text.
     #[arg(long, value_name = "FILE")]
     pub ledger: Option<PathBuf>,
+    /// Sync the ledger before its messages count, so that it outlives this machine's power, too.
+    #[arg(long, requires = "ledger")]
+    pub ledger_sync: bool,
     /// End the run at the first error.
     #[arg(long)]
     pub fail_fast: bool,
@@ -117,6 +133,40 @@ pub enum FailOn {
     Nothing,
     /// Also when any error was counted.
     Errors,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  loadgen verify ledger --maildir /var/mail/ringmx
+  loadgen verify ledger --spool /var/spool/ringmx --maildir /var/mail/ringmx --json
+
+Exit status: 0 all that was acknowledged is stored, 1 some is not or it cannot be read, 2 usage.")]
+pub struct VerifyArgs {
+    /// What `loadgen run --ledger` wrote; several are one.
+    #[arg(value_name = "LEDGER", required = true)]
+    pub ledger: Vec<PathBuf>,
+    /// A Maildir: its new and cur.
+    #[arg(long, value_name = "DIR")]
+    pub maildir: Vec<PathBuf>,
+    /// A file of messages, each behind a line that begins with From.
+    #[arg(long, value_name = "FILE")]
+    pub mbox: Vec<PathBuf>,
+    /// A directory with a message in each file.
+    #[arg(long, value_name = "DIR")]
+    pub files: Vec<PathBuf>,
+    /// A spool of ringmx, read by `ringmx spool export`, also while the server runs.
+    #[arg(long, value_name = "DIR")]
+    pub spool: Vec<PathBuf>,
+    /// The program that reads spools.
+    #[arg(long, value_name = "PROGRAM", default_value = "ringmx")]
+    pub ringmx: PathBuf,
+    /// Exit with status 1 also where a message is stored more than once.
+    #[arg(long)]
+    pub fail_on_duplicates: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -150,6 +200,16 @@ impl Cores {
     }
 }
 
+/// Addresses in the order connections take them; never empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sources(Vec<IpAddr>);
+
+impl Sources {
+    pub fn addresses(&self) -> &[IpAddr] {
+        &self.0
+    }
+}
+
 impl RunArgs {
     pub fn pipelining(&self) -> Pipelining {
         match (self.pipelined, self.no_pipelining) {
@@ -172,6 +232,32 @@ impl RunArgs {
         }
         Ok(())
     }
+}
+
+/// `127.0.0.2-127.0.0.9,127.1.0.1`: a range is of IPv4 addresses.
+fn sources(text: &str) -> Result<Sources, String> {
+    let mut addresses = Vec::new();
+    for part in text.split(',') {
+        let Some((first, last)) = part.split_once('-') else {
+            addresses.push(part.trim().parse::<IpAddr>().map_err(|_| format!("`{part}` is not an address"))?);
+            continue;
+        };
+        let number = |text: &str| {
+            text.trim()
+                .parse::<Ipv4Addr>()
+                .map(u32::from)
+                .map_err(|_| format!("`{text}` is not an IPv4 address"))
+        };
+        let (first, last) = (number(first)?, number(last)?);
+        if first > last || (last - first) as usize >= SOURCES_COUNT_MAX {
+            return Err(format!("`{part}` is not a range of at most {SOURCES_COUNT_MAX} addresses"));
+        }
+        addresses.extend((first..=last).map(|number| IpAddr::V4(number.into())));
+    }
+    if addresses.len() > SOURCES_COUNT_MAX {
+        return Err(format!("at most {SOURCES_COUNT_MAX} addresses"));
+    }
+    Ok(Sources(addresses))
 }
 
 /// `10`, `10s`, `500ms`, `2m`, `1h`.
@@ -262,7 +348,7 @@ mod tests {
             .map_err(|error| error.to_string())?;
         match cli.command {
             Command::Run(args) => Ok(*args),
-            Command::Sink(_) => Err("sink".to_owned()),
+            Command::Sink(_) | Command::Verify(_) => Err("not run".to_owned()),
         }
     }
 
@@ -299,6 +385,11 @@ mod tests {
             &["--to", "<a@b>"],
             &["--cpu", "3-1"],
             &["--cpu", "x"],
+            &["--source", "127.0.0.9-127.0.0.2"],
+            &["--source", "10.0.0.0-10.255.255.255"],
+            &["--source", "localhost"],
+            &["--poisson"],
+            &["--ledger-sync"],
         ] {
             assert!(run_args(args).is_err(), "{args:?}");
         }
@@ -312,5 +403,8 @@ mod tests {
         assert_eq!(size("4 KiB"), Ok(4096));
         assert_eq!(cores("0,2-4"), Ok(Cores(vec![0, 2, 3, 4])));
         assert_eq!(Cores(vec![3, 5]).of(3), 5);
+        let listed = sources("127.0.0.254-127.0.1.1,::1").expect("addresses");
+        let texts: Vec<String> = listed.addresses().iter().map(ToString::to_string).collect();
+        assert_eq!(texts, ["127.0.0.254", "127.0.0.255", "127.0.1.0", "127.0.1.1", "::1"]);
     }
 }

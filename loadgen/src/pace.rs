@@ -1,4 +1,7 @@
-//! When the next message is due: closed loop (at once) or open loop (fixed arrivals), until the run is over.
+//! When the next message is due: closed loop (at once) or open loop (arrivals evenly spaced, or a Poisson process),
+//! until the run is over.
+
+use crate::limits::MISSED_DRAWN_COUNT_MAX;
 
 /// One thread's share of a run.
 #[derive(Clone, Copy, Debug)]
@@ -14,17 +17,63 @@ pub struct Pace {
     stopped: bool,
 }
 
-/// Fixed arrivals. Only their number is kept: an arrival that finds no free connection waits without taking memory.
+/// When arrivals are due does not depend on when they are taken: one that finds no free connection waits without taking
+/// memory.
 #[derive(Clone, Copy, Debug)]
 struct Arrivals {
     first_at: u64,
+    /// The mean.
     interval_ns: f64,
     count: u64,
+    poisson: Option<Poisson>,
+}
+
+/// Waits between arrivals are drawn from an exponential distribution: customers who know nothing of each other.
+#[derive(Clone, Copy, Debug)]
+struct Poisson {
+    random: u64,
+    /// From the first arrival's time to the next one's.
+    next_ns: f64,
 }
 
 impl Arrivals {
     fn next_at(&self) -> u64 {
-        self.first_at + (self.count as f64 * self.interval_ns) as u64
+        let from_first = self.poisson.map_or(self.count as f64 * self.interval_ns, |poisson| poisson.next_ns);
+        self.first_at + from_first as u64
+    }
+
+    fn take(&mut self) {
+        self.count += 1;
+        if let Some(poisson) = &mut self.poisson {
+            poisson.next_ns += poisson.draw() * self.interval_ns;
+        }
+    }
+
+    /// Due before `until` and not taken.
+    fn left_before(mut self, until: u64) -> u64 {
+        let Some(_) = self.poisson else {
+            let elapsed_ns = until.saturating_sub(self.first_at) as f64;
+            return ((elapsed_ns / self.interval_ns).ceil() as u64).saturating_sub(self.count);
+        };
+        let taken = self.count;
+        while self.next_at() < until && self.count - taken < MISSED_DRAWN_COUNT_MAX {
+            self.take();
+        }
+        let rest_ns = until.saturating_sub(self.next_at()) as f64;
+        self.count - taken + (rest_ns / self.interval_ns) as u64
+    }
+}
+
+impl Poisson {
+    /// A wait with the mean 1.
+    fn draw(&mut self) -> f64 {
+        // splitmix64; 53 bits make a number in (0, 1].
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.random;
+        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^= mixed >> 31;
+        -(((mixed >> 11) + 1) as f64 / (1u64 << 53) as f64).ln()
     }
 }
 
@@ -56,8 +105,20 @@ impl Pace {
             first_at: (index as f64 * 1e9 / rate) as u64,
             interval_ns: threads_count as f64 * 1e9 / rate,
             count: 0,
+            poisson: None,
         });
         Self { left, end_at, arrivals, begun: arrivals.is_none(), stopped: false }
+    }
+
+    /// Arrivals in a Poisson process of the same mean: of independent threads together they are one again.
+    pub fn poisson(mut self, seed: u64) -> Self {
+        if let Some(arrivals) = &mut self.arrivals {
+            let mut poisson = Poisson { random: seed, next_ns: 0.0 };
+            poisson.next_ns = poisson.draw() * arrivals.interval_ns;
+            arrivals.first_at = 0;
+            arrivals.poisson = Some(poisson);
+        }
+        self
     }
 
     /// The connections are open: arrivals, and the time of the run, count from now. Only the first call matters.
@@ -87,7 +148,7 @@ impl Pace {
                 if at > now {
                     return Claim::Wait { until: at };
                 }
-                arrivals.count += 1;
+                arrivals.take();
                 Some(at)
             }
         };
@@ -118,9 +179,7 @@ impl Pace {
     pub fn missed_count(&self, now: u64) -> u64 {
         let Some(arrivals) = self.arrivals else { return 0 };
         let until = self.end_at.map_or(now, |end_at| end_at.min(now));
-        let elapsed_ns = until.saturating_sub(arrivals.first_at) as f64;
-        let due_count = (elapsed_ns / arrivals.interval_ns).ceil() as u64;
-        due_count.saturating_sub(arrivals.count).min(self.left.unwrap_or(u64::MAX))
+        arrivals.left_before(until).min(self.left.unwrap_or(u64::MAX))
     }
 
     /// The run ends at a time, not only by its number of messages.
@@ -181,6 +240,41 @@ mod tests {
         pace.begin(50);
         assert_eq!(pace.claim(51), Claim::Begin { intended_at: Some(50) });
         assert!(!pace.is_over(59) && pace.is_over(60));
+    }
+
+    /// Mean and variance of the waits are those of an exponential distribution, whoever takes the arrivals and when.
+    #[test]
+    fn a_poisson_process_has_its_mean_and_its_variance() {
+        let mut pace = Pace::share(0, 1, None, None, Some(1000.0)).poisson(7);
+        pace.begin(0);
+        let mut times = Vec::new();
+        for _ in 0..100_000 {
+            let Claim::Begin { intended_at: Some(at) } = pace.claim(u64::MAX) else { panic!("due") };
+            times.push(at as f64 / 1e6);
+        }
+        let waits: Vec<f64> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        let mean = waits.iter().sum::<f64>() / waits.len() as f64;
+        let variance = waits.iter().map(|wait| (wait - mean).powi(2)).sum::<f64>() / waits.len() as f64;
+        assert!((0.98..1.02).contains(&mean) && (0.95..1.05).contains(&variance), "{mean} {variance}");
+        let longer = waits.iter().filter(|&&wait| wait > 1.0).count() as f64 / waits.len() as f64;
+        assert!((longer - (-1f64).exp()).abs() < 0.01, "{longer}");
+    }
+
+    #[test]
+    fn of_a_poisson_process_too_what_is_not_taken_is_missed() {
+        let pace = |seed| {
+            let mut pace = Pace::share(0, 1, None, Some(1_000_000_000), Some(1000.0)).poisson(seed);
+            pace.begin(0);
+            pace
+        };
+        let (untouched, mut taking) = (pace(3), pace(3));
+        let mut taken = 0;
+        while let Claim::Begin { .. } = taking.claim(500_000_000) {
+            taken += 1;
+        }
+        assert_eq!(taken + taking.missed_count(u64::MAX), untouched.missed_count(u64::MAX));
+        assert!((850..1150).contains(&untouched.missed_count(u64::MAX)));
+        assert_ne!(pace(4).missed_count(u64::MAX), 0);
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub struct Setup {
     /// `closed`, or `open` at so many messages a second.
     pub arrivals: &'static str,
     pub rate: Option<f64>,
+    /// The open loop's arrivals are a Poisson process, not evenly spaced.
+    pub poisson: bool,
     pub messages_per_connection: Option<u64>,
     /// The first part of this run's tokens.
     pub run: String,
@@ -132,7 +134,8 @@ impl Display for Report {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let setup = &self.setup;
         let each = setup.messages_per_connection.map_or(String::new(), |n| format!(" ({n} messages each)"));
-        let rate = setup.rate.map_or(String::new(), |rate| format!(" at {rate} messages/s"));
+        let spacing = if setup.poisson { " (Poisson)" } else { "" };
+        let rate = setup.rate.map_or(String::new(), |rate| format!(" at {rate} messages/s{spacing}"));
         writeln!(
             f,
             "{}: connections {}{each}, threads {}, octets {}, recipients {}, pipelining {}, {} loop{rate}",
@@ -238,6 +241,7 @@ mod tests {
             tls: "off",
             arrivals: "closed",
             rate: None,
+            poisson: false,
             messages_per_connection: None,
             run: "0".into(),
             kernel: "6.1".into(),
@@ -267,7 +271,7 @@ mod tests {
             "0 messages/s, latency p50 - p90 - p99 - p99.9 - max -, own CPU 0.00 us a message, 0 errors"
         ));
         let json = serde_json::to_value(&report).expect("serialised");
-        assert_eq!(json["latencies"][4]["interval"], "transaction");
+        assert_eq!(json["latencies"][5]["interval"], "transaction");
         assert_eq!(json["messages_per_sec"], 0.0);
     }
 }

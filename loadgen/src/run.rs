@@ -14,6 +14,7 @@ use ringmx_ring::{BindError, Options, SetupError, Uring, pin_to_core};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::client::Pipelining;
+use crate::hgrm;
 use crate::ledger::Ledger;
 use crate::options::{FailOn, RunArgs, TlsArg};
 use crate::pace::Pace;
@@ -103,6 +104,10 @@ pub fn run(args: &RunArgs) -> Result<bool, RunError> {
     let (cpu_secs, wall_secs) = (cpu_secs() - cpu_before, started.elapsed().as_secs_f64());
     let interrupted = control.interrupted.load(Ordering::Relaxed);
     let report = Report::new(setup(args, threads_count, run), &stats, cpu_secs, wall_secs, interrupted);
+    if let Some(directory) = &args.hgrm {
+        hgrm::write(directory, &stats)
+            .map_err(|error| RunError::File { path: directory.display().to_string(), error })?;
+    }
     print(args.json.as_deref(), &report)?;
     match failure {
         Some(error) => Err(error),
@@ -150,18 +155,24 @@ fn orders(
         |index: u32| args.connections / threads_count * index + index.min(args.connections % threads_count);
     let end_at = args.duration_max().map(|duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
     let open_ledger = |path: &Path| {
-        Ledger::open(path).map_err(|error| RunError::File { path: path.display().to_string(), error })
+        Ledger::open(path, args.ledger_sync)
+            .map_err(|error| RunError::File { path: path.display().to_string(), error })
     };
+    let mut pace = Pace::share(index, threads_count, args.messages, end_at, args.rate);
+    if args.poisson {
+        pace = pace.poisson(run.wrapping_add(u64::from(index) << 32));
+    }
     Ok(Orders {
         run,
         first_connection: share(index),
         connections_count: share(index + 1) - share(index),
         pipelining: args.pipelining(),
+        sources: args.source.as_ref().map_or_else(Vec::new, |sources| sources.addresses().to_vec()),
         tls: tls.cloned(),
         messages_per_connection: args.messages_per_connection,
         reply_timeout: args.timeout,
         workload: Arc::clone(workload),
-        pace: Pace::share(index, threads_count, args.messages, end_at, args.rate),
+        pace,
         ledger: args.ledger.as_deref().map(open_ledger).transpose()?,
     })
 }
@@ -280,6 +291,7 @@ fn setup(args: &RunArgs, threads: u32, run: u64) -> Setup {
             Some(TlsArg::Implicit) => "implicit",
         },
         arrivals: if args.rate.is_some() { "open" } else { "closed" },
+        poisson: args.poisson,
         rate: args.rate,
         messages_per_connection: args.messages_per_connection,
         run: format!("{run:016x}"),

@@ -1,5 +1,6 @@
 //! One connection of a fleet, and what a fleet is told.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,8 @@ pub struct Orders {
     pub first_connection: u32,
     pub connections_count: u32,
     pub pipelining: Pipelining,
+    /// Where connections come from, in turn; empty: as the kernel chooses.
+    pub sources: Vec<IpAddr>,
     /// None: in clear.
     pub tls: Option<Terms>,
     /// Messages after which a connection says goodbye and is opened anew.

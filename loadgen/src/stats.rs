@@ -27,6 +27,18 @@ impl Interval {
     pub const ALL: [Self; 6] =
         [Self::Connect, Self::Handshake, Self::Ehlo, Self::Envelope, Self::Final, Self::Transaction];
 
+    /// As in JSON, and of its file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Handshake => "handshake",
+            Self::Ehlo => "ehlo",
+            Self::Envelope => "envelope",
+            Self::Final => "final",
+            Self::Transaction => "transaction",
+        }
+    }
+
     pub fn description(self) -> &'static str {
         match self {
             Self::Connect => "connect -> 220",

@@ -4,7 +4,7 @@
 //! came of it; at its end the ledger is written and the counts are published.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::IntoRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -141,7 +141,7 @@ impl<'a> Worker<'a> {
 
     fn open_all(&mut self) {
         for slot in std::mem::take(&mut self.fleet.opening) {
-            match new_socket(self.server) {
+            match new_socket(self.server, self.fleet.source(slot)) {
                 Ok(fd) => {
                     let socket = &mut self.sockets[slot as usize];
                     socket.fd = Some(fd);
@@ -365,19 +365,24 @@ fn take_records(
 }
 
 /// A blocking socket: the ring itself waits, and completes when it is done.
-fn new_socket(server: SocketAddr) -> io::Result<Fd> {
+fn new_socket(server: SocketAddr, source: Option<IpAddr>) -> io::Result<Fd> {
     let socket = Socket::new(Domain::for_address(server), Type::STREAM, Some(Protocol::TCP))?;
+    if let Some(source) = source {
+        socket.bind(&SocketAddr::new(source, 0).into())?;
+    }
     socket.set_tcp_nodelay(true)?;
     Ok(Fd(socket.into_raw_fd()))
 }
 
 fn connect_error(errno: Errno) -> ErrorKind {
+    /// Of a source address: all its ports are taken.
+    const ADDRESS_IN_USE: i32 = 98;
     const ADDRESS_NOT_AVAILABLE: i32 = 99;
     const TIMED_OUT: i32 = 110;
     const REFUSED: i32 = 111;
     match errno {
         Errno::PROCESS_FILES | Errno::SYSTEM_FILES => ErrorKind::NoDescriptor,
-        Errno(ADDRESS_NOT_AVAILABLE) => ErrorKind::NoLocalPort,
+        Errno(ADDRESS_IN_USE | ADDRESS_NOT_AVAILABLE) => ErrorKind::NoLocalPort,
         Errno(TIMED_OUT) => ErrorKind::ConnectTimedOut,
         Errno(REFUSED) => ErrorKind::ConnectRefused,
         _ => ErrorKind::ConnectFailed,

@@ -15,6 +15,7 @@ fn fleet(connections_count: u32, pace: Pace, messages_per_connection: Option<u64
         run: 1,
         first_connection: 10,
         connections_count,
+        sources: Vec::new(),
         tls: None,
         pipelining: Pipelining::Off,
         messages_per_connection,
