@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::protocol::deferral::{Deferral, Failure};
 use crate::protocol::envelope::Envelope;
 use crate::security::{ClientCertificate, Security};
 use crate::store::inspect::{Listed, State};
@@ -18,7 +19,16 @@ pub(super) fn line(listed: &Listed<'_>) -> String {
         Err(error) => error.to_string(),
     };
     let state = state_name(*state);
-    format!("{id}  {}  {state}  {}  {envelope}", utc(listed.received_unix_us), listed.content_len())
+    let attempts = Deferral::read(listed.envelope).map(|deferral| attempts(&deferral)).unwrap_or_default();
+    format!("{id}  {}  {state}  {}  {envelope}{attempts}", utc(listed.received_unix_us), listed.content_len())
+}
+
+/// Behind the line of a message that was tried.
+fn attempts(deferral: &Deferral) -> String {
+    let Deferral { attempts, due_unix_us, last_error, .. } = deferral;
+    let next = due_unix_us.map_or_else(|| "held".to_owned(), |due| format!("next at {}", utc(due)));
+    let error = if last_error.is_empty() { String::new() } else { format!(": {last_error}") };
+    format!("  ({attempts} attempts, {next}{error})")
 }
 
 pub(super) fn envelope_json(listed: &Listed<'_>) -> Value {
@@ -44,8 +54,22 @@ pub(super) fn envelope_json(listed: &Listed<'_>) -> Value {
                 object["tls"] = security_json(&security);
             }
             object["listener"] = envelope.listener().into();
+            let failed = envelope.recipients_with_params().filter_map(|recipient| {
+                let Failure { status, remote, reason } = Failure::read(recipient.failed?);
+                let path = text(recipient.path);
+                Some(json!({ "recipient": path, "status": status, "next_hop": remote, "reason": reason }))
+            });
+            object["failed"] = failed.collect();
         }
         Err(error) => object["error"] = error.to_string().into(),
+    }
+    if let Some(Deferral { since_unix_us, due_unix_us, attempts, last_error, .. }) =
+        Deferral::read(listed.envelope)
+    {
+        object["attempts"] = attempts.into();
+        object["tried_since"] = utc(since_unix_us).into();
+        object["next_attempt"] = due_unix_us.map(utc).into();
+        object["last_error"] = last_error.into();
     }
     object
 }
@@ -78,6 +102,7 @@ mod tests {
 
     use super::*;
     use crate::id::{MessageId, SessionId};
+    use crate::protocol::deferral::Fate;
     use crate::protocol::envelope::Writer;
     use crate::protocol::path::{ForwardPath, Mailbox};
 
@@ -108,6 +133,22 @@ mod tests {
         let object = envelope_json(&listed);
         assert_eq!(object["recipients"], json!(["a@example.com", "postmaster"]));
         assert_eq!((&object["client"], &object["helo"]), (&json!("192.0.2.7"), &Value::Null));
+        let failure =
+            Failure { status: "5.1.1".into(), remote: "hop:25".into(), reason: "550 nobody".into() };
+        let deferral = Deferral {
+            since_unix_us: 1_763_780_000_000_000,
+            attempts: 3,
+            last_error: "no notice".into(),
+            ..Deferral::default()
+        };
+        let mut tried = Vec::new();
+        let fate = |position| if position == 0 { Fate::Failed(&failure) } else { Fate::Stays };
+        deferral.rewrite(&envelope, fate, &mut tried);
+        listed.envelope = &tried;
+        assert!(line(&listed).ends_with("<postmaster>  (3 attempts, held: no notice)"), "{}", line(&listed));
+        let object = envelope_json(&listed);
+        assert_eq!((&object["attempts"], &object["next_attempt"]), (&json!(3), &Value::Null));
+        assert_eq!(object["failed"][0]["reason"], "550 nobody");
         listed.envelope = b"\xff";
         assert!(envelope_json(&listed)["error"].is_string() && line(&listed).contains("ends within a field"));
     }
