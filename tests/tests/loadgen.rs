@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use serde_json::Value;
 use tests::engine::{Home, Options, binary, eventually};
 
-/// A server that says `first` to whoever connects and `each` to whatever it reads, then does what `last` asks for.
+/// A server that says `first` to whoever connects, and then `each` to whatever it reads, or `closes` at once.
 /// Its address, and the addresses that connected. It lives as long as the test's process.
 fn scripted(
     first: &'static str,
