@@ -32,6 +32,7 @@ pub fn set(options: &mut Options, key: &str, value: &str) -> Result<bool, String
         "connection_rate_per_client" => client.connections = Some(per_minute(value)?),
         "transaction_rate_per_client" => client.transactions = Some(per_minute(value)?),
         "recipient_rate_per_client" => client.recipients = Some(per_minute(value)?),
+        "command_rate_per_client" => client.commands = Some(per_minute(value)?),
         "fault_rate_per_client" => client.faults = Some(per_minute(value)?),
         "size_rate_per_client" => client.octets = Some(per_minute(value)?),
         "transactions_per_session" => session.transactions_max = Some(number(value)?),
@@ -42,7 +43,8 @@ pub fn set(options: &mut Options, key: &str, value: &str) -> Result<bool, String
             options.connected.extend(std::iter::repeat_n(options.client.ip(), number(value)?));
         }
         // Of this client, in sessions before.
-        "faults_before" => options.faults_before = number(value)?,
+        "faults_before" => options.used_before.faults = number(value)?,
+        "commands_before" => options.used_before.commands = number(value)?,
         _ => return Ok(false),
     }
     Ok(true)

@@ -65,8 +65,8 @@ pub struct Options {
     pub recipients: Option<String>,
     /// TLS handshakes of other sessions that are under way.
     pub handshakes_open: usize,
-    /// Faults that the client committed in sessions before.
-    pub faults_before: u32,
+    /// What the client used in sessions before.
+    pub used_before: Used,
 }
 
 impl Default for Options {
@@ -95,7 +95,7 @@ impl Default for Options {
             rules: Vec::new(),
             recipients: None,
             handshakes_open: 0,
-            faults_before: 0,
+            used_before: Used::default(),
         }
     }
 }
@@ -203,10 +203,9 @@ impl Pair {
         let (clients, limits) = (Clients::new(64, RandomState::new()), &options.guard.client_limits);
         let enter = |client| clients.enter(client, limits, now.monotonic).expect("within the limits");
         options.connected.iter().for_each(|client| drop(enter(*client)));
-        if options.faults_before > 0 {
+        if options.used_before != Used::default() {
             let visit = enter(options.client.ip());
-            let used = Used { faults: options.faults_before, ..Used::default() };
-            clients.charge(&visit, limits, used, now.monotonic);
+            clients.charge(&visit, limits, options.used_before, now.monotonic);
             clients.leave(visit);
         }
         pool.clients = Arc::new(clients);

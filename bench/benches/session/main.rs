@@ -46,6 +46,7 @@ fn every_check() -> Settings {
         recipients: rate(1 << 20),
         faults: rate(1 << 20),
         octets: rate(2 * OCTETS_PER_SEC),
+        commands: rate(1 << 24),
     };
     let guard = Guard {
         proxies: networks(10),

@@ -14,6 +14,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::limits::{FAULTS_COUNT_MOST, RECIPIENTS_COUNT_MAX};
 use crate::policy::network::Network;
 use crate::policy::rules::RuleLimit;
 
@@ -40,6 +41,7 @@ pub enum Amount {
     Recipients,
     Faults,
     Octets,
+    Commands,
 }
 
 /// The limit that was reached.
@@ -69,15 +71,21 @@ pub struct ScopeLimits {
     pub recipients: Option<Rate>,
     pub faults: Option<Rate>,
     pub octets: Option<Rate>,
+    pub commands: Option<Rate>,
 }
 
 /// What a session has used, as far as the table does not know of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Used {
-    pub recipients: u32,
-    pub faults: u32,
+    /// A transaction has no more than fit: accepted ones and a session's budget of refused ones.
+    pub recipients: u16,
+    /// No more than a session's budget, which fits.
+    pub faults: u16,
     pub octets: u32,
+    pub commands: u32,
 }
+
+const _: () = assert!(RECIPIENTS_COUNT_MAX + FAULTS_COUNT_MOST as usize <= u16::MAX as usize);
 
 /// The limits of a client and of its network.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -119,7 +127,7 @@ struct Entry {
     word: AtomicU64,
     /// By `Amount`: when, in nanoseconds, the rate has recovered from what was counted (the theoretical arrival time
     /// of the generic cell rate algorithm, ITU-T I.371). What lies in the past counts for nothing.
-    recovered_at: [AtomicU64; 5],
+    recovered_at: [AtomicU64; 6],
 }
 
 impl Clients {
@@ -144,7 +152,7 @@ impl Clients {
             *visit.place(scope) = place;
         }
         // Of a transaction's amounts, those that earlier sessions have used up.
-        let used_up = [Amount::Faults, Amount::Recipients, Amount::Octets];
+        let used_up = [Amount::Faults, Amount::Recipients, Amount::Octets, Amount::Commands];
         let allowed = used_up.into_iter().try_for_each(|amount| self.check(&visit, limits, amount, now));
         match allowed.and_then(|()| self.spend(&visit, limits, Amount::Connections, now)) {
             Ok(()) => Ok(visit),
@@ -343,7 +351,7 @@ impl Scope {
 impl Limit {
     /// For log lines; as the configuration calls it.
     pub fn name(self) -> &'static str {
-        use Amount::{Connections, Faults, Octets, Recipients, Transactions};
+        use Amount::{Commands, Connections, Faults, Octets, Recipients, Transactions};
         match self {
             Self::Open(Scope::Client) => "connections-per-client",
             Self::Open(Scope::Network) => "connections-per-network",
@@ -357,13 +365,20 @@ impl Limit {
             Self::Rate(Scope::Network, Faults) => "fault-rate-per-network",
             Self::Rate(Scope::Client, Octets) => "size-rate-per-client",
             Self::Rate(Scope::Network, Octets) => "size-rate-per-network",
+            Self::Rate(Scope::Client, Commands) => "command-rate-per-client",
+            Self::Rate(Scope::Network, Commands) => "command-rate-per-network",
         }
     }
 }
 
 impl Used {
-    fn amounts(self) -> [(Amount, u32); 3] {
-        [(Amount::Recipients, self.recipients), (Amount::Octets, self.octets), (Amount::Faults, self.faults)]
+    fn amounts(self) -> [(Amount, u32); 4] {
+        [
+            (Amount::Recipients, self.recipients.into()),
+            (Amount::Octets, self.octets),
+            (Amount::Commands, self.commands),
+            (Amount::Faults, self.faults.into()),
+        ]
     }
 }
 
@@ -432,6 +447,7 @@ impl ScopeLimits {
             Amount::Recipients => self.recipients.as_ref(),
             Amount::Faults => self.faults.as_ref(),
             Amount::Octets => self.octets.as_ref(),
+            Amount::Commands => self.commands.as_ref(),
         }
     }
 }

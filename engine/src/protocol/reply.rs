@@ -106,6 +106,8 @@ replies! {
     CLIENT_FAULT_RATE = 421 "4.7.0" "too many faults from your address or network; closing, correct the client";
     /// The client, or its network, sends more octets than it may.
     CLIENT_SIZE_RATE = 421 "4.7.0" "octets from your address or network come too fast; closing, try again later";
+    /// The client, or its network, gives more commands than it may.
+    CLIENT_COMMAND_RATE = 421 "4.7.0" "commands from your address or network come too fast; closing, try again later";
 
     /// A rule with `action = "defer"` or `"limit"`, without a text of its own.
     RULE_DEFERS = 450 "4.7.1" "not now, by a rule of this server; try again later";

@@ -252,6 +252,7 @@ fn of_limit(limit: Limit) -> Reply {
         Limit::Rate(_, Amount::Recipients) => reply::CLIENT_RECIPIENT_RATE,
         Limit::Rate(_, Amount::Faults) => reply::CLIENT_FAULT_RATE,
         Limit::Rate(_, Amount::Octets) => reply::CLIENT_SIZE_RATE,
+        Limit::Rate(_, Amount::Commands) => reply::CLIENT_COMMAND_RATE,
     }
 }
 

@@ -114,6 +114,10 @@ impl Usage {
         self.uncharged.recipients = self.uncharged.recipients.saturating_add(1);
     }
 
+    pub(super) fn add_command(&mut self) {
+        self.uncharged.commands = self.uncharged.commands.saturating_add(1);
+    }
+
     pub(super) fn add_fault(&mut self) {
         self.uncharged.faults = self.uncharged.faults.saturating_add(1);
     }

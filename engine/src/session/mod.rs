@@ -273,6 +273,7 @@ impl Session {
 
     /// The one match on (phase, command).
     fn obey(&mut self, cx: &mut Context<'_>, command: Command<'_>, out: &mut Vec<u8>) -> Next {
+        self.used.add_command();
         if self.budget.spend_command(&cx.service.settings.guard.session_limits) && !self.is_unlimited {
             return self.dismiss(cx, Fault::TooManyCommands, out);
         }

@@ -83,6 +83,8 @@ pub(super) fn limits(section: &Section<'_>, defaults: &Limits) -> Limits {
         ("recipient_rate_per_network", &mut network.recipients),
         ("fault_rate_per_client", &mut client.faults),
         ("fault_rate_per_network", &mut network.faults),
+        ("command_rate_per_client", &mut client.commands),
+        ("command_rate_per_network", &mut network.commands),
         ("size_rate_per_client", &mut client.octets),
         ("size_rate_per_network", &mut network.octets),
     ] {

@@ -154,18 +154,21 @@ fn a_rate_is_spent_at_once_or_slowly_and_recovers() {
 
 fn used(amount: Amount, count: u32) -> Used {
     match amount {
-        Amount::Recipients => Used { recipients: count, ..Used::default() },
+        Amount::Recipients => Used { recipients: count as u16, ..Used::default() },
         Amount::Octets => Used { octets: count, ..Used::default() },
-        Amount::Faults => Used { faults: count, ..Used::default() },
+        Amount::Faults => Used { faults: count as u16, ..Used::default() },
+        Amount::Commands => Used { commands: count, ..Used::default() },
         Amount::Connections | Amount::Transactions => unreachable!("counted one by one"),
     }
 }
 
 #[test]
 fn what_a_session_did_is_held_against_the_next_transaction_and_the_next_connection() {
-    for amount in [Amount::Recipients, Amount::Octets, Amount::Faults] {
-        let (recipients, octets, faults) = (per_minute(100), per_minute(100), per_minute(100));
-        let limits = per_client(ScopeLimits { recipients, octets, faults, ..ScopeLimits::default() });
+    for amount in [Amount::Recipients, Amount::Octets, Amount::Faults, Amount::Commands] {
+        let (recipients, octets) = (per_minute(100), per_minute(100));
+        let (faults, commands) = (per_minute(100), per_minute(100));
+        let scope = ScopeLimits { recipients, octets, faults, commands, ..ScopeLimits::default() };
+        let limits = per_client(scope);
         let (clients, client) = (table(64), address("192.0.2.7"));
         let visit = clients.enter(client, &limits, START).unwrap();
         assert_eq!(clients.begin_transaction(&visit, &limits, used(amount, 99), START), Ok(()));
@@ -189,7 +192,7 @@ fn a_transaction_that_is_refused_for_one_amount_is_charged_all_of_them() {
     let limits = per_client(ScopeLimits { recipients, octets, ..ScopeLimits::default() });
     let (clients, client) = (table(64), address("192.0.2.7"));
     let visit = clients.enter(client, &limits, START).unwrap();
-    let both = Used { recipients: 10, octets: 10, faults: 0 };
+    let both = Used { recipients: 10, octets: 10, ..Used::default() };
     let refused = |amount| Err(Limit::Rate(Scope::Client, amount));
     assert_eq!(clients.begin_transaction(&visit, &limits, both, START), refused(Amount::Recipients));
     let octets_alone = per_client(ScopeLimits { octets, ..ScopeLimits::default() });
