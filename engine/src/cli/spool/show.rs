@@ -7,14 +7,16 @@ use crate::protocol::envelope::Envelope;
 use crate::security::{ClientCertificate, Security};
 use crate::store::inspect::{Listed, State};
 
-/// `ID  TIME  STATE  OCTETS  <REVERSE-PATH>  <FORWARD-PATH>, ...`
+/// `ID  TIME  STATE  OCTETS  <REVERSE-PATH>  <FORWARD-PATH>, ...  tags TAG, ...`, the last where there are any.
 pub(super) fn line(listed: &Listed<'_>) -> String {
     let Listed { id, state, .. } = listed;
     let envelope = match Envelope::parse(listed.envelope) {
         Ok(envelope) => {
             let recipients: Vec<_> =
                 envelope.recipients().map(|to| format!("<{}>", to.escape_ascii())).collect();
-            format!("<{}>  {}", envelope.reverse_path().escape_ascii(), recipients.join(", "))
+            let tags: Vec<_> = envelope.tags().collect();
+            let tags = if tags.is_empty() { String::new() } else { format!("  tags {}", tags.join(", ")) };
+            format!("<{}>  {}{tags}", envelope.reverse_path().escape_ascii(), recipients.join(", "))
         }
         Err(error) => error.to_string(),
     };
@@ -54,6 +56,7 @@ pub(super) fn envelope_json(listed: &Listed<'_>) -> Value {
                 object["tls"] = security_json(&security);
             }
             object["listener"] = envelope.listener().into();
+            object["tags"] = envelope.tags().collect();
             let failed = envelope.recipients_with_params().filter_map(|recipient| {
                 let Failure { status, remote, reason } = Failure::read(recipient.failed?);
                 let path = text(recipient.path);
@@ -133,6 +136,14 @@ mod tests {
         let object = envelope_json(&listed);
         assert_eq!(object["recipients"], json!(["a@example.com", "postmaster"]));
         assert_eq!((&object["client"], &object["helo"]), (&json!("192.0.2.7"), &Value::Null));
+        assert_eq!(object["tags"], json!([]));
+        let mut tagged = envelope.clone();
+        let mut writer = Writer(&mut tagged);
+        writer.tag("partner");
+        writer.tag("no.spf");
+        listed.envelope = &tagged;
+        assert!(line(&listed).ends_with(", <postmaster>  tags partner, no.spf"), "{}", line(&listed));
+        assert_eq!(envelope_json(&listed)["tags"], json!(["partner", "no.spf"]));
         let failure =
             Failure { status: "5.1.1".into(), remote: "hop:25".into(), reason: "550 nobody".into() };
         let deferral = Deferral {
