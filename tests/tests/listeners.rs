@@ -180,10 +180,12 @@ fn a_server_that_gave_its_rights_away_still_adds_ports() {
 }
 
 /// Starts the server as systemd does with sockets that it has bound.
-fn serve_handed(home: &Home, socket: &Socket) -> Result<tests::engine::Server, Output> {
+fn serve_handed(home: &Home, socket: &Socket, name: &str) -> Result<tests::engine::Server, Output> {
     // The shell gives the number 3 to the socket, and its own pid to the server.
-    let script =
-        format!("exec 3<&{}; LISTEN_FDS=1 LISTEN_PID=$$ LISTEN_FDNAMES=mx exec \"$@\"", socket.as_raw_fd());
+    let script = format!(
+        "exec 3<&{}; LISTEN_FDS=1 LISTEN_PID=$$ LISTEN_FDNAMES={name} exec \"$@\"",
+        socket.as_raw_fd()
+    );
     socket.set_cloexec(false).expect("an option");
     let mut command = Command::new("bash");
     command.args(["-c", &script, "bash"]).arg(binary("ringmx"));
@@ -204,22 +206,29 @@ fn a_socket_from_systemd_is_served_unless_others_may_join_it() {
     let home = Home::new(&Options::default());
     let (socket, address) = bound(false);
     home.configure(&Options::default(), &address.to_string());
-    let server = serve_handed(&home, &socket).expect("a server");
+    let server = serve_handed(&home, &socket, "mx").expect("a server");
     assert_eq!(server.address, address);
     let line = server.log.find("listening").expect("a line");
     assert_eq!(line["exclusive"], "one socket shared by all workers");
     Client::ready(address).expect("a session");
     server.stop();
 
-    let refused = |socket: &Socket| text(&serve_handed(&home, socket).expect_err("a refusal").stderr);
+    let refused =
+        |socket: &Socket, name: &str| text(&serve_handed(&home, socket, name).expect_err("a refusal").stderr);
     home.configure(&Options::default(), "127.0.0.1:0");
-    let log = refused(&socket);
+    let log = refused(&socket, "mx");
+    assert!(
+        log.contains(&format!("{address} was handed in by the service manager for the listener `mx`")),
+        "{log}"
+    );
+    // The name of its unit, where nothing else is said.
+    let log = refused(&socket, "ringmx.socket");
     assert!(
         log.contains(&format!("{address} was handed in by the service manager, and no listener")),
         "{log}"
     );
     let (socket, address) = bound(true);
     home.configure(&Options::default(), &address.to_string());
-    let log = refused(&socket);
+    let log = refused(&socket, "mx");
     assert!(log.contains("has SO_REUSEPORT") && log.contains("switch ReusePort= off"), "{log}");
 }

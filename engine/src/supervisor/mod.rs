@@ -28,7 +28,7 @@ use crate::server::{
     who_listens,
 };
 use crate::store::{Keeper, Marks, ShardFeed, ShardHandles, Spool, SpoolOptions, StoreError, Writes};
-use crate::systemd;
+use crate::systemd::{self, Handed};
 use crate::tls::{Renewal, TlsError};
 
 use watch::{Watch, content_max};
@@ -51,6 +51,11 @@ pub enum ServeError {
     Privileges(#[from] PrivilegeError),
     #[error("{address} was handed in by the service manager, and no listener binds it: add it to a `bind`")]
     NotConfigured { address: SocketAddr },
+    #[error(
+        "{address} was handed in by the service manager for the listener `{name}`, which does not bind it: \
+         add it to its `bind`, or give the socket the name of another (FileDescriptorName=)"
+    )]
+    NotOfListener { address: SocketAddr, name: String },
     #[error("{0}; find what comes between (packet filter, another server, a proxy) and start again")]
     Unproven(#[from] Unproven),
     #[error(transparent)]
@@ -238,7 +243,7 @@ fn cores_for(workers_count: usize) -> Result<Vec<usize>, ServeError> {
 fn take_addresses(config: &Config) -> Result<Taken, ServeError> {
     let mut renewal = Renewal::begin(config, Instant::now())?;
     let renewed = renewal.prepare(config)?;
-    let mut handed = systemd::handed_sockets()?;
+    let mut handed = handed_sockets(config)?;
     let mut listeners = Listeners::bind(config, &renewed.certified, &mut handed)?;
     renewal.commit(renewed);
     if let Some(Listening { address, .. }) = handed.first() {
@@ -249,6 +254,19 @@ fn take_addresses(config: &Config) -> Result<Taken, ServeError> {
     listeners.log();
     log_admin(admin.as_ref());
     Ok((renewal, listeners, admin))
+}
+
+/// What the service manager hands in. A socket with the name of a listener has to be one of that listener's; other
+/// names say nothing.
+fn handed_sockets(config: &Config) -> Result<Vec<Listening>, ServeError> {
+    let handed = systemd::handed_sockets()?;
+    for Handed { listening: Listening { address, .. }, name } in &handed {
+        let of_name = config.listeners.iter().find(|listener| Some(&listener.name) == name.as_ref());
+        if let Some(listener) = of_name.filter(|listener| !listener.bind.contains(address)) {
+            return Err(ServeError::NotOfListener { address: *address, name: listener.name.clone() });
+        }
+    }
+    Ok(handed.into_iter().map(|handed| handed.listening).collect())
 }
 
 /// The spool with the first segments of each shard.
