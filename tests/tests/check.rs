@@ -1,10 +1,12 @@
 //! `ringmx check` on configurations, on this machine, and beside a running server: which findings, by their codes.
 
+use std::collections::BTreeSet;
 use std::process::Command;
 
 use serde_json::Value;
 use tests::engine::{Home, Options, binary, text};
 use tests::occupant::{Mode, Occupant};
+use tests::source::{self, Source};
 
 /// Exit status, codes, and all that was said.
 fn check(dir: &std::path::Path, args: &[&str]) -> (Option<i32>, Vec<String>, String) {
@@ -61,9 +63,59 @@ fn addresses_that_are_hardly_meant_have_codes() {
         let (status, _, said) = check(dir.path(), &["a.toml"]);
         assert!(status == Some(2) && said.contains(part), "{part}: {said}");
     }
+    let bind = |count: u32| {
+        let address = |n: u32| format!("\"127.1.{}.{}:2525\"", n / 256, n % 256);
+        format!("bind = [{}]", (0..count).map(address).collect::<Vec<_>>().join(", "))
+    };
+    let most = ringmx::limits::PORTS_COUNT_MAX as u32;
+    for (count, is_too_many) in [(most, false), (most + 1, true)] {
+        write(dir.path(), "a.toml", &bind(count));
+        let (status, codes, _) = check(dir.path(), &["a.toml"]);
+        assert_eq!(codes.iter().any(|code| code == "too-many-addresses"), is_too_many, "{count}: {codes:?}");
+        assert_eq!(status == Some(2), is_too_many, "{count}: {codes:?}");
+    }
+    write(dir.path(), "a.toml", "bind = [\"[::1]:2525\"]\nv6only = true");
+    assert_eq!(check(dir.path(), &["a.toml"]).0, Some(0));
+    write(dir.path(), "a.toml", "bind = [\"[::1]:2525\"]\nv6only = false");
+    let (_, codes, said) = check(dir.path(), &["a.toml"]);
+    assert!(codes == ["not-available"] && said.contains("bind both"), "{said}");
     std::fs::remove_file(dir.path().join("services")).expect("a file");
     let (status, _, said) = check(dir.path(), &["a.toml"]);
     assert!(status == Some(2) && said.contains("cannot read the services in "), "{said}");
+}
+
+/// Words between `open` and `close`, of the form of a code.
+fn codes_in(text: &str, open: &str, close: &str) -> BTreeSet<String> {
+    let is_code = |word: &&str| {
+        !word.is_empty() && word.bytes().all(|octet| octet.is_ascii_lowercase() || b"-25".contains(&octet))
+    };
+    let words = text.split(open).skip(1).filter_map(|rest| rest.split(close).next());
+    words.filter(is_code).map(str::to_owned).collect()
+}
+
+#[test]
+fn every_code_is_documented() {
+    let mut said = BTreeSet::new();
+    let places = ["engine/src/config/", "engine/src/cli/check", "engine/src/tls/check.rs"];
+    for source in Source::all() {
+        if !places.iter().any(|place| source.path.starts_with(place)) || source.path.ends_with("tests.rs") {
+            continue;
+        }
+        // Where an argument stands on a line of its own.
+        let text: String = source.text.split_whitespace().collect::<Vec<_>>().join(" ").replace("( ", "(");
+        for open in ["_as(\"", "finding(\"", "warning(\"", "refused(\"", ".error(\"", "code: \""] {
+            said.extend(codes_in(&text, open, "\""));
+        }
+    }
+    let docs = std::fs::read_to_string(source::workspace().join("engine/docs/operations.md")).expect("docs");
+    let table = docs.split("| code | what it finds |").nth(1).and_then(|rest| rest.split("\n\n").next());
+    let rows = table.expect("a table").lines().filter_map(|row| row.split('|').nth(1));
+    let documented: BTreeSet<String> =
+        rows.flat_map(|cell| cell.split('`').skip(1).step_by(2)).map(str::to_owned).collect();
+    assert!(said.len() > 60, "{said:?}");
+    let missing: Vec<_> = said.difference(&documented).collect();
+    let gone: Vec<_> = documented.difference(&said).collect();
+    assert!(missing.is_empty() && gone.is_empty(), "not documented: {missing:?}; not said: {gone:?}");
 }
 
 #[test]

@@ -100,7 +100,7 @@ fn spool_site(reader: &Reader, built: &Built) {
     for Remark { is_error, text, help } in survey(&config.spool.path, shards_count, config.spool.segment_size)
     {
         if is_error {
-            reader.error(span, text, help);
+            reader.error_as("spool-unfit", span, text, help);
         } else {
             reader.warn_as("spool-place", span, text, help);
         }

@@ -32,7 +32,7 @@ pub struct Place {
 /// One error or warning.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Finding {
-    /// Stays the same from version to version, for programs; `invalid` or `unusual` where it has no name of its own.
+    /// Stays the same from version to version, for programs.
     pub code: &'static str,
     pub severity: Severity,
     /// None where it is about the whole, such as a file that cannot be read.
@@ -47,16 +47,6 @@ pub struct Finding {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct ConfigError {
     pub findings: Vec<Finding>,
-}
-
-impl Severity {
-    /// Of findings without a code of their own.
-    pub(super) fn default_code(self) -> &'static str {
-        match self {
-            Self::Error => "invalid",
-            Self::Warning => "unusual",
-        }
-    }
 }
 
 impl fmt::Display for Severity {

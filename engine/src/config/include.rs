@@ -32,7 +32,7 @@ impl Loader {
             Err(why) => {
                 let message = format!("cannot read the configuration {}: {why}", path.display());
                 self.problems.push(Problem {
-                    code: Severity::Error.default_code(),
+                    code: "unreadable-file",
                     severity: Severity::Error,
                     span: None,
                     message,
@@ -80,7 +80,7 @@ impl Loader {
                 }
                 other => {
                     let message = format!("`include` takes the names of files, but this is {}", other.kind());
-                    self.error(item.span, message, r#"write include = ["domains.toml"]"#);
+                    self.error("wrong-type", item.span, message, r#"write include = ["domains.toml"]"#);
                 }
             }
         }
@@ -93,38 +93,37 @@ impl Loader {
             Ok(read) => read,
             Err(why) => {
                 let message = format!("cannot read the included file {}: {why}", path.display());
-                self.error(span, message, "the name is relative to the file that includes it");
+                self.error(
+                    "unreadable-file",
+                    span,
+                    message,
+                    "the name is relative to the file that includes it",
+                );
                 return None;
             }
         };
         if self.chain.contains(&canonical) {
             let message = format!("{} includes itself", path.display());
-            self.error(span, message, "remove one include of the circle");
+            self.error("include-circle", span, message, "remove one include of the circle");
             return None;
         }
         if self.seen.contains_key(&canonical) {
             let message = format!("{} is included a second time", path.display());
-            self.error(span, message, "include each file once");
+            self.error("include-twice", span, message, "include each file once");
             return None;
         }
         if self.seen.len() >= FILES_COUNT_MAX {
             let message = format!("more than {FILES_COUNT_MAX} files make up this configuration");
-            self.error(span, message, "put more into each file");
+            self.error("too-many-files", span, message, "put more into each file");
             return None;
         }
         self.seen.insert(canonical.clone(), Some(span));
         Some(self.parse(path.to_string_lossy().into_owned(), text, canonical))
     }
 
-    fn error(&mut self, span: Span, message: String, help: &str) {
+    fn error(&mut self, code: &'static str, span: Span, message: String, help: &str) {
         let help = Some(help.to_owned());
-        self.problems.push(Problem {
-            code: Severity::Error.default_code(),
-            severity: Severity::Error,
-            span: Some(span),
-            message,
-            help,
-        });
+        self.problems.push(Problem { code, severity: Severity::Error, span: Some(span), message, help });
     }
 }
 
@@ -149,7 +148,7 @@ fn merge(into: &mut Table, from: Table, loader: &mut Loader) {
             _ => {
                 let place = loader.sources.place(existing.key_span);
                 let message = format!("`{}` is already set at {place}", entry.key);
-                loader.error(entry.key_span, message, "set it in one of the files only");
+                loader.error("set-twice", entry.key_span, message, "set it in one of the files only");
             }
         }
     }

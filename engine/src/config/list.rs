@@ -28,13 +28,8 @@ enum Unusable {
 }
 
 /// Gives every entry to `add`, which says what is wrong with it, if something is: a sentence that begins with the
-/// entry. `key` names the list in the configuration. False if anything was wrong.
-pub(super) fn read(
-    reader: &Reader,
-    key: &str,
-    path: &Text,
-    mut add: impl FnMut(&str) -> Result<(), String>,
-) -> bool {
+/// entry. `key` names the list in the configuration.
+pub(super) fn read(reader: &Reader, key: &str, path: &Text, mut add: impl FnMut(&str) -> Result<(), String>) {
     let file = reader.path(&path.text, path.span);
     let (mut good_count, mut bad_count) = (0, 0);
     let result = each_line(&file, |number, line| {
@@ -54,7 +49,12 @@ pub(super) fn read(
             bad_count += 1;
             if bad_count <= BAD_LINES_COUNT_MAX {
                 let message = format!("{}:{number}: {why}", file.display());
-                reader.error(path.span, message, "write one entry a line; `#` begins a comment");
+                reader.error_as(
+                    "bad-entry",
+                    path.span,
+                    message,
+                    "write one entry a line; `#` begins a comment",
+                );
             }
         }
     });
@@ -64,17 +64,21 @@ pub(super) fn read(
             Unusable::Changed => "put a new list in place with a rename, and reload once it is there",
             _ => "",
         };
-        reader.error(path.span, format!("`{key}`: {file} {why}"), help);
-        return false;
+        reader.error_as("unreadable-file", path.span, format!("`{key}`: {file} {why}"), help);
+        return;
     }
     if bad_count > BAD_LINES_COUNT_MAX {
         let more = bad_count - BAD_LINES_COUNT_MAX;
-        reader.error(path.span, format!("{file}: {more} more lines are wrong"), "");
+        reader.error_as("bad-entry", path.span, format!("{file}: {more} more lines are wrong"), "");
     }
     if good_count + bad_count == 0 {
-        reader.error(path.span, format!("`{key}`: {file} has no entry"), "write one entry a line");
+        reader.error_as(
+            "empty-file",
+            path.span,
+            format!("`{key}`: {file} has no entry"),
+            "write one entry a line",
+        );
     }
-    good_count > 0 && bad_count == 0
 }
 
 /// Calls `on_line` with the number of each line, from 1 on, and its octets without the line end.

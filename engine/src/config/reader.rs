@@ -58,11 +58,21 @@ impl Reader {
         Self { sources, problems: RefCell::default(), services: RefCell::default() }
     }
 
+    /// An error of a route.
     pub(super) fn error(&self, span: Span, message: impl Into<String>, help: impl Into<String>) {
-        self.report(Severity::Error, span, message.into(), help.into());
+        self.error_as("bad-route", span, message, help);
     }
 
-    /// A warning under a code of its own.
+    pub(super) fn error_as(
+        &self,
+        code: &'static str,
+        span: Span,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        self.report(Severity::Error, code, span, message.into(), help.into());
+    }
+
     pub(super) fn warn_as(
         &self,
         code: &'static str,
@@ -70,15 +80,11 @@ impl Reader {
         message: impl Into<String>,
         help: impl Into<String>,
     ) {
-        self.report(Severity::Warning, span, message.into(), help.into());
-        if let Some(problem) = self.problems.borrow_mut().last_mut() {
-            problem.code = code;
-        }
+        self.report(Severity::Warning, code, span, message.into(), help.into());
     }
 
-    fn report(&self, severity: Severity, span: Span, message: String, help: String) {
+    fn report(&self, severity: Severity, code: &'static str, span: Span, message: String, help: String) {
         let help = Some(help).filter(|help| !help.is_empty());
-        let code = severity.default_code();
         self.problems.borrow_mut().push(Problem { code, severity, span: Some(span), message, help });
     }
 
@@ -97,7 +103,7 @@ impl Reader {
             Value::Table(table) => self.indirect_text(what, table)?,
             other => {
                 let message = format!("`{what}` takes a string, but this is {}", other.kind());
-                self.error(node.span, message, "put it between double quotes");
+                self.error_as("wrong-type", node.span, message, "put it between double quotes");
                 return None;
             }
         };
@@ -108,7 +114,7 @@ impl Reader {
         let [Entry { key, key_span, node: Node { span, value: Value::String(source) } }] = &table.entries[..]
         else {
             let help = r#"write "text", { env = "NAME" } or { file = "PATH" }"#;
-            self.error(table.span, format!("`{what}` takes a string"), help);
+            self.error_as("wrong-type", table.span, format!("`{what}` takes a string"), help);
             return None;
         };
         let read = match key.as_str() {
@@ -121,11 +127,16 @@ impl Reader {
             }
             _ => {
                 let help = r#"write { env = "NAME" } or { file = "PATH" }"#;
-                self.error(*key_span, format!("`{what}` cannot come from `{key}`"), help);
+                self.error_as(
+                    "unknown-source",
+                    *key_span,
+                    format!("`{what}` cannot come from `{key}`"),
+                    help,
+                );
                 return None;
             }
         };
-        read.map_err(|message| self.error(*span, message, "")).ok()
+        read.map_err(|message| self.error_as("unreadable-value", *span, message, "")).ok()
     }
 
     /// A path of the configuration; a relative one starts at the directory of the file it stands in.
@@ -138,7 +149,7 @@ impl Reader {
     fn section<'a>(&'a self, name: &'static str, node: &'a Node) -> Option<Section<'a>> {
         let Value::Table(table) = &node.value else {
             let message = format!("`{name}` is a table, but this is {}", node.value.kind());
-            self.error(node.span, message, format!("write [{name}] and its keys below"));
+            self.error_as("wrong-type", node.span, message, format!("write [{name}] and its keys below"));
             return None;
         };
         Some(Section::new(self, name, table))
@@ -176,7 +187,7 @@ impl<'a> Section<'a> {
         let node = &self.entry(key)?.node;
         let Value::Array(items) = &node.value else {
             let message = format!("`{key}` takes an array of strings, but this is {}", node.value.kind());
-            self.reader.error(node.span, message, "put it between [ and ]");
+            self.reader.error_as("wrong-type", node.span, message, "put it between [ and ]");
             return None;
         };
         let texts = items.iter().filter_map(|item| self.reader.text(key, item)).collect();
@@ -195,7 +206,7 @@ impl<'a> Section<'a> {
         parsed
             .map_err(|why| {
                 let message = format!("`{}` in `{key}` is no network: {why}", text.text.escape_debug());
-                self.reader.error(text.span, message, "");
+                self.reader.error_as("not-a-network", text.span, message, "");
             })
             .ok()
     }
@@ -210,7 +221,7 @@ impl<'a> Section<'a> {
         };
         if number.is_none() {
             let message = format!("`{key}` takes a whole number from {least} to {most}");
-            self.reader.error(node.span, message, "");
+            self.reader.error_as("out-of-range", node.span, message, "");
         }
         number
     }
@@ -221,7 +232,12 @@ impl<'a> Section<'a> {
         if let Value::Boolean(value) = node.value {
             return Some(value);
         }
-        self.reader.error(node.span, format!("`{key}` takes true or false, without quotes"), "");
+        self.reader.error_as(
+            "wrong-type",
+            node.span,
+            format!("`{key}` takes true or false, without quotes"),
+            "",
+        );
         None
     }
 
@@ -236,11 +252,16 @@ impl<'a> Section<'a> {
             Ok(size) if range.contains(&size) => return Some((size, node.span)),
             Ok(_) => {
                 let message = format!("`{key}` takes {least} to {most}");
-                self.reader.error(node.span, message, "");
+                self.reader.error_as("out-of-range", node.span, message, "");
             }
             Err(why) => {
                 let message = format!("`{key}` takes a size: {why}");
-                self.reader.error(node.span, message, r#"write a number and its unit, such as "50MiB""#);
+                self.reader.error_as(
+                    "not-a-size",
+                    node.span,
+                    message,
+                    r#"write a number and its unit, such as "50MiB""#,
+                );
             }
         }
         None
@@ -260,7 +281,8 @@ impl<'a> Section<'a> {
         parse_duration(&text.text)
             .map_err(|why| {
                 let message = format!("`{key}` takes a time: {why}");
-                self.reader.error(
+                self.reader.error_as(
+                    "not-a-time",
                     text.span,
                     message,
                     r#"write numbers and their units, such as "5m" or "1h30m""#,
@@ -278,7 +300,8 @@ impl<'a> Section<'a> {
         let Some(entry) = self.entry(name) else { return Vec::new() };
         let Value::Array(items) = &entry.node.value else {
             let message = format!("`{name}` may be there several times, so it is written [[{name}]]");
-            self.reader.error(
+            self.reader.error_as(
+                "wrong-type",
                 entry.key_span,
                 message,
                 format!("write [[{name}]] with two brackets on each side"),
@@ -296,14 +319,12 @@ impl<'a> Section<'a> {
                 continue;
             }
             let place = if self.name.is_empty() { String::new() } else { format!(" in `{}`", self.name) };
-            let (message, help) = {
-                let help = match nearest(&entry.key, &known) {
-                    Some(near) => format!("did you mean `{near}`?"),
-                    None => format!("the keys here are {}", known.join(", ")),
-                };
-                (format!("unknown key `{}`{place}", entry.key), help)
+            let help = match nearest(&entry.key, &known) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("the keys here are {}", known.join(", ")),
             };
-            self.reader.error(entry.key_span, message, help);
+            let message = format!("unknown key `{}`{place}", entry.key);
+            self.reader.error_as("unknown-key", entry.key_span, message, help);
         }
     }
 }

@@ -95,7 +95,7 @@ impl Sources {
         let file_index = self.files.len();
         let (root, errors) = DeTable::parse_recoverable(&text);
         problems.extend(errors.iter().map(|error| Problem {
-            code: Severity::Error.default_code(),
+            code: "not-toml",
             severity: Severity::Error,
             span: error.span().map(|span| Span { file_index, start: span.start, end: span.end }),
             message: error.message().replace('\n', ", ").replace(", expected nothing", ""),

@@ -116,7 +116,7 @@ pub(super) fn guard(listener: &Section<'_>, defaults: &Limits) -> Guard {
         Some((delay, span)) if delay > DELAY_MOST => {
             let message =
                 format!("`{key}` takes up to {} s: clients do not wait for longer", DELAY_MOST.as_secs());
-            listener.reader.error(span, message, "");
+            listener.reader.error_as("out-of-range", span, message, "");
             default
         }
         Some((delay, _)) => delay,
@@ -125,7 +125,7 @@ pub(super) fn guard(listener: &Section<'_>, defaults: &Limits) -> Guard {
     let data_time_max = match listener.duration("data_total_timeout") {
         Some((Duration::ZERO, span)) => {
             let message = "`data_total_timeout` is 0: no message could be sent";
-            listener.reader.error(span, message, "write \"2h\"");
+            listener.reader.error_as("out-of-range", span, message, "write \"2h\"");
             limits::DATA_TIME_MAX
         }
         Some((time, _)) => time,
@@ -167,7 +167,7 @@ pub(super) fn set_number(section: &Section<'_>, key: &'static str, max: &mut Opt
         Value::String(text) if text == NO_LIMIT => *max = None,
         _ => {
             let message = format!("`{key}` takes a whole number from 1 on, or \"{NO_LIMIT}\"");
-            section.reader.error(entry.node.span, message, "");
+            section.reader.error_as("out-of-range", entry.node.span, message, "");
         }
     }
 }
@@ -186,7 +186,12 @@ fn set<T>(
         Ok(value) => *limit = Some(value),
         Err(why) => {
             let message = format!("`{key}` cannot be \"{}\": {why}", text.text.escape_debug());
-            section.reader.error(text.span, message, format!("write \"{example}\", or \"{NO_LIMIT}\""));
+            section.reader.error_as(
+                "not-a-limit",
+                text.span,
+                message,
+                format!("write \"{example}\", or \"{NO_LIMIT}\""),
+            );
         }
     }
 }

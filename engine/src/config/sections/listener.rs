@@ -9,7 +9,7 @@ use super::{address, domain, one_of, tls};
 use crate::config::Listener;
 use crate::config::reader::Section;
 use crate::config::source::Span;
-use crate::limits::{DOMAIN_LEN_MAX, REPLY_LINE_LEN_MAX};
+use crate::limits::{DOMAIN_LEN_MAX, PORTS_COUNT_MAX, REPLY_LINE_LEN_MAX};
 use crate::policy::newline::BareNewline;
 use crate::protocol::extension::{Extension, Extensions};
 
@@ -33,7 +33,12 @@ pub(super) fn listeners(root: &Section<'_>, hostname: &str, limits: &Limits) -> 
     let sections = root.sections("listener");
     if sections.is_empty() {
         let help = "add [[listener]] with bind = [\"0.0.0.0:25\", \"[::]:25\"]";
-        root.reader.error(root.span(), "no [[listener]]: there is no address to receive mail at", help);
+        root.reader.error_as(
+            "missing-section",
+            root.span(),
+            "no [[listener]]: there is no address to receive mail at",
+            help,
+        );
     }
     for section in sections {
         let (span, reader) = (section.span(), section.reader);
@@ -41,16 +46,22 @@ pub(super) fn listeners(root: &Section<'_>, hostname: &str, limits: &Limits) -> 
         for earlier in &listeners {
             if earlier.name == listener.name {
                 let message = format!("a second listener of the name `{}`", listener.name);
-                reader.error(span, message, "give each its own `name`");
+                reader.error_as("duplicate-listener", span, message, "give each its own `name`");
             }
             let shared = listener.bind.iter().find(|bind| bind.port() != 0 && earlier.bind.contains(bind));
             if let Some(shared) = shared {
                 let message = format!("the listener `{}` binds {shared} already", earlier.name);
-                reader.error(span, message, "give each address to one listener");
+                reader.error_as("duplicate-address", span, message, "give each address to one listener");
             }
         }
         listeners.push(listener);
         places.push(span);
+        let count: usize = listeners.iter().map(|listener| listener.bind.len()).sum();
+        if count > PORTS_COUNT_MAX {
+            let message = format!("{count} addresses to listen on, and there can be {PORTS_COUNT_MAX}");
+            reader.error_as("too-many-addresses", span, message, "bind [::] or 0.0.0.0 in place of many");
+            break;
+        }
     }
     (listeners, places)
 }
@@ -61,13 +72,18 @@ fn listener(section: Section<'_>, number: usize, hostname: &str, limits: &Limits
         let of_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
         if !(1..=NAME_LEN_MAX).contains(&text.text.len()) || !text.text.bytes().all(of_word) {
             let message = format!("`name` takes 1 to {NAME_LEN_MAX} letters, digits, `-` and `_`");
-            reader.error(text.span, message, "");
+            reader.error_as("bad-name", text.span, message, "");
         }
         text.text
     });
     let timeout = |key| match section.duration(key) {
         Some((Duration::ZERO, span)) => {
-            reader.error(span, format!("`{key}` is 0: every session would end at once"), "write \"5m\"");
+            reader.error_as(
+                "out-of-range",
+                span,
+                format!("`{key}` is 0: every session would end at once"),
+                "write \"5m\"",
+            );
             TIMEOUT_DEFAULT
         }
         Some((timeout, _)) => timeout,
@@ -78,7 +94,7 @@ fn listener(section: Section<'_>, number: usize, hostname: &str, limits: &Limits
     let listener = Listener {
         name: name.unwrap_or_else(|| format!("listener-{number}")),
         bind: bind(&section),
-        exclusive: section.boolean("exclusive").unwrap_or(true),
+        exclusive: exclusive(&section),
         hostname: section
             .text("hostname")
             .and_then(|text| domain(reader, "hostname", &text))
@@ -102,6 +118,17 @@ fn listener(section: Section<'_>, number: usize, hostname: &str, limits: &Limits
     listener
 }
 
+/// `exclusive`, and what `v6only` says of it: one address is one family's.
+fn exclusive(section: &Section<'_>) -> bool {
+    if section.boolean("v6only") == Some(false) {
+        let span = section.entry("v6only").map_or_else(|| section.span(), |entry| entry.node.span);
+        let message = "`v6only` cannot be false: an IPv6 address takes no IPv4 here, so that nobody else's \
+                       IPv4 socket can be in its way";
+        section.reader.error_as("not-available", span, message, "bind both: [\"0.0.0.0:25\", \"[::]:25\"]");
+    }
+    section.boolean("exclusive").unwrap_or(true)
+}
+
 /// What stands behind the name in the greeting.
 fn banner(section: &Section<'_>) -> Option<String> {
     let text = section.text("banner")?;
@@ -110,7 +137,12 @@ fn banner(section: &Section<'_>) -> Option<String> {
         return Some(text.text.trim().to_owned());
     }
     let message = format!("`banner` takes one line of 1 to {BANNER_LEN_MAX} ASCII characters");
-    section.reader.error(text.span, message, "the host's name stands before it: write \"ESMTP\"");
+    section.reader.error_as(
+        "bad-text",
+        text.span,
+        message,
+        "the host's name stands before it: write \"ESMTP\"",
+    );
     None
 }
 
@@ -121,7 +153,7 @@ fn extensions(section: &Section<'_>) -> Extensions {
         match named {
             Some(Extension::EnhancedStatusCodes) => {
                 let message = "ENHANCEDSTATUSCODES cannot be disabled: every reply carries its code";
-                reader.error(text.span, message, "");
+                reader.error_as("extension-needed", text.span, message, "");
             }
             Some(extension) => extensions = extensions.without(extension),
             None => {
@@ -134,7 +166,12 @@ fn extensions(section: &Section<'_>) -> Extensions {
     if extensions.has(Extension::SmtpUtf8) && !extensions.has(Extension::EightBitMime) {
         let span =
             section.entry("disable_extensions").map_or_else(|| section.span(), |entry| entry.node.span);
-        reader.error(span, "SMTPUTF8 needs 8BITMIME, which is disabled", "disable \"SMTPUTF8\" too");
+        reader.error_as(
+            "extension-needed",
+            span,
+            "SMTPUTF8 needs 8BITMIME, which is disabled",
+            "disable \"SMTPUTF8\" too",
+        );
     }
     extensions
 }
@@ -152,17 +189,22 @@ fn bind(section: &Section<'_>) -> Vec<SocketAddr> {
     let reader = section.reader;
     let help = r#"write bind = ["0.0.0.0:25", "[::]:25"]"#;
     if section.entry("bind").is_none() {
-        reader.error(section.span(), "the listener has no `bind`", help);
+        reader.error_as("missing-key", section.span(), "the listener has no `bind`", help);
     }
     let Some(list) = section.texts("bind") else { return Vec::new() };
     if list.is_empty {
-        reader.error(list.span, "`bind` is empty: the listener has no address", help);
+        reader.error_as("empty-list", list.span, "`bind` is empty: the listener has no address", help);
     }
     let mut addresses: Vec<SocketAddr> = Vec::new();
     for text in &list.texts {
         let Some(address) = address(reader, text) else { continue };
         if address.port() != 0 && addresses.contains(&address) {
-            reader.error(text.span, format!("{address} is there twice"), "remove one");
+            reader.error_as(
+                "duplicate-address",
+                text.span,
+                format!("{address} is there twice"),
+                "remove one",
+            );
         }
         addresses.push(address);
     }

@@ -121,7 +121,8 @@ fn services(root: &Section<'_>) {
         Ok(text) => *reader.services.borrow_mut() = Services::Named { path, text },
         Err(why) => {
             let message = format!("cannot read the services in {}: {why}", path.display());
-            reader.error(
+            reader.error_as(
+                "unreadable-file",
                 text.span,
                 message,
                 "lines of it are `smtp 25/tcp mail`; without `services`, /etc/services",
@@ -149,7 +150,7 @@ fn domain(reader: &Reader, key: &str, text: &Text) -> Option<String> {
         .map_err(|why| {
             let message =
                 format!("`{key}` takes a domain, and `{}` is none: {why}", text.text.escape_debug());
-            reader.error(text.span, message, "");
+            reader.error_as("not-a-domain", text.span, message, "");
         })
         .ok()
 }
@@ -157,7 +158,12 @@ fn domain(reader: &Reader, key: &str, text: &Text) -> Option<String> {
 fn admin(root: &Section<'_>) -> Option<SocketAddr> {
     let section = root.section("admin")?;
     if section.entry("bind").is_none() {
-        section.reader.error(section.span(), "[admin] has no `bind`", "write bind = \"127.0.0.1:8025\"");
+        section.reader.error_as(
+            "missing-key",
+            section.span(),
+            "[admin] has no `bind`",
+            "write bind = \"127.0.0.1:8025\"",
+        );
     }
     let bind = section.text("bind").and_then(|text| address(section.reader, &text));
     section.finish();
@@ -199,7 +205,7 @@ fn timeouts(root: &Section<'_>) -> Timeouts {
 fn group(root: &Section<'_>) -> Option<String> {
     let group = root.text("group")?;
     if root.entry("user").is_none() {
-        root.reader.error(group.span, "`group` without `user`", "write the user too");
+        root.reader.error_as("missing-key", group.span, "`group` without `user`", "write the user too");
     }
     Some(group.text)
 }
@@ -209,7 +215,7 @@ fn watch_interval(root: &Section<'_>) -> Duration {
     let interval = section.duration("interval").map(|(interval, span)| {
         if !WATCH_INTERVALS.contains(&interval) {
             let message = "`interval` of [watch] takes 100ms to 1h";
-            section.reader.error(span, message, "write \"10s\"");
+            section.reader.error_as("out-of-range", span, message, "write \"10s\"");
         }
         interval
     });
@@ -224,7 +230,7 @@ fn one_of(reader: &Reader, key: &str, text: &Text, choices: &[&str]) {
         Some(near) => format!("did you mean \"{near}\"?"),
         None => format!("write one of {}", quoted.join(", ")),
     };
-    reader.error(text.span, message, help);
+    reader.error_as("unknown-value", text.span, message, help);
 }
 
 fn address(reader: &Reader, text: &Text) -> Option<SocketAddr> {
@@ -233,7 +239,7 @@ fn address(reader: &Reader, text: &Text) -> Option<SocketAddr> {
             let message = format!("`{}` is no address to bind to: {why}", text.text.escape_debug());
             let help = "write IP address and port, such as 192.0.2.1:25 or [2001:db8::1]:smtp; \
                         0.0.0.0 and [::] are all addresses";
-            reader.error(text.span, message, help);
+            reader.error_as("not-an-address", text.span, message, help);
         })
         .ok()
 }

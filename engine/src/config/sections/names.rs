@@ -11,13 +11,18 @@ pub(super) fn patterns(section: &Section<'_>, key: &'static str) -> Option<Patte
     let list = section.texts(key)?;
     if list.is_empty {
         let help = format!("leave `{key}` out for all");
-        section.reader.error(list.span, format!("`{key}` is empty: the rule would never match"), help);
+        section.reader.error_as(
+            "empty-list",
+            list.span,
+            format!("`{key}` is empty: the rule would never match"),
+            help,
+        );
     }
     let mut patterns = Patterns::default();
     for text in &list.texts {
         if let Err(why) = add_pattern(&mut patterns, key, &text.text) {
             let message = format!("`{}` in `{key}` {why}", text.text.escape_debug());
-            section.reader.error(text.span, message, "");
+            section.reader.error_as("not-a-pattern", text.span, message, "");
         }
     }
     Some(patterns)

@@ -19,7 +19,12 @@ pub(super) fn recipients(root: &Section<'_>, hostname: &str) -> Recipients {
     let help = r#"write [recipients] and domains = ["example.com"]"#;
     let Some(section) = root.section("recipients") else {
         if root.entry("recipients").is_none() {
-            reader.error(root.span(), "no [recipients]: no mail would be accepted", help);
+            reader.error_as(
+                "missing-section",
+                root.span(),
+                "no [recipients]: no mail would be accepted",
+                help,
+            );
         }
         return build(root, Vec::new(), hostname, None);
     };
@@ -27,7 +32,12 @@ pub(super) fn recipients(root: &Section<'_>, hostname: &str) -> Recipients {
     let list = section.texts("domains");
     let file = section.text("domains_file");
     if list.as_ref().is_none_or(|list| list.is_empty) && section.entry("domains_file").is_none() {
-        reader.error(section.span(), "[recipients] names no domain: no mail would be accepted", help);
+        reader.error_as(
+            "missing-key",
+            section.span(),
+            "[recipients] names no domain: no mail would be accepted",
+            help,
+        );
     }
     let named = list.map_or_else(Vec::new, |list| list.texts);
     domains.extend(named.iter().filter_map(|text| own_domain(reader, "domains", text)));
@@ -59,7 +69,7 @@ fn build(
     });
     for spelling in domains.iter().flat_map(|domain| spellings(domain)) {
         if let Err(why) = table.add_domain(&spelling, !lists_mailboxes) {
-            root.reader.error(root.span(), why.to_string(), "");
+            root.reader.error_as("not-a-domain", root.span(), why.to_string(), "");
         }
     }
     if let Some(section) = section {
@@ -79,7 +89,7 @@ fn separators(section: &Section<'_>) -> Option<String> {
         return Some(text.text);
     }
     let message = "`subaddress` takes the characters that begin a subaddress, such as \"+\" or \"+-\"";
-    section.reader.error(text.span, message, "write subaddress = \"+\"");
+    section.reader.error_as("not-a-separator", text.span, message, "write subaddress = \"+\"");
     None
 }
 
@@ -89,7 +99,7 @@ fn catch_all(section: &Section<'_>, domains: &BTreeSet<String>, table: &mut reci
         let Some(name) = own_domain(reader, "catch_all", &text) else { continue };
         if !domains.contains(&name) {
             let message = format!("`{name}` in `catch_all` is none of the domains of [recipients]");
-            reader.error(text.span, message, "name it in `domains` too");
+            reader.error_as("foreign-domain", text.span, message, "name it in `domains` too");
         }
         for spelling in spellings(&name) {
             // It parsed as a domain.
@@ -107,7 +117,7 @@ fn mailboxes(section: &Section<'_>, table: &mut recipient::Recipients) {
     for text in section.texts("mailboxes").map_or_else(Vec::new, |list| list.texts) {
         if let Err(why) = add(&text.text) {
             let message = format!("`{}` in `mailboxes` {why}", text.text.escape_debug());
-            section.reader.error(text.span, message, "");
+            section.reader.error_as("not-a-mailbox", text.span, message, "");
         }
     }
     if let Some(path) = section.text("mailboxes_file") {
@@ -121,6 +131,11 @@ fn own_domain(reader: &Reader, key: &str, text: &Text) -> Option<String> {
     }
     // The one mistake that would make an open relay gets its own words.
     let message = format!("`{}` would accept mail for domains that are not yours", text.text.escape_debug());
-    reader.error(text.span, message, "name each domain; a long list can go into domains_file");
+    reader.error_as(
+        "open-relay",
+        text.span,
+        message,
+        "name each domain; a long list can go into domains_file",
+    );
     None
 }

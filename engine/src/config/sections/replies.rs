@@ -21,12 +21,12 @@ pub(super) fn replies(root: &Section<'_>) -> Replies {
         if !is_negative_status(&entry.key) {
             let message = format!("`{}` is no enhanced status code of a negative reply", entry.key);
             let help = "write it between quotes, as in \"5.7.1\" = \"text\"; it begins with 4 or 5";
-            reader.error(entry.key_span, message, help);
+            reader.error_as("bad-status-code", entry.key_span, message, help);
         } else if let Some(text) = reader.text(&entry.key, &entry.node) {
             let printable = text.text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
             if !printable || !(1..=TEXT_LEN_MAX).contains(&text.text.trim().len()) {
                 let message = format!("a reply's text is one line of 1 to {TEXT_LEN_MAX} ASCII characters");
-                reader.error(text.span, message, "");
+                reader.error_as("bad-text", text.span, message, "");
             }
             texts.insert(entry.key.clone(), text.text.trim().to_owned());
         }
@@ -40,7 +40,7 @@ fn help_url(reader: &Reader, url: Text) -> Option<String> {
         return Some(url.text);
     }
     let message = format!("`help_url` takes an http or https URL of at most {HELP_URL_LEN_MAX} octets");
-    reader.error(url.span, message, "");
+    reader.error_as("not-a-url", url.span, message, "");
     None
 }
 

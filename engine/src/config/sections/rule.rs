@@ -46,7 +46,12 @@ impl Rules {
         let tags = self.tags.clone();
         RuleSet::compile(&self.specs, tags, &recipients.postmaster_domain).unwrap_or_else(|why| {
             let span = self.spans.first().copied().unwrap_or_else(|| section.span());
-            section.reader.error(span, format!("the rules cannot be compiled: {why}"), "");
+            section.reader.error_as(
+                "rules-not-compiled",
+                span,
+                format!("the rules cannot be compiled: {why}"),
+                "",
+            );
             (RuleSet::default(), Vec::new())
         })
     }
@@ -101,7 +106,12 @@ fn stage(section: &Section<'_>) -> Option<Stage> {
     let names = Stage::ALL.map(Stage::name);
     let Some(text) = section.text("stage") else {
         if section.entry("stage").is_none() {
-            section.reader.error(section.span(), "the rule has no `stage`", "write stage = \"connect\"");
+            section.reader.error_as(
+                "missing-key",
+                section.span(),
+                "the rule has no `stage`",
+                "write stage = \"connect\"",
+            );
         }
         return None;
     };
@@ -118,7 +128,12 @@ fn known_at(section: &Section<'_>, key: &'static str, stage: Option<Stage>, from
         && stage < from
     {
         let message = format!("`{key}` is not known at stage \"{}\"", stage.name());
-        section.reader.error(entry.key_span, message, format!("write stage = \"{}\" or later", from.name()));
+        section.reader.error_as(
+            "wrong-stage",
+            entry.key_span,
+            message,
+            format!("write stage = \"{}\" or later", from.name()),
+        );
     }
 }
 
@@ -126,7 +141,12 @@ fn clients(section: &Section<'_>) -> Option<Vec<Network>> {
     let mut found = section.texts("client").map(|list| {
         if list.is_empty {
             let help = "leave `client` out for all clients";
-            section.reader.error(list.span, "`client` is empty: the rule would never match", help);
+            section.reader.error_as(
+                "empty-list",
+                list.span,
+                "`client` is empty: the rule would never match",
+                help,
+            );
         }
         list.texts.iter().filter_map(|text| section.network("client", text)).collect::<Vec<Network>>()
     });
@@ -157,17 +177,27 @@ fn protection(section: &Section<'_>, listeners: &[Listener], stage: Option<Stage
         let reader = section.reader;
         if list.is_empty {
             let help = "leave `client_certificate` out for all clients";
-            reader.error(list.span, "`client_certificate` is empty: the rule would never match", help);
+            reader.error_as(
+                "empty-list",
+                list.span,
+                "`client_certificate` is empty: the rule would never match",
+                help,
+            );
         } else if listeners.iter().all(|it| it.client_certificates == ClientCertificates::Off) {
             let message = "no listener asks for certificates: the rule would never match";
-            reader.error(list.span, message, "write client_certificates = \"record\" or \"verify\" at one");
+            reader.error_as(
+                "condition-never-met",
+                list.span,
+                message,
+                "write client_certificates = \"record\" or \"verify\" at one",
+            );
         }
         let mut certificates = Certificates::default();
         for text in &list.texts {
             if let Err(why) = certificates.add(&text.text) {
                 let message = format!("`client_certificate` cannot be `{}`: {why}", text.text.escape_debug());
                 let help = "write \"verified\", \"sha256:..\", \"mx.example.com\" or \".example.com\"";
-                reader.error(text.span, message, help);
+                reader.error_as("not-a-certificate", text.span, message, help);
             }
         }
         certificates
@@ -198,7 +228,12 @@ fn action(section: &Section<'_>, stage: Stage, tags: &mut Vec<Box<str>>) -> Opti
     let reader = section.reader;
     let Some(text) = section.text("action") else {
         if section.entry("action").is_none() {
-            reader.error(section.span(), "the rule has no `action`", "write action = \"accept\"");
+            reader.error_as(
+                "missing-key",
+                section.span(),
+                "the rule has no `action`",
+                "write action = \"accept\"",
+            );
         }
         return None;
     };
@@ -207,7 +242,7 @@ fn action(section: &Section<'_>, stage: Stage, tags: &mut Vec<Box<str>>) -> Opti
         "relay" => {
             if stage != Stage::Rcpt {
                 let help = "write stage = \"rcpt\": each recipient is relayed or not";
-                reader.error(text.span, "`relay` is an action of stage \"rcpt\"", help);
+                reader.error_as("wrong-stage", text.span, "`relay` is an action of stage \"rcpt\"", help);
             }
             Action::Relay
         }
@@ -230,7 +265,7 @@ fn delay(section: &Section<'_>) -> Duration {
             let most = DELAY_MOST.as_secs();
             let message =
                 format!("`delay` takes more than 0 and up to {most} s: clients do not wait for longer");
-            section.reader.error(span, message, "write \"5s\"");
+            section.reader.error_as("out-of-range", span, message, "write \"5s\"");
             DELAY_DEFAULT
         }
         Some((delay, _)) => delay,
@@ -241,19 +276,19 @@ fn delay(section: &Section<'_>) -> Duration {
 fn tag(section: &Section<'_>, tags: &mut Vec<Box<str>>) -> Option<u8> {
     let reader = section.reader;
     let Some(text) = section.text("tag") else {
-        reader.error(section.span(), "the rule has no `tag`", "write tag = \"partner\"");
+        reader.error_as("missing-key", section.span(), "the rule has no `tag`", "write tag = \"partner\"");
         return None;
     };
     let is_word = |octet: u8| octet.is_ascii_alphanumeric() || b"-_.".contains(&octet);
     if text.text.is_empty() || text.text.len() > TAG_LEN_MAX || !text.text.bytes().all(is_word) {
         let message = format!("`tag` takes 1 to {TAG_LEN_MAX} letters, digits, `-`, `_` and `.`");
-        reader.error(text.span, message, "");
+        reader.error_as("bad-name", text.span, message, "");
         return None;
     }
     let known = tags.iter().position(|tag| **tag == *text.text);
     if known.is_none() && tags.len() == TAGS_COUNT_MAX {
         let message = format!("there can be {TAGS_COUNT_MAX} different tags, and this is one more");
-        reader.error(text.span, message, "");
+        reader.error_as("too-many-tags", text.span, message, "");
         return None;
     }
     Some(known.unwrap_or_else(|| {
@@ -266,18 +301,25 @@ fn limit(section: &Section<'_>, stage: Stage) -> RuleLimit {
     let reader = section.reader;
     let rate = section.text("rate").and_then(|text| {
         parse_rate(&text.text)
-            .map_err(|why| reader.error(text.span, format!("`rate` is none: {why}"), "write \"60/m\""))
+            .map_err(|why| {
+                reader.error_as("not-a-rate", text.span, format!("`rate` is none: {why}"), "write \"60/m\"")
+            })
             .ok()
     });
     let mut open_max = None;
     set_number(section, "connections", &mut open_max);
     if let Some(entry) = section.entry("connections").filter(|_| stage != Stage::Connect) {
         let help = "write stage = \"connect\", or `rate`";
-        reader.error(entry.key_span, "`connections` are counted at stage \"connect\"", help);
+        reader.error_as(
+            "wrong-stage",
+            entry.key_span,
+            "`connections` are counted at stage \"connect\"",
+            help,
+        );
     }
     if section.entry("rate").is_none() && section.entry("connections").is_none() {
         let help = "write rate = \"60/m\", or connections = 10 at stage \"connect\"";
-        reader.error(section.span(), "the rule limits nothing", help);
+        reader.error_as("missing-key", section.span(), "the rule limits nothing", help);
     }
     let per = |key, most: u8, default| {
         section.number(key, 0..=usize::from(most)).map_or(default, |bits| bits as u8)
@@ -306,7 +348,7 @@ fn refusal(section: &Section<'_>, stage: Stage, class: u8) -> Refusal {
         let is_valid = is_enhanced(&text.text, class);
         if !is_valid {
             let message = format!("`enhanced` takes a status code of RFC 3463 that begins with {class}");
-            reader.error(text.span, message, format!("write \"{}\"", default.enhanced));
+            reader.error_as("bad-status-code", text.span, message, format!("write \"{}\"", default.enhanced));
         }
         is_valid.then_some(text.text)
     });
@@ -315,7 +357,7 @@ fn refusal(section: &Section<'_>, stage: Stage, class: u8) -> Refusal {
         let is_valid = is_printable && (1..=TEXT_LEN_MAX).contains(&text.text.len());
         if !is_valid {
             let message = format!("`text` takes 1 to {TEXT_LEN_MAX} printable ASCII characters");
-            reader.error(text.span, message, "");
+            reader.error_as("bad-text", text.span, message, "");
         }
         is_valid.then_some(text.text)
     });
@@ -335,7 +377,12 @@ fn code(section: &Section<'_>, stage: Stage, permitted: &[u16]) -> Option<u16> {
     }
     let codes: Vec<String> = permitted.iter().map(u16::to_string).collect();
     let message = format!("this rule of stage \"{}\" cannot reply {code}", stage.name());
-    section.reader.error(entry.node.span, message, format!("write {}", codes.join(" or ")));
+    section.reader.error_as(
+        "bad-status-code",
+        entry.node.span,
+        message,
+        format!("write {}", codes.join(" or ")),
+    );
     None
 }
 

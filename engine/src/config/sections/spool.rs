@@ -53,7 +53,7 @@ pub(super) fn spool(root: &Section<'_>, listeners: &[Listener]) -> SpoolConfig {
         || PathBuf::from(SPOOL_PATH_DEFAULT),
         |text| {
             if text.text.is_empty() {
-                reader.error(text.span, "`path` is empty", "name the spool's directory");
+                reader.error_as("empty-value", text.span, "`path` is empty", "name the spool's directory");
             }
             reader.path(&text.text, text.span)
         },
@@ -62,7 +62,7 @@ pub(super) fn spool(root: &Section<'_>, listeners: &[Listener]) -> SpoolConfig {
     let async_interval = match section.duration("async_interval") {
         Some((interval, span)) if !ASYNC_INTERVALS.contains(&interval) => {
             let message = "`async_interval` takes 10ms to 1m: what a crash may lose of acknowledged mail";
-            reader.error(span, message, "write \"1s\"");
+            reader.error_as("out-of-range", span, message, "write \"1s\"");
             ASYNC_INTERVAL_DEFAULT
         }
         Some((interval, _)) => interval,
@@ -80,7 +80,7 @@ pub(super) fn spool(root: &Section<'_>, listeners: &[Listener]) -> SpoolConfig {
                 "`segment_size` of {size} cannot hold a message of `inline_size`, {inline}, and its envelope"
             );
             let help = format!("write \"{}\" or more, or lower inline_size", format_size(least));
-            reader.error(span, message, help);
+            reader.error_as("segment-too-small", span, message, help);
             default_size(inline_size)
         }
         Some((size, _)) => size,
@@ -102,7 +102,12 @@ fn retention(reader: &Reader, text: &Text) -> Option<Retention> {
         _ => {
             let message =
                 format!("`retain` takes a time or a size, and \"{}\" is neither", text.text.escape_debug());
-            reader.error(text.span, message, r#"write numbers and their units, such as "1h" or "10GiB""#);
+            reader.error_as(
+                "neither-time-nor-size",
+                text.span,
+                message,
+                r#"write numbers and their units, such as "1h" or "10GiB""#,
+            );
             None
         }
     }

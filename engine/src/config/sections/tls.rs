@@ -28,7 +28,12 @@ fn certificate(section: Section<'_>) -> Option<CertificateFiles> {
 fn path(section: &Section<'_>, key: &'static str, example: &str) -> Option<PathBuf> {
     if section.entry(key).is_none() {
         let message = format!("the certificate has no `{key}`");
-        section.reader.error(section.span(), message, format!("write {example}, a PEM file"));
+        section.reader.error_as(
+            "missing-key",
+            section.span(),
+            message,
+            format!("write {example}, a PEM file"),
+        );
     }
     let text = section.text(key)?;
     Some(section.reader.path(&text.text, text.span))
@@ -50,13 +55,23 @@ pub(super) fn listener(section: &Section<'_>) -> (TlsMode, ClientCertificates) {
     let Some(asked) = asked else {
         if let Some(authorities) = authorities {
             let help = "write client_certificates = \"verify\"";
-            reader.error(authorities.span, "`client_authorities` means nothing by itself", help);
+            reader.error_as(
+                "key-without-its-other",
+                authorities.span,
+                "`client_authorities` means nothing by itself",
+                help,
+            );
         }
         return (mode, ClientCertificates::Off);
     };
     if mode == TlsMode::Off {
         let help = "write tls = \"starttls\", or remove it";
-        reader.error(asked.span, "`client_certificates` means nothing without TLS", help);
+        reader.error_as(
+            "key-without-its-other",
+            asked.span,
+            "`client_certificates` means nothing without TLS",
+            help,
+        );
     }
     match (asked.text.as_str(), authorities) {
         ("verify", Some(authorities)) => {
@@ -65,11 +80,21 @@ pub(super) fn listener(section: &Section<'_>) -> (TlsMode, ClientCertificates) {
         }
         ("verify", None) => {
             let help = "write client_authorities = \"/etc/ringmx/clients.pem\", a PEM file";
-            reader.error(asked.span, "`client_certificates` = \"verify\" needs `client_authorities`", help);
+            reader.error_as(
+                "missing-key",
+                asked.span,
+                "`client_certificates` = \"verify\" needs `client_authorities`",
+                help,
+            );
         }
         ("off" | "record", Some(authorities)) => {
             let help = "write client_certificates = \"verify\"";
-            reader.error(authorities.span, "`client_authorities` is for \"verify\" only", help);
+            reader.error_as(
+                "key-without-its-other",
+                authorities.span,
+                "`client_authorities` is for \"verify\" only",
+                help,
+            );
         }
         ("record", None) => return (mode, ClientCertificates::Record),
         ("off", None) => {}
@@ -88,6 +113,11 @@ pub(super) fn check(root: &Section<'_>, listeners: &[Listener], certificates: &[
         let (name, mode) = (&listener.name, listener.tls.name());
         let message =
             format!("tls = \"{mode}\" of the listener `{name}` needs a [[certificate]], and there is none");
-        root.reader.error(root.span(), message, "add [[certificate]] with chain = \"..\" and key = \"..\"");
+        root.reader.error_as(
+            "certificate-missing",
+            root.span(),
+            message,
+            "add [[certificate]] with chain = \"..\" and key = \"..\"",
+        );
     }
 }
