@@ -13,7 +13,7 @@ use rcgen::{
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion};
 
 use crate::client::Client;
 
@@ -74,10 +74,19 @@ pub type Stream = StreamOwned<ClientConnection, TcpStream>;
 
 /// What clients trust: this authority alone.
 pub fn client_config(authority: &Path) -> Arc<ClientConfig> {
+    client_config_for(authority, rustls::DEFAULT_VERSIONS)
+}
+
+/// The same, of a client that speaks these versions only.
+pub fn client_config_for(
+    authority: &Path,
+    versions: &[&'static SupportedProtocolVersion],
+) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     let der = CertificateDer::from_pem_file(authority).expect("the authority's certificate");
     roots.add(der).expect("an authority");
-    Arc::new(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth())
+    let builder = ClientConfig::builder_with_protocol_versions(versions);
+    Arc::new(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
 /// The handshake over a connection on which it is due. Done, or the error.

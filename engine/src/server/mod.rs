@@ -40,6 +40,7 @@ pub use journal::Segments;
 pub use listener::{Listeners, Prepared};
 pub use policies::{Policies, Published, Publisher};
 pub use ports::{Latch, PortChange};
+pub use tls::{Step, Tls};
 pub use visitors::{Expected, PortId, Ticket, Visit, Visitors};
 pub use watch::{Unproven, Watch, WatchOptions};
 pub use worker::{Port, Setup, Stop, Worker};

@@ -30,14 +30,14 @@ const ALERT_IN_CLEAR: [u8; 7] = [21, 3, 3, 0, 2, 2, 50];
 
 /// What one call of [`Tls::advance`] came to.
 #[derive(Debug)]
-pub(super) enum Step {
+pub enum Step {
     /// The handshake is done.
     Secured(Secured),
     /// This is no TLS, or not what was agreed on. An alert may have been written.
     Failed(&'static str),
 }
 
-pub(super) struct Tls {
+pub struct Tls {
     connection: UnbufferedServerConnection,
     terms: Arc<Terms>,
     /// Received, not yet read: less than a record once [`advance`](Self::advance) has read all.
@@ -72,7 +72,7 @@ impl std::fmt::Debug for Tls {
 
 impl Tls {
     /// `clear` goes out before anything else, as it is.
-    pub(super) fn begin(terms: Arc<Terms>, clear: Vec<u8>) -> Result<Box<Self>, Error> {
+    pub fn begin(terms: Arc<Terms>, clear: Vec<u8>) -> Result<Box<Self>, Error> {
         Ok(Box::new(Self {
             connection: UnbufferedServerConnection::new(Arc::clone(&terms.config))?,
             terms,
@@ -84,31 +84,31 @@ impl Tls {
         }))
     }
 
-    pub(super) fn is_handshaking(&self) -> bool {
+    pub fn is_handshaking(&self) -> bool {
         matches!(self.stage, Stage::Handshake { .. })
     }
 
     /// Whether the client has said that it will send no more. If the connection ends without it, somebody may have cut
     /// it (RFC 8446 §6.1).
-    pub(super) fn is_ended(&self) -> bool {
+    pub fn is_ended(&self) -> bool {
         self.stage == Stage::Ended
     }
 
     /// Octets held of what was received.
-    pub(super) fn held_len(&self) -> usize {
+    pub fn held_len(&self) -> usize {
         self.incoming.len()
     }
 
-    pub(super) fn has_output(&self) -> bool {
+    pub fn has_output(&self) -> bool {
         !self.outgoing.is_empty()
     }
 
-    pub(super) fn owes_goodbye(&self) -> bool {
+    pub fn owes_goodbye(&self) -> bool {
         !self.has_said_goodbye && matches!(self.stage, Stage::Secured | Stage::Ended)
     }
 
     /// Octets have come. `spare`: buffers to take one from.
-    pub(super) fn receive(&mut self, octets: &[u8], spare: &mut Vec<Vec<u8>>) {
+    pub fn receive(&mut self, octets: &[u8], spare: &mut Vec<Vec<u8>>) {
         if self.incoming.capacity() == 0 {
             self.incoming = spare.pop().unwrap_or_default();
         }
@@ -117,7 +117,7 @@ impl Tls {
 
     /// Reads what has come, appends plaintext to `plain`, and goes on with the handshake. None: there is nothing more
     /// to do without more octets. `now`: since 1970.
-    pub(super) fn advance(&mut self, plain: &mut Vec<u8>, now: Duration) -> Option<Step> {
+    pub fn advance(&mut self, plain: &mut Vec<u8>, now: Duration) -> Option<Step> {
         if self.stage == Stage::Failed {
             self.incoming.clear();
             return None;
@@ -166,18 +166,18 @@ impl Tls {
     }
 
     /// The connection ends: what has come and was not read is thrown away.
-    pub(super) fn forget_input(&mut self) {
+    pub fn forget_input(&mut self) {
         self.incoming = Vec::new();
     }
 
     /// Takes the buffer of received octets when it holds none.
-    pub(super) fn take_spare(&mut self) -> Vec<u8> {
+    pub fn take_spare(&mut self) -> Vec<u8> {
         if self.incoming.is_empty() { std::mem::take(&mut self.incoming) } else { Vec::new() }
     }
 
     /// Appends to `wire` what is to be sent: what the handshake has to say, then `plain`, then, behind the `last` of
     /// it, that no more will come.
-    pub(super) fn seal(&mut self, plain: &[u8], last: bool, wire: &mut Vec<u8>) {
+    pub fn seal(&mut self, plain: &[u8], last: bool, wire: &mut Vec<u8>) {
         wire.append(&mut std::mem::take(&mut self.outgoing));
         let says_goodbye = last && self.owes_goodbye();
         self.has_said_goodbye |= says_goodbye;

@@ -7,10 +7,12 @@
 mod dialogue;
 mod parsers;
 mod recovery;
+mod tls;
 
 pub use dialogue::{fuzz_bdat, fuzz_proxy, fuzz_session, fuzz_walk};
 pub use parsers::{fuzz_ack, fuzz_command, fuzz_config, fuzz_decoder, fuzz_envelope, fuzz_params, fuzz_path};
 pub use recovery::fuzz_recover;
+pub use tls::fuzz_tls;
 
 /// A function to fuzz, and the words its inputs are made of.
 #[derive(Clone, Copy, Debug)]
@@ -145,6 +147,23 @@ const PROXY: &[&str] = &[
     "EHLO x\r\n",
 ];
 
+/// Types and versions of records and handshake messages; RFC 8446 §4 and §5.1.
+const RECORDS: &[&str] = &[
+    "\u{16}\u{3}\u{1}\0",
+    "\u{16}\u{3}\u{3}\0",
+    "\u{14}\u{3}\u{3}\0\u{1}\u{1}",
+    "\u{15}\u{3}\u{3}\0\u{2}\u{1}\0",
+    "\u{15}\u{3}\u{3}\0\u{2}\u{2}\u{28}",
+    "\u{17}\u{3}\u{3}\0",
+    "\u{1}\0\0",
+    "\u{b}\0\0",
+    "\u{10}\0\0",
+    "\u{14}\0\0\u{c}",
+    "\u{18}\0\0\u{1}\u{1}",
+    "QUIT\r\n",
+    "\0",
+];
+
 /// All of them.
 pub const TARGETS: &[Target] = &[
     Target { name: "command", run: fuzz_command, words: COMMANDS },
@@ -163,6 +182,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "session", run: fuzz_session, words: COMMANDS },
     Target { name: "walk", run: fuzz_walk, words: &["\0", "\u{8}", "\u{20}", "\u{27}", "\u{37}", "\u{40}"] },
     Target { name: "proxy", run: fuzz_proxy, words: PROXY },
+    Target { name: "tls", run: fuzz_tls, words: RECORDS },
     Target { name: "envelope", run: fuzz_envelope, words: &["\u{1}", "\u{0}", "\u{5}", "a@b"] },
     Target { name: "recover", run: fuzz_recover, words: &["RMXr", "RMXb", "\0\0\0\0\0\0\0\0"] },
     Target { name: "ack", run: fuzz_ack, words: &["\0\0\0\0"] },
