@@ -374,9 +374,6 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         let Some(connection) = self.connections.get_mut(key) else { return false };
         if connection.state != State::Open {
             keep_buffer(&mut self.spare, connection.parked.take().0);
-            if let Some(tls) = &mut connection.tls {
-                tls.forget_input();
-            }
         }
         let (before, len) = (connection.parked.counted_len as usize, connection.input_len());
         if before != len {

@@ -165,11 +165,6 @@ impl Tls {
         step
     }
 
-    /// The connection ends: what has come and was not read is thrown away.
-    pub fn forget_input(&mut self) {
-        self.incoming = Vec::new();
-    }
-
     /// Takes the buffer of received octets when it holds none.
     pub fn take_spare(&mut self) -> Vec<u8> {
         if self.incoming.is_empty() { std::mem::take(&mut self.incoming) } else { Vec::new() }
@@ -181,6 +176,10 @@ impl Tls {
         wire.append(&mut std::mem::take(&mut self.outgoing));
         let says_goodbye = last && self.owes_goodbye();
         self.has_said_goodbye |= says_goodbye;
+        // Nothing can be said any more, and the connection must not be asked: what it remembers its place in is gone.
+        if self.stage == Stage::Failed {
+            return;
+        }
         while !plain.is_empty() || says_goodbye {
             // What is held of a record stays where it is: the connection remembers its place.
             let UnbufferedStatus { discard, state, .. } =
@@ -214,9 +213,10 @@ impl Tls {
         Step::Failed(why)
     }
 
-    /// The alert that the connection has for the client, if it has one.
+    /// The alert that the connection has for the client, if it has one. Without one it would look for more records, at
+    /// its place in octets that are not there.
     fn write_alert(&mut self) {
-        loop {
+        while self.connection.wants_write() {
             match self.connection.process_tls_records(&mut []).state {
                 Ok(ConnectionState::EncodeTlsData(mut data)) => encode(&mut data, &mut self.outgoing),
                 _ => return,
@@ -503,6 +503,26 @@ mod tests {
         assert_eq!(wire, ALERT_IN_CLEAR);
         assert_eq!(pair.receive(b"anything", 1), None);
         assert_eq!(pair.server.held_len(), 0);
+    }
+
+    /// The connection remembers its place within the first record, and an error must not make it look there again.
+    #[test]
+    fn what_is_malformed_behind_a_part_of_a_message_is_refused() {
+        for version in [&TLS12, &TLS13] {
+            for malformed in [&b"\x16\x03\x01\xff\xff"[..], b"\x99\x03\x03\0\x01x", b"\x16\x09\x01\0\x01x"] {
+                for piece_len in [1, 7, usize::MAX] {
+                    let mut pair = Pair::new(version);
+                    let hello = pair.said();
+                    let mut octets = vec![22, 3, 1, 0, 20];
+                    octets.extend_from_slice(&hello[5..25]);
+                    octets.extend_from_slice(malformed);
+                    assert!(pair.receive(&octets, piece_len).is_some(), "{malformed:?}");
+                    let mut wire = Vec::new();
+                    pair.server.seal(b"221 bye\r\n", true, &mut wire);
+                    assert!(!wire.windows(3).any(|octets| octets == b"221"), "nothing in clear");
+                }
+            }
+        }
     }
 
     #[test]
