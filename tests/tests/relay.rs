@@ -196,6 +196,28 @@ fn connections_are_used_again() {
     server.stop();
 }
 
+/// More mail than a next hop takes at once waits for it, and is not put off.
+#[test]
+fn a_next_hop_that_keeps_up_is_waited_for() {
+    let hop = NextHop::start(Behaviour { extensions: ALL.to_vec(), ..Behaviour::default() });
+    let (home, server) =
+        serve(&[Route { more: "connections_max = 2", ..Route::new("a.example", &hop) }], None);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut client = Client::ready(server.address).expect("a session");
+                for _ in 0..100 {
+                    client.send(SENDER, &["a@a.example"], CONTENT).expect("a 250");
+                }
+            });
+        }
+    });
+    assert_eq!(hop.wait_for("400 messages", 400).len(), 400);
+    wait_until_empty(&home);
+    let log = server.stop().join("\n");
+    assert!(!log.contains("delivery failed"), "{log}");
+}
+
 /// What cannot be delivered: the next hop's word, and what the sender is told.
 #[test]
 fn senders_hear_what_cannot_be_delivered() {

@@ -12,7 +12,7 @@ use super::large::{LargeContent, PIECE_LEN};
 use super::maildir;
 use super::notice::FailedRecipient;
 use super::plan::{Copy, Kept, Plan, Way};
-use super::relay::{Body, Delivered, Hops, Sent};
+use super::relay::{Body, Delivered, Hops, Place, Sent};
 use super::waiting::retry_wait;
 use crate::config::{Config, Relay};
 use crate::protocol::deferral::{Deferral, Failure};
@@ -62,6 +62,8 @@ pub(super) struct Job {
     kept_recipients: Vec<u16>,
     /// The present one, which may not be the record's.
     pub envelope: Box<[u8]>,
+    /// At its next hops, while it is being delivered.
+    places: Vec<Place>,
 }
 
 /// The content of a message that is being delivered.
@@ -264,6 +266,7 @@ impl Job {
             failed: failed.into_iter().map(known).collect(),
             kept_recipients,
             envelope: envelope.into(),
+            places: Vec::new(),
         }
     }
 
@@ -288,11 +291,16 @@ impl Job {
         })
     }
 
+    pub(super) fn take_places(&mut self, hops: &Hops) {
+        self.places = self.relays().map(|relay| Place::take(hops.of(relay))).collect();
+    }
+
     /// Makes each copy, one after the other; a failure does not keep the others from being delivered. Then tells the
     /// sender of those that have failed for good.
     pub(super) async fn deliver(mut self, hops: Rc<Hops>) -> Self {
         self.deliver_to_maildirs().await;
         self.relay(&hops).await;
+        self.places.clear();
         self.tell_sender(&hops).await;
         self
     }

@@ -414,7 +414,7 @@ impl Tail {
         self.deferred.retire(self.segments.recovered_is_settled());
     }
 
-    fn start(&mut self, job: Job) {
+    fn start(&mut self, mut job: Job) {
         if job.is_idle() {
             self.finished.push(job);
             return;
@@ -425,6 +425,7 @@ impl Tail {
         under.retries_count += usize::from(job.ticket.is_retry());
         let content_len = job.content.len();
         self.content_len += content_len;
+        job.take_places(&self.hops);
         let hops = Rc::clone(&self.hops);
         self.tasks.spawn_local(async move {
             let job = Box::new(job.deliver(hops).await);

@@ -94,11 +94,17 @@ struct Trouble {
     is_probed: bool,
 }
 
-/// A message's place at a hop.
-struct Place<'a>(&'a Hop);
+/// A message's place at a hop, taken before its delivery begins: whoever looks next sees it.
+pub(super) struct Place(Rc<Hop>);
 
-impl<'a> Place<'a> {
-    fn take(hop: &'a Hop) -> Self {
+impl std::fmt::Debug for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Place").field(&self.0.relay.name()).finish()
+    }
+}
+
+impl Place {
+    pub(super) fn take(hop: Rc<Hop>) -> Self {
         if hop.users_count.get() == 0 {
             hop.moved_at.set(Instant::now());
         }
@@ -107,7 +113,7 @@ impl<'a> Place<'a> {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for Place {
     fn drop(&mut self) {
         self.0.users_count.set(self.0.users_count.get() - 1);
     }
@@ -129,21 +135,20 @@ impl Hop {
 
     /// Whether another message should wait outside: all places are taken, and they get free soon.
     pub(super) fn is_full(&self) -> bool {
-        self.has_no_place() && self.trouble.borrow().is_none() && self.moved_at.get().elapsed() < PATIENCE
+        self.users_count.get() >= 2 * self.relay.connections_max
+            && self.trouble.borrow().is_none()
+            && self.moves()
     }
 
-    fn has_no_place(&self) -> bool {
-        self.users_count.get() >= 2 * self.relay.connections_max
+    /// Whether a transaction has ended just now.
+    fn moves(&self) -> bool {
+        self.moved_at.get().elapsed() < PATIENCE
     }
 
     /// One transaction. The result is one for each recipient, in order, and how the connection was protected.
     pub(super) async fn deliver(&self, letter: &Letter, body: Body<'_>, hostname: &str) -> Delivered {
         let all =
             |error: RelayError| Delivered { sent: vec![Err(error); letter.recipients.len()], tls: None };
-        if self.has_no_place() && self.trouble.borrow().is_none() {
-            return all(Problem::Busy.at(&self.relay.name()));
-        }
-        let _place = Place::take(self);
         let is_probe = match self.admit() {
             Ok(is_probe) => is_probe,
             Err(error) => return all(error),
@@ -166,11 +171,15 @@ impl Hop {
 
     /// The right to a connection; None if nobody gives one back in time.
     async fn connection(&self) -> Option<SemaphorePermit<'_>> {
+        if let Ok(permit) = self.connections.try_acquire() {
+            return Some(permit);
+        }
         loop {
-            match timeout(PATIENCE, self.connections.acquire()).await {
-                Ok(permit) => return Some(permit.expect("the semaphore is never closed")),
-                Err(_) if self.moved_at.get().elapsed() >= PATIENCE => return None,
-                Err(_) => {}
+            if !self.moves() {
+                return None;
+            }
+            if let Ok(permit) = timeout(PATIENCE, self.connections.acquire()).await {
+                return Some(permit.expect("the semaphore is never closed"));
             }
         }
     }
