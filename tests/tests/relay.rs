@@ -218,6 +218,25 @@ fn a_next_hop_that_keeps_up_is_waited_for() {
     assert!(!log.contains("delivery failed"), "{log}");
 }
 
+/// Its surplus 250 must not be taken for the answer to the next message.
+#[test]
+fn a_next_hop_that_says_too_much_is_not_believed_twice() {
+    let acts = vec![("end", Act::Say("452 4.3.1 full\r\n250 2.0.0 taken as 1"))];
+    let hop = NextHop::start(Behaviour { extensions: ALL.to_vec(), acts, ..Behaviour::default() });
+    let (home, server) = serve(&[Route::new("a.example", &hop)], None);
+    let ids: Vec<String> = (0..5).map(|_| send(&server, &["a@a.example"], CONTENT)).collect();
+    eventually("an attempt at each", || {
+        let listed = text(&home.run(["spool", "ls", "--json"]).stdout);
+        let tried =
+            |id: &String| listed.lines().any(|line| line.contains(id) && line.contains("\"attempts\":"));
+        ids.iter().all(tried).then_some(())
+    });
+    hop.behave(Behaviour { extensions: ALL.to_vec(), ..Behaviour::default() });
+    assert_eq!(hop.wait_for("all of them", ids.len()).len(), ids.len());
+    wait_until_empty(&home);
+    server.stop();
+}
+
 /// What cannot be delivered: the next hop's word, and what the sender is told.
 #[test]
 fn senders_hear_what_cannot_be_delivered() {

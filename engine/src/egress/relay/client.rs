@@ -103,6 +103,15 @@ impl Client {
         self.transactions_count > 0 && !self.has_replied
     }
 
+    /// Whether nothing has come that nobody asked for, and the connection is not closed.
+    pub(super) async fn is_quiet(&mut self) -> bool {
+        if !self.received.is_empty() {
+            return false;
+        }
+        let read = self.stream.read_buf(&mut self.received);
+        tokio::time::timeout(Duration::ZERO, read).await.is_err()
+    }
+
     /// The greeting, and the reply to EHLO or LHLO.
     pub(super) async fn greet(&mut self, hostname: &str) -> Result<(), RelayError> {
         let greeting = self.reply("the greeting").await?;

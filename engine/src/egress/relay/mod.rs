@@ -224,6 +224,10 @@ impl Hop {
         hostname: &str,
     ) -> Result<Delivered, RelayError> {
         while let Some(mut client) = self.take_idle() {
+            // Who says more than it was asked would say it in place of the next answer.
+            if !client.is_quiet().await {
+                continue;
+            }
             match client.send(letter, body).await {
                 Ok(sent) => return Ok(self.keep(client, sent)),
                 // The hop had closed it while it was idle.
