@@ -76,7 +76,7 @@ impl Flush {
         let attempts = self.jobs.iter_mut().flat_map(|flush| &mut flush.job.copies);
         for attempt in attempts {
             if let Some(Err(error)) = written_to(attempt).and_then(|directory| synced.get(directory)) {
-                attempt.set(&Err(Rc::clone(error)));
+                attempt.take_back(error);
             }
         }
         let now_unix_us = unix_us();

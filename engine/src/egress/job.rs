@@ -191,6 +191,13 @@ impl Attempt {
         self.outcomes = vec![outcome.clone(); self.copy.recipients.len()];
     }
 
+    /// What was written is not durable. It is tried again even where its time is over: by now nobody will be told of a
+    /// failure, so that none may count as final.
+    pub(super) fn take_back(&mut self, error: &Rc<DeliveryError>) {
+        self.is_expired = false;
+        self.set(&Err(Rc::clone(error)));
+    }
+
     pub(super) fn delivered_count(&self) -> usize {
         self.outcomes.iter().filter(|outcome| outcome.is_ok()).count()
     }
@@ -415,5 +422,25 @@ impl Job {
         // Copies of an earlier attempt were delivered, or failed: what is tried again is not discarded.
         let delivers = !self.copies.is_empty() || self.ticket.is_retry();
         if delivers { AckKind::Delivered } else { AckKind::Discarded }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn a_copy_that_is_not_durable_is_tried_again_whatever_its_age() {
+        let way = Way::Maildir { directory: "/mail".into(), head: Vec::new() };
+        let copy = Copy { recipients: vec![0, 2], route_index: 0, way };
+        let mut attempt = Attempt { copy, octets: 0, outcomes: Vec::new(), tls: None, is_expired: true };
+        attempt.set(&Ok(Rc::from("")));
+        assert_eq!(attempt.transient().count() + attempt.permanent().count(), 0);
+        let error = DeliveryError::of("sync", Path::new("/mail/new"))(io::Error::other("a bad disk"));
+        attempt.take_back(&Rc::new(error));
+        assert_eq!(attempt.transient().map(|(position, _)| position).collect::<Vec<_>>(), [0, 2]);
+        assert_eq!(attempt.permanent().count(), 0);
     }
 }
