@@ -181,6 +181,25 @@ fn a_lost_answer_may_make_two_of_a_message_and_never_none() {
     server.stop();
 }
 
+/// Offered, and then refused: without it the mail goes in clear, unless the route wants TLS.
+#[test]
+fn a_next_hop_that_refuses_starttls_gets_mail_in_clear() {
+    let act = Act::Say("454 4.7.0 not now");
+    let behaviour =
+        Behaviour { extensions: vec!["STARTTLS"], acts: vec![("STARTTLS", act)], ..Behaviour::default() };
+    let hops = [(); 2].map(|()| NextHop::start(behaviour.clone()));
+    let required = Route { more: "tls = \"required\"", ..Route::new("required.example", &hops[1]) };
+    let (home, server) = serve(&[Route::new("a.example", &hops[0]), required], None);
+    let id = send(&server, &["a@required.example"], CONTENT);
+    send(&server, &["a@a.example"], CONTENT);
+    assert_whole(&hops[0].wait_for("mail in clear", 1)[0], CONTENT);
+    let failed = |line: &String| line.contains("delivery failed") && line.contains(&id);
+    eventually("a failure", || server.log.lines().into_iter().find(failed));
+    assert_eq!(hops[1].taken(), []);
+    assert_eq!(home.undelivered(), [id]);
+    server.stop();
+}
+
 #[test]
 fn connections_are_used_again() {
     let hop = NextHop::start(Behaviour { extensions: ALL.to_vec(), ..Behaviour::default() });

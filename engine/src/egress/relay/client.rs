@@ -100,7 +100,7 @@ impl Client {
 
     /// Whether the connection failed before the next hop said anything to the present transaction.
     pub(super) fn has_only_been_closed(&self) -> bool {
-        self.transactions_count > 0 && !self.has_replied
+        !self.has_replied
     }
 
     /// Whether nothing has come that nobody asked for, and the connection is not closed.

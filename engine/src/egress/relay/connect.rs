@@ -81,8 +81,10 @@ async fn open(
 ) -> Result<Client, RelayError> {
     let opened = open_with(relay, hop, tls, hostname).await;
     match opened {
-        // RFC 7435: TLS that fails is no worse than none; it takes another connection.
-        Err(RelayError { problem: Problem::Tls(_), .. }) if relay.tls == RelayTls::Opportunistic => {
+        // RFC 7435: TLS that fails, or is refused after all, is no worse than none; it takes another connection.
+        Err(RelayError { problem: Problem::Tls(_) | Problem::Said("STARTTLS", _), .. })
+            if relay.tls == RelayTls::Opportunistic =>
+        {
             open_with(relay, hop, None, hostname).await
         }
         opened => opened,

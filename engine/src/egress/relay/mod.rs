@@ -149,17 +149,18 @@ impl Hop {
     pub(super) async fn deliver(&self, letter: &Letter, body: Body<'_>, hostname: &str) -> Delivered {
         let all =
             |error: RelayError| Delivered { sent: vec![Err(error); letter.recipients.len()], tls: None };
-        let is_probe = match self.admit() {
-            Ok(is_probe) => is_probe,
-            Err(error) => return all(error),
-        };
+        if let Some(error) = self.resting() {
+            return all(error);
+        }
         let Some(_connection) = self.connection().await else {
             return all(Problem::Busy.at(&self.relay.name()));
         };
-        // What has failed while this one waited need not be tried again.
-        if !is_probe && let Err(error) = self.admit() {
+        // It may have failed while this one waited.
+        if let Some(error) = self.resting() {
             return all(error);
         }
+        // From here on nothing returns before the hop's state is known again.
+        let is_probe = self.trouble.borrow_mut().as_mut().map(|trouble| trouble.is_probed = true).is_some();
         let delivered = self.transact(letter, &body, hostname).await;
         self.moved_at.set(Instant::now());
         match &delivered {
@@ -184,15 +185,12 @@ impl Hop {
         }
     }
 
-    /// Whether the message is the one that sees if a hop in trouble is well again.
-    fn admit(&self) -> Result<bool, RelayError> {
-        let mut trouble = self.trouble.borrow_mut();
-        let Some(trouble) = trouble.as_mut() else { return Ok(false) };
-        if Instant::now() < trouble.rests_until || trouble.is_probed {
-            return Err(Problem::Resting(trouble.why.clone()).at(&self.relay.name()));
-        }
-        trouble.is_probed = true;
-        Ok(true)
+    /// Why the hop is left alone; None if it is well, or a message is to see whether it is.
+    fn resting(&self) -> Option<RelayError> {
+        let trouble = self.trouble.borrow();
+        let trouble =
+            trouble.as_ref().filter(|trouble| trouble.is_probed || Instant::now() < trouble.rests_until)?;
+        Some(Problem::Resting(trouble.why.clone()).at(&self.relay.name()))
     }
 
     fn note_trouble(&self, error: &RelayError) {
@@ -209,10 +207,9 @@ impl Hop {
     }
 
     fn note_health(&self, is_probe: bool) {
-        let mut trouble = self.trouble.borrow_mut();
         // Of those that were under way when it failed only a probe says more.
         if is_probe {
-            *trouble = None;
+            *self.trouble.borrow_mut() = None;
         }
     }
 
