@@ -15,6 +15,7 @@ mod list;
 mod listener_analysis;
 mod reader;
 mod relay;
+mod route;
 mod rule_analysis;
 mod sections;
 mod source;
@@ -29,6 +30,7 @@ use std::time::Duration;
 
 pub use finding::{ConfigError, Finding, Place, Severity};
 pub use relay::{NextHop, Relay, RelayProtocol, RelayTls};
+pub use route::{Bounce, Deliver, DomainPattern, Route};
 pub use template::PathTemplate;
 pub use value::{format_size, parse_bind, parse_port};
 
@@ -172,46 +174,6 @@ pub struct Recipients {
     pub table: Arc<recipient::Recipients>,
 }
 
-/// Where the mail of some domains goes.
-#[derive(Clone, Debug)]
-pub struct Route {
-    /// At least one.
-    pub domains: Vec<DomainPattern>,
-    pub deliver: Deliver,
-    /// Waits between attempts, at least one; the last repeats.
-    pub retry: Vec<Duration>,
-    /// How long mail is tried; then it has failed. RFC 5321 §4.5.4.1 asks for 4 to 5 days at least.
-    pub lifetime: Duration,
-}
-
-/// Whom notices of mail that could not be delivered are given to.
-#[derive(Clone, Debug)]
-pub struct Bounce {
-    pub relay: Arc<Relay>,
-    /// Waits between attempts, at least one; the last repeats.
-    pub retry: Vec<Duration>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DomainPattern {
-    Any,
-    /// In lower case.
-    Exact(String),
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Deliver {
-    Maildir {
-        path: PathTemplate,
-    },
-    /// Over SMTP or LMTP.
-    Relay(Arc<Relay>),
-    /// Acknowledged without a trace.
-    Discard,
-    /// Kept in the spool.
-    Hold,
-}
-
 #[derive(Clone, Copy, Debug)]
 pub struct Log {
     pub format: LogFormat,
@@ -296,21 +258,6 @@ impl Checked {
         self.config.ok_or_else(|| ConfigError {
             findings: self.findings.into_iter().filter(|f| f.severity == Severity::Error).collect(),
         })
-    }
-}
-
-impl Route {
-    pub fn matches(&self, domain: &str) -> bool {
-        self.domains.iter().any(|pattern| pattern.matches(domain))
-    }
-}
-
-impl DomainPattern {
-    pub fn matches(&self, domain: &str) -> bool {
-        match self {
-            Self::Any => true,
-            Self::Exact(exact) => exact.eq_ignore_ascii_case(domain),
-        }
     }
 }
 
