@@ -148,13 +148,15 @@ fn routes(reader: &Reader, built: &Built) {
 }
 
 fn never_matches(route: &Route, earlier: &[Route], recipients: &Recipients) -> Option<String> {
-    if earlier.iter().any(|earlier| earlier.domains.contains(&DomainPattern::Any)) {
+    // Those that leave nothing of their domains to this one.
+    let is_greedy =
+        |earlier: &&Route| earlier.conditions.are_none() || earlier.conditions == route.conditions;
+    let greedy: Vec<&Route> = earlier.iter().filter(is_greedy).collect();
+    if greedy.iter().any(|earlier| earlier.domains.contains(&DomainPattern::Any)) {
         return Some("this route never matches: one before it takes \"*\"".to_owned());
     }
-    let reachable = recipients
-        .domains
-        .iter()
-        .any(|domain| route.matches(domain) && !earlier.iter().any(|earlier| earlier.matches(domain)));
+    let is_taken = |domain: &String| greedy.iter().any(|earlier| earlier.matches(domain));
+    let reachable = recipients.domains.iter().any(|domain| route.matches(domain) && !is_taken(domain));
     (!reachable).then(|| {
         "this route never matches: its domains are not in [recipients], or routes before it take them"
             .to_owned()

@@ -30,7 +30,7 @@ use std::time::Duration;
 
 pub use finding::{ConfigError, Finding, Place, Severity};
 pub use relay::{NextHop, Relay, RelayProtocol, RelayTls};
-pub use route::{Bounce, Deliver, DomainPattern, Route};
+pub use route::{Addressed, Bounce, Conditions, Deliver, DomainPattern, Route};
 pub use template::PathTemplate;
 pub use value::{format_size, parse_bind, parse_port};
 
@@ -242,12 +242,10 @@ impl Config {
         check_file(path).into_result()
     }
 
-    /// The route of a recipient's domain, in any case of letters and form of labels, and its position. None only for a
-    /// domain that `recipients` did not hold when the mail's route was checked: the mail may be older than this
-    /// configuration.
-    pub fn route_for(&self, domain: &str) -> Option<(usize, &Route)> {
-        let domain = idn::to_ascii(domain);
-        self.routes.iter().enumerate().find(|(_, route)| route.matches(&domain))
+    /// The route of a recipient, and its position. None only where the configuration has changed since the mail was
+    /// accepted: each domain of `recipients` has one.
+    pub fn route_for(&self, addressed: &Addressed<'_>) -> Option<(usize, &Route)> {
+        route::first_of(&self.routes, addressed)
     }
 }
 

@@ -81,7 +81,7 @@ fn relays(reader: &Reader, built: &Built) {
                 "name the `client`s that may relay, or the domains in `to`",
             );
         }
-        if !config.routes.iter().any(|route| route.matches("*")) {
+        if !config.routes.iter().any(|route| route.takes_all("*")) {
             let message = "no [[route]] takes the mail of all domains that this rule may relay to";
             reader.warn_as(
                 "rule-relay-without-route",

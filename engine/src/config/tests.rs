@@ -46,7 +46,10 @@ fn the_quick_start_is_as_documented() {
     assert_eq!(config.recipients.domains, BTreeSet::from(["example.com", "localhost"].map(String::from)));
     assert_eq!(config.recipients.postmaster_domain, "localhost");
     let path = PathTemplate::parse("./ringmx-data/maildir").unwrap();
-    assert_eq!(config.route_for("Example.COM").unwrap().1.deliver, Deliver::Maildir { path });
+    assert_eq!(
+        config.route_for(&Addressed::to("x@Example.COM")).unwrap().1.deliver,
+        Deliver::Maildir { path }
+    );
     assert_eq!(config.admin, Some("127.0.0.1:8025".parse().unwrap()));
     assert_eq!(config.listeners[0].tls, TlsMode::StartTls);
     assert!(config.certificates[0].self_signed);
@@ -62,8 +65,8 @@ fn the_examples_are_valid() {
     }
     let mx = Config::load(&Path::new(directory).join("mx.toml")).unwrap();
     assert_eq!(mx.listeners[0].bind, ["0.0.0.0:25".parse().unwrap(), "[::]:25".parse().unwrap()]);
-    assert_eq!(mx.route_for("example.org").unwrap().0, 0);
-    assert_eq!(mx.route_for("EXAMPLE.com").unwrap().0, 1);
+    assert_eq!(mx.route_for(&Addressed::to("x@example.org")).unwrap().0, 0);
+    assert_eq!(mx.route_for(&Addressed::to("x@EXAMPLE.com")).unwrap().0, 1);
     assert_eq!(mx.replies.texts["5.7.1"], "Mail for this domain is not accepted here");
     assert_eq!(shown(VALID), "");
 }
@@ -244,7 +247,7 @@ fn values_that_do_not_fit_together_are_errors() {
         ("\"hold\"", "\"maildir\"\npath = \"/x/{user}\"", "`{user}` stands for nothing"),
         ("\"hold\"", "\"hold\"\nretry = [\"0s\"]", "a wait of 0"),
         ("\"hold\"", "\"hold\"\nretry = []", "`retry` is empty"),
-        ("[\"*\"]", "[\"other.example\"]", "no [[route]] takes the mail of example.com"),
+        ("[\"*\"]", "[\"other.example\"]", "no [[route]] takes all mail of example.com"),
         ("[\"*\"]", "[]", "`domains` is empty: the route takes no mail"),
         ("[\"127.0.0.1:2525\"]", "[]", "`bind` is empty"),
         ("[\"127.0.0.1:2525\"]", "[\"127.0.0.1:25\", \"127.0.0.1:smtp\"]", "127.0.0.1:25 is there twice"),
@@ -501,7 +504,7 @@ fn domains_are_found_in_every_form() {
     assert_eq!(config.recipients.domains, BTreeSet::from(["xn--bcher-kva.example".to_owned()]));
     let spellings = idn::spellings("xn--bcher-kva.example");
     assert_eq!(spellings, ["xn--bcher-kva.example", "b\u{fc}cher.example"]);
-    assert!(config.route_for("b\u{fc}cher.example").is_some());
+    assert!(config.route_for(&Addressed::to("x@b\u{fc}cher.example")).is_some());
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::maildir;
 use super::notice::FailedRecipient;
 use super::relay::{Addressee, Letter};
-use crate::config::{Config, Deliver, Relay, idn};
+use crate::config::{Addressed, Config, Deliver, Relay, idn};
 use crate::protocol::deferral::Failure;
 use crate::protocol::envelope::{Envelope, EnvelopeError, Recipient};
 
@@ -78,6 +78,7 @@ impl Plan {
         let mut plan = Self::default();
         let mut places: Vec<Place<'_>> = Vec::new();
         let mut by_destination: HashMap<Destination, usize> = HashMap::new();
+        let (listener, tags) = (envelope.listener(), envelope.tags().collect::<Vec<_>>());
         for (position, recipient) in (0u16..).zip(envelope.recipients_with_params()) {
             if let Some(failure) = recipient.failed {
                 plan.failed.push((position, FailedRecipient::of(&recipient, Failure::read(failure))));
@@ -85,7 +86,8 @@ impl Plan {
             }
             let (local_part, domain) = split(recipient.path, config);
             let domain = &*idn::to_ascii(&String::from_utf8_lossy(domain)).into_owned();
-            let route = config.route_for(domain);
+            let addressed = Addressed { mailbox: recipient.path, domain, listener, tags: &tags };
+            let route = config.route_for(&addressed);
             let Some((route_index, route)) = route else {
                 plan.kept = Some(Kept::NoRoute(domain.escape_debug().to_string()));
                 plan.kept_recipients.push(position);

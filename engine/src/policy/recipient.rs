@@ -53,6 +53,11 @@ impl Recipients {
         Self { separators: separators.as_bytes().into(), ..Self::default() }
     }
 
+    /// What begins a subaddress.
+    pub fn separators(&self) -> &[u8] {
+        &self.separators
+    }
+
     /// A domain name in any case, or an address literal; with every mailbox in it, or those that are listed. A name
     /// with U-labels is one as it is written: whoever wants it found in its other forms lists them too.
     ///

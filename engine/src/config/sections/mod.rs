@@ -77,9 +77,11 @@ pub(super) fn build(reader: &Reader, table: &Table) -> Built {
     tls::check(&root, &listeners, &certificates);
     let spool = spool::spool(&root, &listeners);
     let recipients = recipients::recipients(&root, &hostname);
-    let (routes, route_places) = route::routes(&root);
-    route::check_coverage(&root, &recipients, &routes);
     let rules = rule::rules(&root, &listeners);
+    let separators = recipients.table.separators();
+    let known = route::Known { listeners: &listeners, tags: rules.tags(), separators };
+    let (routes, route_places) = route::routes(&root, known);
+    route::check_coverage(&root, &recipients, &routes);
     let (rule_set, hidden_rules) = rules.compile(&root, &recipients);
     let config = Config {
         hostname,

@@ -2,9 +2,17 @@
 
 use std::time::Duration;
 
+use super::names::each_spelling;
 use super::{RoutePlaces, domain, one_of, relay};
 use crate::config::reader::{Section, Text};
-use crate::config::{Deliver, DomainPattern, PathTemplate, Recipients, RelayProtocol, Route};
+use crate::config::{
+    Conditions, Deliver, DomainPattern, Listener, PathTemplate, Recipients, RelayProtocol, Route,
+};
+use crate::policy::matcher::Key;
+use crate::protocol::path::Mailbox;
+
+/// Keys beside `domains` that say which mail a route takes.
+const CONDITIONS: [&str; 3] = ["mailboxes", "listener", "tag"];
 
 /// RFC 5321 §4.5.4.1 wants 30 minutes and more between attempts in the long run.
 const RETRY_DEFAULT: [Duration; 3] =
@@ -12,15 +20,25 @@ const RETRY_DEFAULT: [Duration; 3] =
 /// RFC 5321 §4.5.4.1: 4 to 5 days at least.
 const LIFETIME_DEFAULT: Duration = Duration::from_secs(5 * 24 * 3600);
 
-pub(super) fn routes(root: &Section<'_>) -> (Vec<Route>, Vec<RoutePlaces>) {
-    root.sections("route").into_iter().map(route).unzip()
+/// What the conditions of routes may name.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Known<'a> {
+    pub listeners: &'a [Listener],
+    pub tags: &'a [Box<str>],
+    /// Octets that begin a subaddress.
+    pub separators: &'a [u8],
 }
 
-fn route(section: Section<'_>) -> (Route, RoutePlaces) {
+pub(super) fn routes(root: &Section<'_>, known: Known<'_>) -> (Vec<Route>, Vec<RoutePlaces>) {
+    root.sections("route").into_iter().map(|section| route(section, known)).unzip()
+}
+
+fn route(section: Section<'_>, known: Known<'_>) -> (Route, RoutePlaces) {
     let place = |key| section.entry(key).map(|entry| entry.node.span);
     let places = RoutePlaces { route: section.span(), deliver: place("deliver"), path: place("path") };
     let route = Route {
         domains: domains(&section),
+        conditions: conditions(&section, known),
         deliver: deliver(&section).unwrap_or(Deliver::Hold),
         retry: retry(&section),
         lifetime: section.duration("lifetime").map_or(LIFETIME_DEFAULT, |(lifetime, _)| lifetime),
@@ -33,6 +51,9 @@ fn domains(section: &Section<'_>) -> Vec<DomainPattern> {
     let reader = section.reader;
     let help = r#"write domains = ["*"] for all of them"#;
     if section.entry("domains").is_none() {
+        if CONDITIONS.iter().any(|key| section.entry(key).is_some()) {
+            return vec![DomainPattern::Any];
+        }
         reader.error(section.span(), "the route has no `domains`", help);
     }
     let Some(list) = section.texts("domains") else { return Vec::new() };
@@ -44,6 +65,45 @@ fn domains(section: &Section<'_>) -> Vec<DomainPattern> {
         _ => domain(reader, "domains", text).map(DomainPattern::Exact),
     };
     list.texts.iter().filter_map(pattern).collect()
+}
+
+fn conditions(section: &Section<'_>, known: Known<'_>) -> Conditions {
+    let reader = section.reader;
+    let texts = |key: &'static str| {
+        let list = section.texts(key)?;
+        if list.is_empty {
+            let message = format!("`{key}` is empty: the route takes no mail");
+            reader.error(list.span, message, format!("leave `{key}` out for all"));
+        }
+        Some(list.texts)
+    };
+    let mut conditions = Conditions { separators: known.separators.into(), ..Conditions::default() };
+    for text in texts("mailboxes").unwrap_or_default() {
+        let add = |mailbox: &Mailbox<'_>| {
+            conditions.mailboxes.insert(Key::of_mailbox(mailbox).as_bytes().into());
+        };
+        if let Err(why) = each_spelling(&text.text, add) {
+            let message = format!("`{}` in `mailboxes` {why}", text.text.escape_debug());
+            reader.error_as("not-a-mailbox", text.span, message, "");
+        }
+    }
+    let listeners: Vec<&str> = known.listeners.iter().map(|listener| listener.name.as_str()).collect();
+    let tags: Vec<&str> = known.tags.iter().map(|tag| &**tag).collect();
+    for text in texts("listener").unwrap_or_default() {
+        if !listeners.contains(&text.text.as_str()) {
+            one_of(reader, "listener", &text, &listeners);
+        }
+        conditions.listeners.push(text.text);
+    }
+    for text in texts("tag").unwrap_or_default() {
+        if !tags.contains(&text.text.as_str()) {
+            let message = format!("no rule gives the tag \"{}\"", text.text.escape_debug());
+            let help = "write a [[rule]] with action = \"tag\" and this tag";
+            reader.error_as("condition-never-met", text.span, message, help);
+        }
+        conditions.tags.push(text.text);
+    }
+    conditions
 }
 
 pub(super) fn retry(section: &Section<'_>) -> Vec<Duration> {
@@ -123,10 +183,10 @@ pub(super) fn check_coverage(root: &Section<'_>, recipients: &Recipients, routes
     if root.reader.has_errors() {
         return;
     }
-    let lost = recipients.domains.iter().filter(|domain| !routes.iter().any(|route| route.matches(domain)));
+    let lost = recipients.domains.iter().filter(|domain| !routes.iter().any(|route| route.takes_all(domain)));
     let lost: Vec<_> = lost.map(String::as_str).collect();
     let (Some(first), count) = (lost.first(), lost.len()) else { return };
     let more = if count > 1 { format!(" and {} more", count - 1) } else { String::new() };
-    let message = format!("no [[route]] takes the mail of {first}{more}");
+    let message = format!("no [[route]] takes all mail of {first}{more}");
     root.reader.error(root.span(), message, help);
 }

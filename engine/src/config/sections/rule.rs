@@ -37,6 +37,11 @@ pub(in crate::config) struct Rules {
 }
 
 impl Rules {
+    /// What rules may give a message.
+    pub(super) fn tags(&self) -> &[Box<str>] {
+        &self.tags
+    }
+
     /// Compiles them, and reports those that can never match.
     pub(in crate::config) fn compile(
         &self,
