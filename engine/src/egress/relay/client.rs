@@ -249,11 +249,13 @@ impl Client {
         let mut transparency = Transparency::default();
         let mut out = Vec::new();
         while let Some(piece) = pieces.next().await? {
-            out.clear();
+            // The last piece goes together with the end.
+            if !out.is_empty() {
+                self.write(&out, "the content").await?;
+                out.clear();
+            }
             transparency.append(&piece, &mut out);
-            self.write(&out, "the content").await?;
         }
-        out.clear();
         transparency.end(&mut out);
         self.write(&out, "end-of-data").await?;
         self.end(transfer).await
