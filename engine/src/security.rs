@@ -33,7 +33,7 @@ impl Version {
 pub struct CipherSuite(pub u16);
 
 /// Those that are served, and their registered names: all have forward secrecy and authenticated encryption.
-const SUITES: &[(u16, &str)] = &[
+const SUITES: [(u16, &str); CipherSuite::COUNT] = [
     (0x1301, "TLS_AES_128_GCM_SHA256"),
     (0x1302, "TLS_AES_256_GCM_SHA384"),
     (0x1303, "TLS_CHACHA20_POLY1305_SHA256"),
@@ -46,9 +46,27 @@ const SUITES: &[(u16, &str)] = &[
 ];
 
 impl CipherSuite {
+    /// How many are served.
+    pub const COUNT: usize = 9;
+
+    /// All that are served, in the order of [`index`](Self::index).
+    pub fn all() -> impl Iterator<Item = Self> {
+        SUITES.iter().map(|(number, _)| Self(*number))
+    }
+
+    /// Its place among those that are served.
+    pub fn index(self) -> Option<usize> {
+        SUITES.iter().position(|(number, _)| *number == self.0)
+    }
+
+    /// The version that it belongs to: those of 1.3 name no key exchange (RFC 8446 §B.4).
+    pub fn version(self) -> Version {
+        if self.0 >> 8 == 0x13 { Version::Tls13 } else { Version::Tls12 }
+    }
+
     /// The registered name; of a number that is not served, `unknown`.
     pub fn name(self) -> &'static str {
-        SUITES.iter().find(|(number, _)| *number == self.0).map_or("unknown", |(_, name)| name)
+        self.index().map_or("unknown", |index| SUITES[index].1)
     }
 }
 
@@ -103,6 +121,18 @@ pub struct Secured {
 const CERTIFICATE_VERIFIED: u8 = 1;
 
 impl Security {
+    /// What there may be of a client's certificate: none, one that nobody vouches for, one that is verified.
+    pub const CERTIFICATE_STATES: [&str; 3] = ["none", "recorded", "verified"];
+
+    /// The place among [`CERTIFICATE_STATES`](Self::CERTIFICATE_STATES).
+    pub fn certificate_state(&self) -> usize {
+        match self.certificate {
+            None => 0,
+            Some(ClientCertificate { verified: false, .. }) => 1,
+            Some(ClientCertificate { verified: true, .. }) => 2,
+        }
+    }
+
     /// Version and cipher suite, 2 octets each, most significant first; where the client showed a certificate, its
     /// fingerprint and an octet that is 1 if it was verified, else 0.
     pub(crate) fn write(&self, out: &mut Vec<u8>) {
@@ -158,6 +188,11 @@ mod tests {
     fn names_are_those_of_the_registry() {
         assert_eq!(CipherSuite(0x1302).name(), "TLS_AES_256_GCM_SHA384");
         assert_eq!(CipherSuite(0x0005).name(), "unknown");
+        for cipher in CipherSuite::all() {
+            // RFC 8446 has suites without a key exchange in their name.
+            let has_exchange = cipher.name().contains("_ECDHE_");
+            assert_eq!(cipher.version() == Version::Tls12, has_exchange, "{}", cipher.name());
+        }
         assert!(SUITES.iter().all(|(_, name)| name.contains("GCM") || name.contains("POLY1305")));
         assert_eq!(Fingerprint([0xa5; 32]).to_string(), "a5".repeat(32));
     }

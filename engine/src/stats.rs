@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::security::{CipherSuite, Security};
+
 /// A counter or gauge with one writer: an increment is a load and a store, not a locked instruction.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -25,11 +27,15 @@ impl Counter {
 }
 
 macro_rules! counters {
-    ($(#[$outer:meta])* $name:ident { $($(#[doc = $doc:literal])+ $field:ident,)* }) => {
+    ($(#[$outer:meta])* $name:ident { $($(#[doc = $doc:literal])+ $field:ident,)* }
+        and { $($(#[doc = $more_doc:literal])+ $more:ident: $more_type:ty,)* }) => {
         $(#[$outer])*
         #[derive(Debug, Default)]
         #[repr(align(128))]
-        pub struct $name { $($(#[doc = $doc])+ pub $field: Counter,)* }
+        pub struct $name {
+            $($(#[doc = $doc])+ pub $field: Counter,)*
+            $($(#[doc = $more_doc])+ pub $more: $more_type,)*
+        }
 
         impl $name {
             /// Name, help text and value of each counter, in a fixed order.
@@ -64,10 +70,12 @@ counters! {
         handshakes,
         /// Of those, resumed by a ticket.
         handshakes_resumed,
-        /// TLS handshakes begun and not done: not TLS, nothing in common, too slow, too large.
+        /// TLS handshakes begun and not done: not TLS, nothing in common, too slow, too large, client gone.
         handshakes_failed,
         /// TLS handshakes not begun because too many were under way.
         handshakes_refused,
+        /// Sessions under TLS that ended by a fatal alert, or by a record that cannot be trusted.
+        tls_failed,
         /// TLS handshakes under way.
         handshakes_now,
         /// Turns of the worker's loop that worked on TLS handshakes.
@@ -126,5 +134,39 @@ counters! {
         memory_octets_now,
         /// 1 while so much memory is held that new transactions are answered 452.
         memory_full_now,
+    } and {
+        /// TLS handshakes done, by what came of them.
+        secured: SecuredStats,
+    }
+}
+
+/// What the handshakes of a worker came to. Its sums are the worker's `handshakes`.
+#[derive(Debug, Default)]
+pub struct SecuredStats {
+    /// By the place of the cipher suite among those that are served.
+    by_cipher: [Counter; CipherSuite::COUNT],
+    /// By the place of the word in [`Security::CERTIFICATE_STATES`].
+    by_certificate: [Counter; Security::CERTIFICATE_STATES.len()],
+}
+
+impl SecuredStats {
+    pub fn count(&self, security: &Security) {
+        // The provider has no other suites: `tls::tests::every_suite_that_is_served_has_a_name`.
+        if let Some(counter) = security.cipher.index().and_then(|index| self.by_cipher.get(index)) {
+            counter.bump();
+        }
+        self.by_certificate[security.certificate_state()].bump();
+    }
+
+    pub fn by_cipher(&self) -> impl Iterator<Item = (CipherSuite, u64)> {
+        CipherSuite::all().zip(&self.by_cipher).map(|(cipher, counter)| (cipher, counter.get()))
+    }
+
+    /// `none`, `recorded`, `verified`.
+    pub fn by_certificate(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        Security::CERTIFICATE_STATES
+            .into_iter()
+            .zip(&self.by_certificate)
+            .map(|(state, counter)| (state, counter.get()))
     }
 }

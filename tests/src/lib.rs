@@ -16,6 +16,7 @@
 //! - [`oracle`]: what decoded content must be, said slowly.
 //! - [`proxy`]: what a PROXY header says, read slowly.
 //! - [`random`]: the seeded generator behind every random choice.
+//! - [`records`]: TLS records that no library would send; [`tls`]: certificates, and clients under TLS.
 //! - [`simulation`]: a worker on a simulated machine, with clients that do as a seed tells them.
 
 pub mod allocations;
@@ -36,6 +37,7 @@ pub mod phases;
 pub mod privilege;
 pub mod proxy;
 pub mod random;
+pub mod records;
 pub mod reloading;
 pub mod simulation;
 pub mod source;

@@ -121,6 +121,7 @@ impl Collector for Sources {
         encode_values(encoder, "log_events_dropped", help, MetricType::Counter, &worker, &dropped)?;
         let counters: Vec<Vec<_>> = self.worker_stats.iter().map(|stats| stats.each().collect()).collect();
         encode_counters(encoder, "", &worker, &counters)?;
+        encode_secured(encoder, &self.worker_stats)?;
         let shard = self.delivery_stats.iter().map(|stats| usize::from(stats.shard)).collect();
         let shard = Label { name: "shard", values: shard };
         let counters: Vec<Vec<_>> = self.delivery_stats.iter().map(|stats| stats.each().collect()).collect();
@@ -174,6 +175,30 @@ fn encode_certificates(encoder: &mut DescriptorEncoder<'_>, tls: &ListenersTls) 
             MetricType::Counter,
         )?
         .encode_counter::<NoLabelSet, _, u64>(&tls.renewals_count(), None)
+}
+
+/// What TLS handshakes came to. Every label is one of a fixed set, and all stand there from the start.
+fn encode_secured(encoder: &mut DescriptorEncoder<'_>, workers: &[Arc<WorkerStats>]) -> fmt::Result {
+    let help = "TLS handshakes done, by version and cipher suite.";
+    let mut ciphers = encoder.encode_descriptor("handshakes_by_cipher", help, None, MetricType::Counter)?;
+    for (index, stats) in workers.iter().enumerate() {
+        for (cipher, count) in stats.secured.by_cipher() {
+            let worker = index.to_string();
+            let labels =
+                [("worker", &*worker), ("version", cipher.version().name()), ("cipher", cipher.name())];
+            ciphers.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+        }
+    }
+    let help = "TLS handshakes done, by the client's certificate: none, recorded but not verified, verified.";
+    let mut certificates =
+        encoder.encode_descriptor("handshakes_by_client_certificate", help, None, MetricType::Counter)?;
+    for (index, stats) in workers.iter().enumerate() {
+        for (state, count) in stats.secured.by_certificate() {
+            let labels = [("worker", &*index.to_string()), ("certificate", state)];
+            certificates.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+        }
+    }
+    Ok(())
 }
 
 /// What tells the values of one metric apart.
@@ -291,6 +316,8 @@ mod tests {
             "ringmx_content_bytes_total{worker=\"1\"} 0",
             "ringmx_content_held_bytes{worker=\"1\"} 512",
             "ringmx_handshake_seconds_total{worker=\"0\"} 1.25",
+            "ringmx_handshakes_by_cipher_total{worker=\"1\",version=\"TLSv1.3\",cipher=\"TLS_AES_128_GCM_SHA256\"} 0",
+            "ringmx_handshakes_by_client_certificate_total{worker=\"1\",certificate=\"verified\"} 0",
             "ringmx_handshake_turn_longest_seconds{worker=\"0\"} 0.0015",
             "ringmx_delivery_delivered_total{shard=\"0\"} 0",
             "ringmx_delivery_waiting{shard=\"0\"} 0",

@@ -66,6 +66,7 @@ impl Session {
 
     /// The connection is gone: gives everything back.
     pub fn end(&mut self, cx: &mut Context<'_>) {
+        cx.pool.stats.handshakes_failed.add(u64::from(self.is_securing()));
         self.leave(cx);
         let why = self.ended_by();
         self.enter(cx, Phase::Closing(why));

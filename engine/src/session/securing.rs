@@ -109,6 +109,7 @@ impl Session {
         let Secured { security, resumed, .. } = secured;
         cx.log(self.id, Kind::Secured { client: self.client, security, resumed });
         cx.pool.stats.handshakes.bump();
+        cx.pool.stats.secured.count(&security);
         cx.pool.stats.handshakes_resumed.add(u64::from(resumed));
         self.secured = Some(Box::new(secured));
         self.active_at = cx.now.monotonic;
@@ -125,7 +126,12 @@ impl Session {
     /// There will be no TLS, or there is no more: what came may have been tampered with, and in clear nothing can be
     /// said. Nothing that has not been answered is used.
     pub fn distrust(&mut self, cx: &mut Context<'_>, why: &'static str) -> Next {
-        cx.pool.stats.handshakes_failed.add(u64::from(self.is_securing()));
+        let stats = &cx.pool.stats;
+        if self.is_securing() {
+            stats.handshakes_failed.bump()
+        } else {
+            stats.tls_failed.bump()
+        }
         cx.log(self.id, Kind::TlsFailed { client: self.client, why });
         // A message that came whole is stored; its client hears nothing of it, and sends it again (RFC 1047).
         if self.message().is_none() {

@@ -48,3 +48,20 @@ pub enum TlsError {
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::security::CipherSuite;
+
+    #[test]
+    fn every_suite_that_is_served_has_a_name() {
+        let mut served: Vec<usize> = provider()
+            .cipher_suites
+            .iter()
+            .map(|suite| CipherSuite(u16::from(suite.suite())).index().expect("a name"))
+            .collect();
+        served.sort_unstable();
+        assert_eq!(served, (0..CipherSuite::COUNT).collect::<Vec<_>>());
+    }
+}
