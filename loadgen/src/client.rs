@@ -3,14 +3,20 @@
 //! ```text
 //!  Greeting ─220─> Ehlo ─250─> Ready ──begin──> Mail ─> Rcpt ─> Data ─354─> Content ─sent─> Final ─250─> Ready
 //!                     Ehlo ─250, STARTTLS─> StartTls ─220─> Securing ─handshake─> Ehlo
-//!                                ^                └──────┴───────┴─ refused ─> Reset ─250─> Ready
+//!                                                └──────┬───────┬─ refused ─> Reset ─250─> Ready
+//!                              by BDAT: Mail ─> Rcpt ─> Chunk ─250, for each; the last─> Ready
 //!                                └─ any ─ Discard <─ 354 although nothing was accepted, pipelined: a lone dot
 //!  Ready ──quit──> Quit ─221─> Closed
 //! ```
-//! When pipelining, MAIL, RCPT and DATA leave in one send and the same phases only read the replies.
+//! When pipelining, MAIL, RCPT and DATA leave in one send and the same phases only read the replies. By BDAT the
+//! content goes with them, in as many sends as it takes, while replies to what went before come in.
 
+mod reading;
+
+use crate::extension::{Extension, Extensions};
 use crate::reply::{Malformed, Reader};
-use crate::workload::{self, Token, Workload};
+use crate::token::Token;
+use crate::workload::{self, Transfer, Workload};
 
 /// When a client groups commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +35,7 @@ pub enum Step {
     Mail,
     Rcpt,
     Data,
-    /// The end of data: a refusal of the whole message.
+    /// The end of data, or a chunk: a refusal of the whole message.
     Content,
 }
 
@@ -44,8 +50,10 @@ pub enum Event {
     Opened { waited_ns: u64 },
     /// One recipient was refused; the transaction goes on with the others, if there are any.
     RecipientRefused,
-    /// 354: from MAIL to the permission to send content.
-    EnvelopeAccepted { waited_ns: u64 },
+    /// One command per round trip: from MAIL to the reply to the last RCPT.
+    RecipientsAnswered { waited_ns: u64 },
+    /// 354: from MAIL to the permission to send content; and from DATA, where that waited for the replies before it.
+    EnvelopeAccepted { waited_ns: u64, data_ns: Option<u64> },
     /// The 250 for the content: the server has taken responsibility (RFC 5321 §4.2.5).
     Accepted { token: Token, final_ns: u64, transaction_ns: u64 },
     /// The message was refused and is not stored.
@@ -64,10 +72,8 @@ pub enum Failure {
     ServiceClosing,
     GreetingRefused,
     EhloRefused,
-    /// [`Pipelining::Required`], and the server does not offer it.
-    PipeliningMissing,
-    /// STARTTLS is wanted, and the server does not offer it, or refuses it.
-    StartTlsMissing,
+    /// The run needs it, and the server does not offer it, or refuses it.
+    Missing(Extension),
 }
 
 impl From<Malformed> for Failure {
@@ -95,7 +101,8 @@ enum Phase {
     Mail,
     Rcpt { index: usize },
     Data,
-    Content { sent_len: usize },
+    Content,
+    Chunk,
     Final,
     Discard,
     Reset,
@@ -129,6 +136,32 @@ struct Transaction {
     recipients_accepted: usize,
     /// Refused and told so, while replies to the rest of its pipelining group are still to come.
     refused: bool,
+    /// Octets of the content that were sent, and how many there are.
+    sent_len: usize,
+    wire_len: usize,
+    /// Chunks that were sent whole, and those of them that were answered.
+    chunks_sent: usize,
+    chunks_answered: usize,
+}
+
+impl Transaction {
+    fn new(token: Token, intended_at: Option<u64>, wire_len: usize) -> Self {
+        Self {
+            token,
+            intended_at,
+            began_at: 0,
+            recipients_accepted: 0,
+            refused: false,
+            sent_len: 0,
+            wire_len,
+            chunks_sent: 0,
+            chunks_answered: 0,
+        }
+    }
+
+    fn is_sent(&self) -> bool {
+        self.sent_len == self.wire_len
+    }
 }
 
 /// One session after another over one connection slot.
@@ -145,9 +178,7 @@ pub struct Client {
     opened: bool,
     /// The code of the last reply read.
     code: u16,
-    pipelining_offered: bool,
-    starttls_offered: bool,
-    size_offered: bool,
+    offered: Extensions,
     transaction: Transaction,
     /// When what the present phase waits for was sent.
     asked_at: u64,
@@ -165,16 +196,8 @@ impl Client {
             reader: Reader::default(),
             opened: false,
             code: 0,
-            pipelining_offered: false,
-            starttls_offered: false,
-            size_offered: false,
-            transaction: Transaction {
-                token,
-                intended_at: None,
-                began_at: 0,
-                recipients_accepted: 0,
-                refused: false,
-            },
+            offered: Extensions::default(),
+            transaction: Transaction::new(token, None, 0),
             asked_at: 0,
         }
     }
@@ -187,7 +210,7 @@ impl Client {
         self.opened = false;
         self.code = 0;
         self.secured = false;
-        self.forget_extensions();
+        self.offered = Extensions::default();
         self.asked_at = now;
     }
 
@@ -195,14 +218,8 @@ impl Client {
     pub fn secured(&mut self) {
         debug_assert!(self.phase == Phase::Securing);
         self.secured = true;
-        self.forget_extensions();
+        self.offered = Extensions::default();
         self.enter(Phase::Ehlo, Outgoing::Ehlo);
-    }
-
-    fn forget_extensions(&mut self) {
-        self.pipelining_offered = false;
-        self.starttls_offered = false;
-        self.size_offered = false;
     }
 
     pub fn is_ready(&self) -> bool {
@@ -240,10 +257,9 @@ impl Client {
     }
 
     /// Begins a transaction. `intended_at`: when its arrival was due, in an open loop.
-    pub fn begin(&mut self, token: Token, intended_at: Option<u64>) {
+    pub fn begin(&mut self, token: Token, intended_at: Option<u64>, workload: &Workload) {
         debug_assert!(self.is_ready());
-        self.transaction =
-            Transaction { token, intended_at, began_at: 0, recipients_accepted: 0, refused: false };
+        self.transaction = Transaction::new(token, intended_at, workload.wire_len(token));
         self.phase = Phase::Mail;
         self.outgoing = Some(if self.groups() { Outgoing::Group } else { Outgoing::Mail });
     }
@@ -265,11 +281,13 @@ impl Client {
 
     fn unfinished(&self) -> Option<Unfinished> {
         match self.phase {
-            Phase::Mail | Phase::Rcpt { .. } | Phase::Data if self.transaction.refused => None,
-            Phase::Mail | Phase::Rcpt { .. } | Phase::Data | Phase::Content { .. } => {
-                Some(Unfinished::Aborted)
+            Phase::Mail | Phase::Rcpt { .. } | Phase::Data | Phase::Content | Phase::Chunk | Phase::Final => {
+                match (self.transaction.refused, self.transaction.is_sent()) {
+                    (true, _) => None,
+                    (false, true) => Some(Unfinished::InDoubt),
+                    (false, false) => Some(Unfinished::Aborted),
+                }
             }
-            Phase::Final => Some(Unfinished::InDoubt),
             Phase::Greeting | Phase::Ehlo | Phase::StartTls | Phase::Securing | Phase::Ready => None,
             // Refused, and counted as that.
             Phase::Discard | Phase::Reset => None,
@@ -285,20 +303,27 @@ impl Client {
     pub fn transmit(&mut self, now: u64, workload: &Workload, out: &mut Vec<u8>) {
         let Some(outgoing) = self.outgoing.take() else { return };
         self.asked_at = now;
+        let size_offered = self.offered.has(Extension::Size);
         match outgoing {
             Outgoing::Ehlo => out.extend_from_slice(&workload.ehlo),
             Outgoing::StartTls => out.extend_from_slice(workload::STARTTLS),
             Outgoing::Mail => {
                 self.transaction.began_at = now;
-                out.extend_from_slice(workload.mail(self.size_offered));
+                out.extend_from_slice(workload.mail(self.transaction.token, size_offered));
             }
             Outgoing::Group => {
                 self.transaction.began_at = now;
-                out.extend_from_slice(workload.group(self.size_offered));
+                workload.append_group(self.transaction.token, size_offered, out);
+                if let Transfer::Bdat { .. } = workload.transfer {
+                    self.transmit_chunks(workload, out);
+                }
             }
             Outgoing::Rcpt { index } => out.extend_from_slice(&workload.rcpt[index]),
             Outgoing::Data => out.extend_from_slice(workload::DATA),
-            Outgoing::Content => self.transmit_content(workload, out),
+            Outgoing::Content => match workload.transfer {
+                Transfer::Data => self.transmit_content(workload, out),
+                Transfer::Bdat { .. } => self.transmit_chunks(workload, out),
+            },
             Outgoing::LoneDot => out.extend_from_slice(workload::END_OF_DATA),
             Outgoing::Reset => out.extend_from_slice(workload::RSET),
             Outgoing::Quit => out.extend_from_slice(workload::QUIT),
@@ -306,119 +331,31 @@ impl Client {
     }
 
     fn transmit_content(&mut self, workload: &Workload, out: &mut Vec<u8>) {
-        let Phase::Content { sent_len } = self.phase else { return };
-        let (sent_len, ended) = workload.content(self.transaction.token, sent_len, out);
-        if ended {
+        let transaction = &mut self.transaction;
+        transaction.sent_len = workload.append_content(transaction.token, transaction.sent_len, out);
+        if transaction.is_sent() {
             self.phase = Phase::Final;
         } else {
-            self.phase = Phase::Content { sent_len };
             self.outgoing = Some(Outgoing::Content);
         }
     }
 
-    /// Reads on in `input` until a reply means something to the caller, and moves `input` behind it. `None` when
-    /// `input` is used up. [`reply_code`](Self::reply_code) and [`reply_text`](Self::reply_text) tell of that reply.
-    pub fn receive(
-        &mut self,
-        now: u64,
-        workload: &Workload,
-        input: &mut &[u8],
-    ) -> Result<Option<Event>, Failure> {
-        while let Some(line) = self.reader.next(input)? {
-            if self.phase == Phase::Ehlo && line.code == 250 {
-                self.note_extension();
-            }
-            if !line.last {
-                continue;
-            }
-            self.code = line.code;
-            if line.code == 421 {
-                return Err(Failure::ServiceClosing);
-            }
-            if let Some(event) = self.react(now, workload)? {
-                return Ok(Some(event));
+    /// As many chunks as there is room for, or one where each waits for its reply.
+    fn transmit_chunks(&mut self, workload: &Workload, out: &mut Vec<u8>) {
+        let groups = self.groups();
+        let transaction = &mut self.transaction;
+        while !transaction.is_sent() && Workload::has_room(out) {
+            transaction.sent_len = workload.append_content(transaction.token, transaction.sent_len, out);
+            if workload.ends_chunk(transaction.sent_len, transaction.wire_len) {
+                transaction.chunks_sent += 1;
+                if !groups {
+                    return;
+                }
             }
         }
-        Ok(None)
-    }
-
-    /// The one match on (phase, reply).
-    fn react(&mut self, now: u64, workload: &Workload) -> Result<Option<Event>, Failure> {
-        let waited_ns = now.saturating_sub(self.asked_at);
-        let refused = (400..600).contains(&self.code);
-        Ok(match (self.phase, self.code) {
-            // A command of this phase still waits to be sent, so that this is no reply to it.
-            _ if self.outgoing.is_some() => return Err(Failure::Unexpected),
-            (Phase::Greeting, 220) => {
-                self.enter(Phase::Ehlo, Outgoing::Ehlo);
-                Some(Event::Greeted { waited_ns })
-            }
-            (Phase::Greeting, _) if refused => return Err(Failure::GreetingRefused),
-            (Phase::StartTls, 220) => {
-                self.phase = Phase::Securing;
-                Some(Event::StartTls)
-            }
-            (Phase::StartTls, _) if refused => return Err(Failure::StartTlsMissing),
-            (Phase::Ehlo, 250) => self.after_ehlo(waited_ns)?,
-            (Phase::Ehlo, _) if refused => return Err(Failure::EhloRefused),
-            (Phase::Mail, 250) => {
-                self.await_rcpt(0);
-                None
-            }
-            (Phase::Mail, _) if refused && self.groups() => {
-                self.transaction.refused = true;
-                self.await_rcpt(0);
-                Some(Event::Refused(Step::Mail))
-            }
-            (Phase::Mail, _) if refused => Some(self.refuse(Step::Mail)),
-            // RFC 5321 §4.2.2: 251, user not local; will forward. 252 is not a reply to RCPT.
-            (Phase::Rcpt { index }, 250 | 251) => {
-                self.transaction.recipients_accepted += 1;
-                self.after_rcpt(index, workload);
-                None
-            }
-            (Phase::Rcpt { index }, _) if refused => self.after_rcpt_refused(index, workload),
-            (Phase::Data, _) => self.after_data(waited_ns, now)?,
-            (Phase::Final, 250) => {
-                self.phase = Phase::Ready;
-                let began_at = self.transaction.intended_at.unwrap_or(self.transaction.began_at);
-                Some(Event::Accepted {
-                    token: self.transaction.token,
-                    final_ns: waited_ns,
-                    transaction_ns: now.saturating_sub(began_at),
-                })
-            }
-            (Phase::Final, _) if refused => {
-                self.phase = Phase::Ready;
-                Some(Event::Refused(Step::Content))
-            }
-            (Phase::Discard, _) if refused => {
-                self.phase = Phase::Ready;
-                None
-            }
-            (Phase::Reset, 250) => {
-                self.phase = Phase::Ready;
-                None
-            }
-            (Phase::Quit, 221) => {
-                self.phase = Phase::Closed;
-                Some(Event::Closed)
-            }
-            _ => return Err(Failure::Unexpected),
-        })
-    }
-
-    fn after_ehlo(&mut self, waited_ns: u64) -> Result<Option<Event>, Failure> {
-        if self.wants_starttls && !self.secured {
-            self.enter(Phase::StartTls, Outgoing::StartTls);
-            return if self.starttls_offered { Ok(None) } else { Err(Failure::StartTlsMissing) };
+        if !transaction.is_sent() {
+            self.outgoing = Some(Outgoing::Content);
         }
-        if self.pipelining == Pipelining::Required && !self.pipelining_offered {
-            return Err(Failure::PipeliningMissing);
-        }
-        self.opened = true;
-        self.phase = Phase::Ready;
-        Ok(Some(Event::Opened { waited_ns }))
     }
 
     fn enter(&mut self, phase: Phase, outgoing: Outgoing) {
@@ -426,80 +363,8 @@ impl Client {
         self.outgoing = Some(outgoing);
     }
 
-    /// Sends the command of the next phase, unless it is in the group that was sent.
-    fn enter_in_group(&mut self, phase: Phase, outgoing: Outgoing) {
-        self.phase = phase;
-        if !self.groups() {
-            self.outgoing = Some(outgoing);
-        }
-    }
-
-    fn await_rcpt(&mut self, index: usize) {
-        self.enter_in_group(Phase::Rcpt { index }, Outgoing::Rcpt { index });
-    }
-
-    fn after_rcpt(&mut self, index: usize, workload: &Workload) {
-        if index + 1 < workload.rcpt.len() {
-            self.await_rcpt(index + 1);
-        } else {
-            self.enter_in_group(Phase::Data, Outgoing::Data);
-        }
-    }
-
-    fn after_rcpt_refused(&mut self, index: usize, workload: &Workload) -> Option<Event> {
-        // After a refused MAIL, the 503 of its RCPT is no news.
-        let news = !self.transaction.refused;
-        let last = index + 1 == workload.rcpt.len();
-        if last && self.transaction.recipients_accepted == 0 && !self.groups() {
-            return Some(self.refuse(Step::Rcpt));
-        }
-        self.after_rcpt(index, workload);
-        if last && self.transaction.recipients_accepted == 0 {
-            self.transaction.refused = true;
-            return if news { Some(Event::Refused(Step::Rcpt)) } else { None };
-        }
-        if news { Some(Event::RecipientRefused) } else { None }
-    }
-
-    fn after_data(&mut self, waited_ns: u64, now: u64) -> Result<Option<Event>, Failure> {
-        Ok(match (self.transaction.refused, self.code) {
-            (false, 354) => {
-                self.enter(Phase::Content { sent_len: 0 }, Outgoing::Content);
-                let waited_ns =
-                    if self.groups() { waited_ns } else { now.saturating_sub(self.transaction.began_at) };
-                Some(Event::EnvelopeAccepted { waited_ns })
-            }
-            // RFC 2920 §3.1: a client must be prepared for a 354 after all its recipients were refused, and sends one
-            // dot.
-            (true, 354) => {
-                self.enter(Phase::Discard, Outgoing::LoneDot);
-                None
-            }
-            (false, 400..600) => Some(self.refuse(Step::Data)),
-            (true, 400..600) => {
-                self.enter(Phase::Reset, Outgoing::Reset);
-                None
-            }
-            _ => return Err(Failure::Unexpected),
-        })
-    }
-
-    /// Nothing of the transaction is under way any more; RSET brings the server to the same view.
-    fn refuse(&mut self, step: Step) -> Event {
-        self.enter(Phase::Reset, Outgoing::Reset);
-        Event::Refused(step)
-    }
-
     fn groups(&self) -> bool {
-        self.pipelining != Pipelining::Off && self.pipelining_offered
-    }
-
-    fn note_extension(&mut self) {
-        let line = self.reader.text();
-        let keyword = line.split(|&octet| octet == b' ').next().unwrap_or_default();
-        self.pipelining_offered |= keyword.eq_ignore_ascii_case(b"PIPELINING");
-        self.starttls_offered |= keyword.eq_ignore_ascii_case(b"STARTTLS");
-        self.size_offered |= keyword.eq_ignore_ascii_case(b"SIZE");
+        self.pipelining != Pipelining::Off && self.offered.has(Extension::Pipelining)
     }
 }
 

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use self::ending::Ending;
 use crate::client::{Event, Failure, Step, Unfinished};
+use crate::extension::Extension;
 use crate::limits::{
     FAILURES_IN_A_ROW_MAX, OPENING_COUNT_MAX, RETRY_FIRST, RETRY_LAST, SWEEP_INTERVAL, WARM_UP_MAX,
 };
@@ -24,7 +25,7 @@ use crate::pace::Claim;
 use crate::secure::{Begin, Terms};
 use crate::slot::{Link, Orders, Slot};
 use crate::stats::{ErrorKind, Interval, Stats};
-use crate::workload::Token;
+use crate::token::Token;
 
 #[derive(Debug)]
 pub struct Fleet {
@@ -184,13 +185,20 @@ impl Fleet {
                 self.opening_count -= 1;
                 self.stats.record(Interval::Ehlo, waited_ns);
             }
-            Event::EnvelopeAccepted { waited_ns } => self.stats.record(Interval::Envelope, waited_ns),
+            Event::RecipientsAnswered { waited_ns } => self.stats.record(Interval::Recipients, waited_ns),
+            Event::EnvelopeAccepted { waited_ns, data_ns } => {
+                self.stats.record(Interval::Envelope, waited_ns);
+                if let Some(data_ns) = data_ns {
+                    self.stats.record(Interval::Data, data_ns);
+                }
+            }
             Event::Accepted { token, final_ns, transaction_ns } => {
                 if let Some(ledger) = &mut self.orders.ledger {
                     ledger.add(token, entry.client.reply_text());
                 }
                 entry.failures_in_a_row = 0;
                 self.acknowledged_count += 1;
+                self.stats.accepted_octets += self.orders.workload.content_len(token) as u64;
                 self.stats.last_at = self.stats.last_at.max(now);
                 self.stats.record(Interval::Final, final_ns);
                 self.stats.record(Interval::Transaction, transaction_ns);
@@ -230,8 +238,9 @@ impl Fleet {
             }
             Failure::GreetingRefused => self.add_reply_error(slot, ErrorKind::GreetingRefused),
             Failure::EhloRefused => self.add_reply_error(slot, ErrorKind::EhloRefused),
-            Failure::StartTlsMissing => self.add_reply_error(slot, ErrorKind::StartTlsMissing),
-            Failure::PipeliningMissing => self.stats.errors.add(ErrorKind::PipeliningMissing, 0, b""),
+            // What the reply to EHLO does not say has no text; the refusal of STARTTLS has one.
+            Failure::Missing(Extension::StartTls) => self.add_reply_error(slot, ErrorKind::StartTlsMissing),
+            Failure::Missing(extension) => self.stats.errors.add(extension.into(), 0, b""),
         }
         self.drop_link(slot);
     }
@@ -400,7 +409,7 @@ impl Fleet {
         let token = Token { run: self.orders.run, connection, number: entry.number };
         entry.number += 1;
         entry.messages_count += 1;
-        entry.client.begin(token, intended_at);
+        entry.client.begin(token, intended_at, &self.orders.workload);
         self.stats.started += 1;
         self.stats.first_at.get_or_insert(now);
         self.want_send(slot);

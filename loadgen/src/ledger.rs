@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use crate::limits::TEXT_KEPT_MAX;
-use crate::workload::Token;
+use crate::token::Token;
 
 #[derive(Debug)]
 pub struct Ledger {

@@ -4,13 +4,17 @@
 //! using only those before it:
 //!
 //! - `limits`: every bound.
-//! - `reply`, `workload`, `client`: the protocol, without a socket or a clock.
+//! - `random`, `token`, `content`, `corpus`, `workload`: what is sent.
+//! - `reply`, `extension`, `client`: the protocol, without a socket or a clock.
 //! - `stats`, `pace`, `ledger`: what is counted, when a message is due, what was acknowledged.
 //! - `slot`, `fleet`: all connections of a thread, still without a socket.
 //! - `worker`: the ring that works for a fleet.
 //! - `process`, `options`, `report`, `hgrm`, `run`, `sink`, `verify`: the commands.
 
 pub mod client;
+mod content;
+pub mod corpus;
+pub mod extension;
 pub mod fleet;
 pub mod hgrm;
 pub mod ledger;
@@ -18,6 +22,7 @@ pub mod limits;
 pub mod options;
 pub mod pace;
 pub mod process;
+pub mod random;
 pub mod reply;
 pub mod report;
 pub mod run;
@@ -25,6 +30,7 @@ pub mod secure;
 pub mod sink;
 pub mod slot;
 pub mod stats;
+pub mod token;
 pub mod verify;
 pub mod worker;
 pub mod workload;

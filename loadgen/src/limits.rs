@@ -41,6 +41,15 @@ pub const CLOSE_MAX: Duration = Duration::from_secs(2);
 pub const CONNECTIONS_COUNT_MAX: u32 = 1_000_000;
 /// Largest content in octets.
 pub const CONTENT_LEN_MAX: u64 = 1 << 30;
+/// Sizes drawn from a distribution at a run's beginning, of which each message has one: enough for its last thousandth.
+pub const SIZES_COUNT: usize = 8192;
+/// Largest size that is drawn, in octets: the memory of a run's contents, whatever the distribution.
+pub const SIZE_DRAWN_MAX: usize = 64 << 20;
+/// Largest deviation of a log-normal distribution's logarithm: at 4, one in a thousand is 200,000 times the median.
+pub const SIGMA_MAX: f64 = 4.0;
+/// All files of a corpus, in octets: they are kept in memory.
+pub const CORPUS_LEN_MAX: u64 = 1 << 30;
+pub const CORPUS_FILES_COUNT_MAX: usize = 1 << 20;
 /// Recipients of one transaction: what RFC 5321 §4.5.3.1.8 lets every client rely on.
 pub const RECIPIENTS_COUNT_MAX: usize = 100;
 /// Longest mailbox on the command line, without angle brackets. RFC 5321 §4.5.3.1.
@@ -59,7 +68,7 @@ pub const MISSED_DRAWN_COUNT_MAX: u64 = 1 << 26;
 /// Addresses that connections come from: all of one network of 16 bits.
 pub const SOURCES_COUNT_MAX: usize = 1 << 16;
 
-// The first send holds the whole header section, where the token's places are.
-const _: () = assert!(SEND_LEN_MAX > 4 * (MAILBOX_LEN_MAX + 1024));
+// A pipelining group leaves room for content behind it in its send.
+const _: () = assert!(SEND_LEN_MAX > 2 * RECIPIENTS_COUNT_MAX * (MAILBOX_LEN_MAX + 64));
 const _: () = assert!(REPLY_LINE_LEN_MAX >= 512);
 const _: () = assert!(SEND_BUFFER_KEPT_MAX <= SEND_LEN_MAX);

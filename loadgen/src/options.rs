@@ -1,15 +1,17 @@
 //! The command line, and what it means once it is known to make sense.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+mod values;
+
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use self::values::{Cores, Size, Sources};
+use self::values::{chunk, cores, duration, helo, mailbox, rate, recipient, sources};
 use crate::client::Pipelining;
-use crate::limits::{
-    CONNECTIONS_COUNT_MAX, CONTENT_LEN_MAX, MAILBOX_LEN_MAX, RECIPIENTS_COUNT_MAX, SOURCES_COUNT_MAX,
-};
+use crate::limits::{CONNECTIONS_COUNT_MAX, RECIPIENTS_COUNT_MAX};
 
 /// SMTP load generator on io_uring.
 #[derive(Debug, Parser)]
@@ -18,6 +20,18 @@ pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
 }
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  loadgen run 127.0.0.1:2525 --to me@example.com --duration 30s
+  loadgen run 127.0.0.1:2525 --rate 5000 --poisson --hgrm latencies --json result.json
+  loadgen run 127.0.0.1:2525 --bdat --pipelined --size lognormal:8KiB,1.5 --seed 7
+  loadgen run 127.0.0.1:2525 --bdat --chunk 64KiB --corpus ~/Maildir/cur --body 8bitmime
+  loadgen run 127.0.0.1:2525 --smtputf8 --to empfänger@example.com
+  loadgen run 127.0.0.1:2525 --tls starttls --tls-resume --messages-per-connection 1
+  loadgen run 127.0.0.1:2525 --ledger acknowledged --messages 100000
+
+Exit status: 0 done, 1 it could not be done, or had errors and --fail-on errors, 2 usage.";
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -30,6 +44,7 @@ pub enum Command {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = RUN_EXAMPLES)]
 pub struct RunArgs {
     /// The server, as HOST:PORT; an IPv6 address as [ADDRESS]:PORT.
     #[arg(value_name = "HOST:PORT")]
@@ -44,9 +59,30 @@ pub struct RunArgs {
     /// End after so long: seconds, or a number with ms, s, m or h [default: 10s, unless --messages is given].
     #[arg(long, short = 'd', value_parser = duration)]
     pub duration: Option<Duration>,
-    /// Octets of a message's content as the server stores it; KiB and MiB may follow.
-    #[arg(long, short = 's', default_value = "4096", value_parser = size)]
-    pub size: u64,
+    /// Octets of a message's content as the server stores it: 4096, 4KiB, 1MiB; or drawn for each message from
+    /// lognormal:MEDIAN,SIGMA, where SIGMA is the deviation of the natural logarithm: lognormal:8KiB,1.5.
+    #[arg(long, short = 's', default_value = "4096", value_parser = Size::parse)]
+    pub size: Size,
+    /// Send the files of a directory, each a message, in an order that the seed decides; a field X-Loadgen is put in
+    /// front, and line ends are made CR LF.
+    #[arg(long, value_name = "DIRECTORY", conflicts_with = "size")]
+    pub corpus: Option<PathBuf>,
+    /// Of the sizes that are drawn, and of which message comes when.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+    /// Send content by BDAT (CHUNKING): one chunk, and with pipelining MAIL, RCPT, BDAT and the content in one go.
+    #[arg(long)]
+    pub bdat: bool,
+    /// Chunks of at most so many octets.
+    #[arg(long, value_name = "SIZE", requires = "bdat", value_parser = chunk)]
+    pub chunk: Option<u64>,
+    /// 8bitmime: content with octets above 127, and BODY=8BITMIME.
+    #[arg(long, value_name = "KIND", value_enum, default_value_t = BodyArg::SevenBit)]
+    pub body: BodyArg,
+    /// MAIL with SMTPUTF8: addresses and content that are not ASCII [default of --from and --to then:
+    /// sënder@example.net, empfänger@example.com].
+    #[arg(long)]
+    pub smtputf8: bool,
     /// Open loop: messages a second at fixed times; latency counts from the intended time.
     #[arg(long, short = 'r', conflicts_with = "closed", value_parser = rate)]
     pub rate: Option<f64>,
@@ -84,11 +120,11 @@ pub struct RunArgs {
     /// Argument of EHLO.
     #[arg(long, default_value = "loadgen.example", value_parser = helo)]
     pub helo: String,
-    /// Reverse-path; empty for the null reverse-path.
-    #[arg(long, value_name = "ADDR", default_value = "sender@example.net", value_parser = mailbox)]
-    pub from: String,
-    /// Forward-path; may be given several times.
-    #[arg(long, value_name = "ADDR", default_value = "recipient@example.com", value_parser = recipient)]
+    /// Reverse-path; empty for the null reverse-path [default: sender@example.net].
+    #[arg(long, value_name = "ADDR", value_parser = mailbox)]
+    pub from: Option<String>,
+    /// Forward-path; may be given several times [default: recipient@example.com].
+    #[arg(long, value_name = "ADDR", value_parser = recipient)]
     pub to: Vec<String>,
     /// Longest wait for a reply, or to connect.
     #[arg(long, default_value = "60s", value_parser = duration)]
@@ -125,6 +161,16 @@ pub enum TlsArg {
     Starttls,
     /// From the first octet.
     Implicit,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BodyArg {
+    /// US-ASCII.
+    #[value(name = "7bit")]
+    SevenBit,
+    /// RFC 6152.
+    #[value(name = "8bitmime")]
+    EightBitMime,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -189,27 +235,6 @@ pub struct SinkArgs {
     pub no_pipelining: bool,
 }
 
-/// Cores in the order they are used.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cores(Vec<usize>);
-
-impl Cores {
-    /// The core of a thread.
-    pub fn of(&self, thread_index: usize) -> usize {
-        self.0[thread_index % self.0.len()]
-    }
-}
-
-/// Addresses in the order connections take them; never empty.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sources(Vec<IpAddr>);
-
-impl Sources {
-    pub fn addresses(&self) -> &[IpAddr] {
-        &self.0
-    }
-}
-
 impl RunArgs {
     pub fn pipelining(&self) -> Pipelining {
         match (self.pipelined, self.no_pipelining) {
@@ -225,6 +250,23 @@ impl RunArgs {
         self.duration.or(default)
     }
 
+    /// Without angle brackets.
+    pub fn reverse_path(&self) -> &str {
+        let default = if self.smtputf8 { "sënder@example.net" } else { "sender@example.net" };
+        self.from.as_deref().unwrap_or(default)
+    }
+
+    /// Without angle brackets; at least one.
+    pub fn forward_paths(&self) -> Vec<String> {
+        let default = if self.smtputf8 { "empfänger@example.com" } else { "recipient@example.com" };
+        if self.to.is_empty() { vec![default.to_owned()] } else { self.to.clone() }
+    }
+
+    /// Content has octets above 127. RFC 6531 §3.6: where addresses are not ASCII, header sections are not, either.
+    pub fn is_eight_bit(&self) -> bool {
+        self.body == BodyArg::EightBitMime || self.smtputf8
+    }
+
     /// What one value alone cannot tell.
     pub fn validate(&self) -> Result<(), String> {
         if self.to.len() > RECIPIENTS_COUNT_MAX {
@@ -232,111 +274,6 @@ impl RunArgs {
         }
         Ok(())
     }
-}
-
-/// `127.0.0.2-127.0.0.9,127.1.0.1`: a range is of IPv4 addresses.
-fn sources(text: &str) -> Result<Sources, String> {
-    let mut addresses = Vec::new();
-    for part in text.split(',') {
-        let Some((first, last)) = part.split_once('-') else {
-            addresses.push(part.trim().parse::<IpAddr>().map_err(|_| format!("`{part}` is not an address"))?);
-            continue;
-        };
-        let number = |text: &str| {
-            text.trim()
-                .parse::<Ipv4Addr>()
-                .map(u32::from)
-                .map_err(|_| format!("`{text}` is not an IPv4 address"))
-        };
-        let (first, last) = (number(first)?, number(last)?);
-        if first > last || (last - first) as usize >= SOURCES_COUNT_MAX {
-            return Err(format!("`{part}` is not a range of at most {SOURCES_COUNT_MAX} addresses"));
-        }
-        addresses.extend((first..=last).map(|number| IpAddr::V4(number.into())));
-    }
-    if addresses.len() > SOURCES_COUNT_MAX {
-        return Err(format!("at most {SOURCES_COUNT_MAX} addresses"));
-    }
-    Ok(Sources(addresses))
-}
-
-/// `10`, `10s`, `500ms`, `2m`, `1h`.
-fn duration(text: &str) -> Result<Duration, String> {
-    let number_len = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let (number, unit) = text.split_at(number_len);
-    let factor = match unit {
-        "ms" => 0.001,
-        "" | "s" => 1.0,
-        "m" => 60.0,
-        "h" => 3600.0,
-        _ => return Err(format!("unknown unit `{unit}`: use ms, s, m or h")),
-    };
-    let secs = number.parse::<f64>().map_err(|_| "not a number".to_owned())? * factor;
-    if !(0.001..=1e6).contains(&secs) {
-        return Err("must lie between 1 ms and 1,000,000 s".to_owned());
-    }
-    Ok(Duration::from_secs_f64(secs))
-}
-
-/// `4096`, `4KiB`, `1MiB`.
-fn size(text: &str) -> Result<u64, String> {
-    let number_len = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(number_len);
-    let factor = match unit.trim_start().to_ascii_lowercase().as_str() {
-        "" | "b" => 1,
-        "k" | "kib" => 1 << 10,
-        "m" | "mib" => 1 << 20,
-        _ => return Err(format!("unknown unit `{unit}`: use KiB or MiB")),
-    };
-    let octets = number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor));
-    octets
-        .filter(|&octets| octets <= CONTENT_LEN_MAX)
-        .ok_or_else(|| format!("at most {CONTENT_LEN_MAX} octets"))
-}
-
-fn rate(text: &str) -> Result<f64, String> {
-    let rate = text.parse::<f64>().map_err(|_| "not a number".to_owned())?;
-    if (0.001..=1e8).contains(&rate) {
-        Ok(rate)
-    } else {
-        Err("must lie between 0.001 and 100,000,000".to_owned())
-    }
-}
-
-/// Not the grammar of RFC 5321 §4.1.2: what a server makes of an odd mailbox may be the test. But it must not end the
-/// command it stands in.
-fn mailbox(text: &str) -> Result<String, String> {
-    if text.len() > MAILBOX_LEN_MAX {
-        return Err(format!("longer than {MAILBOX_LEN_MAX} octets"));
-    }
-    match text.chars().find(|&c| c.is_control() || c == '<' || c == '>') {
-        Some(c) => {
-            Err(format!("`{}` does not belong there; no angle brackets are needed", c.escape_default()))
-        }
-        None => Ok(text.to_owned()),
-    }
-}
-
-fn recipient(text: &str) -> Result<String, String> {
-    if text.is_empty() { Err("empty".to_owned()) } else { mailbox(text) }
-}
-
-fn helo(text: &str) -> Result<String, String> {
-    if text.contains(' ') { Err("a space does not belong there".to_owned()) } else { recipient(text) }
-}
-
-fn cores(text: &str) -> Result<Cores, String> {
-    let mut cores = Vec::new();
-    for part in text.split(',') {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let number = |text: &str| text.trim().parse::<usize>().map_err(|_| format!("`{text}` is not a core"));
-        let (first, last) = (number(first)?, number(last)?);
-        if first > last || last >= 1024 {
-            return Err(format!("`{part}` is not a range of cores"));
-        }
-        cores.extend(first..=last);
-    }
-    Ok(Cores(cores))
 }
 
 #[cfg(test)]
@@ -365,7 +302,7 @@ mod tests {
         assert_eq!(args.pipelining(), Pipelining::Offered);
         assert_eq!(run_args(&["--messages", "5"]).expect("parsed").duration_max(), None);
         assert_eq!(run_args(&["--to", "a@b", "--to", "c@d"]).expect("parsed").to, ["a@b", "c@d"]);
-        assert_eq!(run_args(&["--from", ""]).expect("parsed").from, "");
+        assert_eq!(run_args(&["--from", ""]).expect("parsed").reverse_path(), "");
         assert_eq!(run_args(&["--reuse", "5"]).expect("parsed").messages_per_connection, Some(5));
     }
 
@@ -390,21 +327,12 @@ mod tests {
             &["--source", "localhost"],
             &["--poisson"],
             &["--ledger-sync"],
+            &["--chunk", "100"],
+            &["--bdat", "--chunk", "0"],
+            &["--corpus", "x", "--size", "100"],
+            &["--body", "binarymime"],
         ] {
             assert!(run_args(args).is_err(), "{args:?}");
         }
-    }
-
-    #[test]
-    fn units_and_lists_are_read() {
-        assert_eq!(duration("1.5m"), Ok(Duration::from_secs(90)));
-        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
-        assert_eq!(size("50MiB"), Ok(50 << 20));
-        assert_eq!(size("4 KiB"), Ok(4096));
-        assert_eq!(cores("0,2-4"), Ok(Cores(vec![0, 2, 3, 4])));
-        assert_eq!(Cores(vec![3, 5]).of(3), 5);
-        let listed = sources("127.0.0.254-127.0.1.1,::1").expect("addresses");
-        let texts: Vec<String> = listed.addresses().iter().map(ToString::to_string).collect();
-        assert_eq!(texts, ["127.0.0.254", "127.0.0.255", "127.0.1.0", "127.0.1.1", "::1"]);
     }
 }

@@ -2,6 +2,7 @@
 //! until the run is over.
 
 use crate::limits::MISSED_DRAWN_COUNT_MAX;
+use crate::random::Random;
 
 /// One thread's share of a run.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +32,7 @@ struct Arrivals {
 /// Waits between arrivals are drawn from an exponential distribution: customers who know nothing of each other.
 #[derive(Clone, Copy, Debug)]
 struct Poisson {
-    random: u64,
+    random: Random,
     /// From the first arrival's time to the next one's.
     next_ns: f64,
 }
@@ -45,7 +46,7 @@ impl Arrivals {
     fn take(&mut self) {
         self.count += 1;
         if let Some(poisson) = &mut self.poisson {
-            poisson.next_ns += poisson.draw() * self.interval_ns;
+            poisson.next_ns += poisson.random.exponential() * self.interval_ns;
         }
     }
 
@@ -61,19 +62,6 @@ impl Arrivals {
         }
         let rest_ns = until.saturating_sub(self.next_at()) as f64;
         self.count - taken + (rest_ns / self.interval_ns) as u64
-    }
-}
-
-impl Poisson {
-    /// A wait with the mean 1.
-    fn draw(&mut self) -> f64 {
-        // splitmix64; 53 bits make a number in (0, 1].
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.random;
-        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^= mixed >> 31;
-        -(((mixed >> 11) + 1) as f64 / (1u64 << 53) as f64).ln()
     }
 }
 
@@ -113,10 +101,10 @@ impl Pace {
     /// Arrivals in a Poisson process of the same mean: of independent threads together they are one again.
     pub fn poisson(mut self, seed: u64) -> Self {
         if let Some(arrivals) = &mut self.arrivals {
-            let mut poisson = Poisson { random: seed, next_ns: 0.0 };
-            poisson.next_ns = poisson.draw() * arrivals.interval_ns;
+            let mut random = Random::new(seed);
+            let next_ns = random.exponential() * arrivals.interval_ns;
             arrivals.first_at = 0;
-            arrivals.poisson = Some(poisson);
+            arrivals.poisson = Some(Poisson { random, next_ns });
         }
         self
     }

@@ -13,8 +13,16 @@ pub struct Setup {
     pub server: String,
     pub connections: u32,
     pub threads: u32,
+    /// Octets of a message's content; of several sizes the mean.
     pub size: u64,
+    pub sizes: SizesOf,
     pub recipients: usize,
+    /// `data` or `bdat`, and the octets of a chunk at most where that was asked for.
+    pub transfer: &'static str,
+    pub chunk: Option<u64>,
+    /// `7bit` or `8bitmime`.
+    pub body: &'static str,
+    pub smtputf8: bool,
     pub pipelining: &'static str,
     pub tls: &'static str,
     /// `closed`, or `open` at so many messages a second.
@@ -28,6 +36,17 @@ pub struct Setup {
     /// The kernel's and the generator's versions.
     pub kernel: String,
     pub version: &'static str,
+}
+
+/// How long messages were.
+#[derive(Clone, Debug, Serialize)]
+pub struct SizesOf {
+    /// `fixed`, `lognormal` or `corpus`.
+    pub from: &'static str,
+    /// How many different messages, and their octets.
+    pub count: usize,
+    pub least: usize,
+    pub most: usize,
 }
 
 /// Latencies of one interval, in microseconds.
@@ -99,7 +118,7 @@ impl Report {
     pub fn new(setup: Setup, stats: &Stats, cpu_secs: f64, wall_secs: f64, interrupted: bool) -> Self {
         let busy_secs = stats.busy_secs();
         let messages_per_sec = ratio(stats.accepted as f64, busy_secs);
-        let content_octets_per_sec = messages_per_sec * setup.size as f64;
+        let content_octets_per_sec = ratio(stats.accepted_octets as f64, busy_secs);
         let latency = |&interval: &Interval| Latency::new(interval, stats.histogram(interval));
         Self {
             setup,
@@ -138,14 +157,15 @@ impl Display for Report {
         let rate = setup.rate.map_or(String::new(), |rate| format!(" at {rate} messages/s{spacing}"));
         writeln!(
             f,
-            "{}: connections {}{each}, threads {}, octets {}, recipients {}, pipelining {}, {} loop{rate}",
+            "{}: connections {}{each}, threads {}, {}, recipients {}, pipelining {}, {} loop{rate}{}",
             setup.server,
             setup.connections,
             setup.threads,
-            setup.size,
+            setup.octets(),
             setup.recipients,
             setup.pipelining,
             setup.arrivals,
+            setup.extensions(),
         )?;
         writeln!(
             f,
@@ -180,6 +200,47 @@ impl Display for Report {
     }
 }
 
+impl Setup {
+    fn octets(&self) -> String {
+        let SizesOf { from, count, least, most } = self.sizes;
+        if least == most {
+            return format!("octets {}", self.size);
+        }
+        format!("octets {least} to {most}, {} in the mean ({count} messages, {from})", self.size)
+    }
+
+    /// What is not sent to every server.
+    fn extensions(&self) -> String {
+        let mut text = String::new();
+        if self.transfer == "bdat" {
+            text.push_str(", BDAT");
+            if let Some(chunk) = self.chunk {
+                text.push_str(&format!(" of {chunk} octets"));
+            }
+        }
+        if self.body == "8bitmime" {
+            text.push_str(", 8BITMIME");
+        }
+        if self.smtputf8 {
+            text.push_str(", SMTPUTF8");
+        }
+        text
+    }
+}
+
+/// What one group of commands hides, if its run had one.
+fn grouped(latencies: &[Latency], transfer: &str) -> Option<&'static str> {
+    let count = |wanted| latencies.iter().find(|of| of.interval == wanted).map_or(0, |of| of.count);
+    if count(Interval::Recipients) > 0 || count(Interval::Final) == 0 {
+        return None;
+    }
+    Some(if transfer == "bdat" {
+        "pipelined: MAIL, RCPT and BDAT leave together and are answered together; the final interval is theirs, too"
+    } else {
+        "pipelined: MAIL, RCPT and DATA leave together; MAIL -> 354 holds the replies to all of them"
+    })
+}
+
 impl Report {
     fn write_latencies(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write!(f, "{:<19} {:>9}", "latency", "count")?;
@@ -193,6 +254,9 @@ impl Report {
                 write!(f, " {cell:>8}")?;
             }
             writeln!(f)?;
+        }
+        if let Some(note) = grouped(&self.latencies, self.setup.transfer) {
+            writeln!(f, "  {note}")?;
         }
         Ok(())
     }
@@ -236,7 +300,12 @@ mod tests {
             connections: 5,
             threads: 1,
             size: 1000,
+            sizes: SizesOf { from: "fixed", count: 1, least: 1000, most: 1000 },
             recipients: 1,
+            transfer: "data",
+            chunk: None,
+            body: "7bit",
+            smtputf8: false,
             pipelining: "where offered",
             tls: "off",
             arrivals: "closed",
@@ -271,7 +340,7 @@ mod tests {
             "0 messages/s, latency p50 - p90 - p99 - p99.9 - max -, own CPU 0.00 us a message, 0 errors"
         ));
         let json = serde_json::to_value(&report).expect("serialised");
-        assert_eq!(json["latencies"][5]["interval"], "transaction");
+        assert_eq!(json["latencies"][7]["interval"], "transaction");
         assert_eq!(json["messages_per_sec"], 0.0);
     }
 }

@@ -14,17 +14,18 @@ use ringmx_ring::{BindError, Options, SetupError, Uring, pin_to_core};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::client::Pipelining;
+use crate::corpus::{self, CorpusError};
 use crate::hgrm;
 use crate::ledger::Ledger;
-use crate::options::{FailOn, RunArgs, TlsArg};
+use crate::options::{FailOn, RunArgs, Size, TlsArg};
 use crate::pace::Pace;
 use crate::process::{cpu_secs, raise_descriptor_limit};
-use crate::report::{Report, Setup};
+use crate::report::{Report, Setup, SizesOf};
 use crate::secure::{Begin, Terms};
 use crate::slot::Orders;
 use crate::stats::Stats;
 use crate::worker::{Assignment, Control, Live, Worker};
-use crate::workload::{Recipe, TooSmall, Workload};
+use crate::workload::{Contents, Recipe, TooSmall, Transfer, Workload};
 
 /// Replies are short; what does not fit into one buffer comes in the next.
 const RING: Options = Options { entries: 4096, buffers_count: 2048, buffer_len: 2048 };
@@ -39,6 +40,8 @@ pub enum RunError {
     Usage(String),
     #[error(transparent)]
     TooSmall(#[from] TooSmall),
+    #[error("--corpus: {0}")]
+    Corpus(#[from] CorpusError),
     #[error("{server}: {error}")]
     Resolve { server: String, error: io::Error },
     #[error(transparent)]
@@ -58,7 +61,7 @@ pub enum RunError {
 impl RunError {
     /// What was asked for makes no sense, as opposed to: it could not be done.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Self::Usage(_) | Self::TooSmall(_) | Self::Resolve { .. })
+        matches!(self, Self::Usage(_) | Self::TooSmall(_) | Self::Corpus(_) | Self::Resolve { .. })
     }
 }
 
@@ -66,15 +69,7 @@ impl RunError {
 pub fn run(args: &RunArgs) -> Result<bool, RunError> {
     args.validate().map_err(RunError::Usage)?;
     let server = resolve(&args.server)?;
-    let recipe = Recipe {
-        helo: args.helo.clone(),
-        reverse_path: args.from.clone(),
-        forward_paths: args.to.clone(),
-        content_len: usize::try_from(args.size)
-            .map_err(|_| RunError::Usage("--size: too large".to_owned()))?,
-        now: SystemTime::now(),
-    };
-    let workload = Arc::new(Workload::new(&recipe)?);
+    let workload = Arc::new(Workload::new(&recipe(args)?)?);
     check_descriptors(args.connections)?;
     let control = Arc::new(Control::default());
     for signal in [SIGINT, SIGTERM] {
@@ -103,7 +98,8 @@ pub fn run(args: &RunArgs) -> Result<bool, RunError> {
     }
     let (cpu_secs, wall_secs) = (cpu_secs() - cpu_before, started.elapsed().as_secs_f64());
     let interrupted = control.interrupted.load(Ordering::Relaxed);
-    let report = Report::new(setup(args, threads_count, run), &stats, cpu_secs, wall_secs, interrupted);
+    let report =
+        Report::new(setup(args, threads_count, run, &workload), &stats, cpu_secs, wall_secs, interrupted);
     if let Some(directory) = &args.hgrm {
         hgrm::write(directory, &stats)
             .map_err(|error| RunError::File { path: directory.display().to_string(), error })?;
@@ -113,6 +109,31 @@ pub fn run(args: &RunArgs) -> Result<bool, RunError> {
         Some(error) => Err(error),
         None => Ok(args.fail_on == FailOn::Nothing || report.errors_count == 0),
     }
+}
+
+/// What the run sends.
+fn recipe(args: &RunArgs) -> Result<Recipe, RunError> {
+    let octets = |len: u64| usize::try_from(len).unwrap_or(usize::MAX);
+    let contents = match (&args.corpus, args.size) {
+        (Some(directory), _) => Contents::Files(corpus::load(directory, args.is_eight_bit())?),
+        (None, Size::Fixed(len)) => Contents::Fixed(octets(len)),
+        (None, Size::LogNormal { median, sigma }) => Contents::LogNormal { median: median as f64, sigma },
+    };
+    let transfer = match (args.bdat, args.chunk) {
+        (false, _) => Transfer::Data,
+        (true, chunk) => Transfer::Bdat { chunk_len: chunk.map_or(usize::MAX, octets) },
+    };
+    Ok(Recipe {
+        helo: args.helo.clone(),
+        reverse_path: args.reverse_path().to_owned(),
+        forward_paths: args.forward_paths(),
+        contents,
+        transfer,
+        eight_bit: args.is_eight_bit(),
+        utf8: args.smtputf8,
+        seed: args.seed,
+        now: SystemTime::now(),
+    })
 }
 
 fn resolve(server: &str) -> Result<SocketAddr, RunError> {
@@ -273,13 +294,28 @@ fn print(json: Option<&Path>, report: &Report) -> Result<(), RunError> {
     Ok(writeln!(io::stdout(), "{text}")?)
 }
 
-fn setup(args: &RunArgs, threads: u32, run: u64) -> Setup {
+fn setup(args: &RunArgs, threads: u32, run: u64, workload: &Workload) -> Setup {
+    let spread = workload.spread();
     Setup {
         server: args.server.clone(),
         connections: args.connections,
         threads,
-        size: args.size,
-        recipients: args.to.len(),
+        size: spread.mean.round() as u64,
+        sizes: SizesOf {
+            from: match (&args.corpus, args.size) {
+                (Some(_), _) => "corpus",
+                (None, Size::Fixed(_)) => "fixed",
+                (None, Size::LogNormal { .. }) => "lognormal",
+            },
+            count: spread.count,
+            least: spread.least,
+            most: spread.most,
+        },
+        recipients: args.forward_paths().len(),
+        transfer: if args.bdat { "bdat" } else { "data" },
+        chunk: args.chunk,
+        body: if args.is_eight_bit() { "8bitmime" } else { "7bit" },
+        smtputf8: args.smtputf8,
         pipelining: match args.pipelining() {
             Pipelining::Offered => "where offered",
             Pipelining::Required => "on",

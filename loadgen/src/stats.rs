@@ -3,6 +3,7 @@
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use crate::extension::Extension;
 use crate::limits::{ERROR_ENTRIES_COUNT_MAX, LATENCY_MAX, TEXT_KEPT_MAX};
 
 /// The intervals that are measured.
@@ -15,17 +16,29 @@ pub enum Interval {
     Handshake,
     /// From EHLO to its 250.
     Ehlo,
+    /// From MAIL to the reply to the last RCPT, one command per round trip.
+    Recipients,
+    /// From DATA to 354, one command per round trip.
+    Data,
     /// From MAIL to 354.
     Envelope,
-    /// From the last octet of the end of data to its 250.
+    /// From the last octet of the content to its 250.
     Final,
     /// From MAIL, or in an open loop from the intended time, to the 250.
     Transaction,
 }
 
 impl Interval {
-    pub const ALL: [Self; 6] =
-        [Self::Connect, Self::Handshake, Self::Ehlo, Self::Envelope, Self::Final, Self::Transaction];
+    pub const ALL: [Self; 8] = [
+        Self::Connect,
+        Self::Handshake,
+        Self::Ehlo,
+        Self::Recipients,
+        Self::Data,
+        Self::Envelope,
+        Self::Final,
+        Self::Transaction,
+    ];
 
     /// As in JSON, and of its file.
     pub fn name(self) -> &'static str {
@@ -33,6 +46,8 @@ impl Interval {
             Self::Connect => "connect",
             Self::Handshake => "handshake",
             Self::Ehlo => "ehlo",
+            Self::Recipients => "recipients",
+            Self::Data => "data",
             Self::Envelope => "envelope",
             Self::Final => "final",
             Self::Transaction => "transaction",
@@ -44,6 +59,8 @@ impl Interval {
             Self::Connect => "connect -> 220",
             Self::Handshake => "TLS handshake",
             Self::Ehlo => "EHLO -> 250",
+            Self::Recipients => "MAIL, RCPT -> 250",
+            Self::Data => "DATA -> 354",
             Self::Envelope => "MAIL -> 354",
             Self::Final => "final dot -> 250",
             Self::Transaction => "whole transaction",
@@ -71,6 +88,10 @@ pub enum ErrorKind {
     EhloRefused,
     PipeliningMissing,
     StartTlsMissing,
+    SizeMissing,
+    ChunkingMissing,
+    EightBitMimeMissing,
+    SmtpUtf8Missing,
     /// The handshake failed, or a record could not be read.
     TlsFailed,
     MailRefused,
@@ -102,6 +123,10 @@ impl ErrorKind {
             Self::EhloRefused => "EHLO refused",
             Self::PipeliningMissing => "PIPELINING not offered",
             Self::StartTlsMissing => "STARTTLS not offered, or refused",
+            Self::SizeMissing => "SIZE not offered",
+            Self::ChunkingMissing => "CHUNKING not offered, and --bdat needs it",
+            Self::EightBitMimeMissing => "8BITMIME not offered, and the content needs it",
+            Self::SmtpUtf8Missing => "SMTPUTF8 not offered, and --smtputf8 needs it",
             Self::TlsFailed => "TLS failed",
             Self::MailRefused => "MAIL refused",
             Self::RecipientRefused => "recipient refused",
@@ -109,6 +134,20 @@ impl ErrorKind {
             Self::ContentRefused => "content refused",
             Self::Unfinished => "unfinished at the end",
             Self::GivenUp => "connection given up",
+        }
+    }
+}
+
+impl From<Extension> for ErrorKind {
+    /// That a server does not offer it.
+    fn from(missing: Extension) -> Self {
+        match missing {
+            Extension::Pipelining => Self::PipeliningMissing,
+            Extension::StartTls => Self::StartTlsMissing,
+            Extension::Size => Self::SizeMissing,
+            Extension::Chunking => Self::ChunkingMissing,
+            Extension::EightBitMime => Self::EightBitMimeMissing,
+            Extension::SmtpUtf8 => Self::SmtpUtf8Missing,
         }
     }
 }
@@ -177,6 +216,8 @@ pub struct Stats {
     pub started: u64,
     /// Messages with their 250.
     pub accepted: u64,
+    /// Octets of content of these.
+    pub accepted_octets: u64,
     pub refused: u64,
     /// End of data sent, connection lost before the reply: stored or not (RFC 1047).
     pub in_doubt: u64,
@@ -203,6 +244,7 @@ impl Default for Stats {
             connections_opened: 0,
             started: 0,
             accepted: 0,
+            accepted_octets: 0,
             refused: 0,
             in_doubt: 0,
             handshakes: 0,
@@ -232,6 +274,7 @@ impl Stats {
         self.connections_opened += other.connections_opened;
         self.started += other.started;
         self.accepted += other.accepted;
+        self.accepted_octets += other.accepted_octets;
         self.refused += other.refused;
         self.in_doubt += other.in_doubt;
         self.handshakes += other.handshakes;

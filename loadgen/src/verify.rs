@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::limits::{HEADER_SECTION_LEN_MAX, MISSING_NAMED_COUNT_MAX};
 use crate::options::VerifyArgs;
 use crate::run::RunError;
-use crate::workload::Token;
+use crate::token::Token;
 
 const FIELD: &[u8] = b"X-Loadgen: ";
 

@@ -172,3 +172,98 @@ fn what_was_acknowledged_is_found_in_the_spool_and_in_the_maildir() {
         );
     }
 }
+
+#[test]
+fn what_the_server_does_not_offer_is_not_sent() {
+    for (args, kind) in [
+        (&["--bdat"][..], "chunking_missing"),
+        (&["--body", "8bitmime"], "eight_bit_mime_missing"),
+        (&["--smtputf8"], "eight_bit_mime_missing"),
+        (&["--tls", "starttls"], "start_tls_missing"),
+    ] {
+        let (address, _) = scripted("220 mx\r\n", EHLO, false);
+        let (status, report) = run(
+            &address.to_string(),
+            &[&["--connections", "1", "--duration", "300ms", "--timeout", "200ms"], args].concat(),
+        );
+        assert_eq!((status, &report["started"]), (Some(1), &0.into()), "{args:?}: {report}");
+        assert_eq!(kinds(&report), BTreeSet::from([kind.to_owned()]), "{args:?}: {report}");
+    }
+}
+
+/// The messages of a Maildir, which has lines that end in LF, without the fields that the server put in front.
+fn contents(home: &Home) -> Vec<String> {
+    let maildir = home.maildir();
+    let own = |name: &String| {
+        let text = String::from_utf8(maildir.read(name)).expect("UTF-8");
+        text.find("Date: ").into_iter().chain(text.find("X-Loadgen: ")).min().map(|at| text[at..].to_owned())
+    };
+    maildir.names().iter().map(|name| own(name).expect("a field of ours")).collect()
+}
+
+#[test]
+fn chunks_eight_bits_utf_8_and_files_arrive_as_they_were_sent() {
+    let corpus = tempfile::tempdir().expect("a directory");
+    std::fs::write(corpus.path().join("a"), "Subject: a\n\n.dot\n").expect("written");
+    std::fs::write(corpus.path().join("b"), "Subject: \u{e4}\r\n\r\nlast line without its end")
+        .expect("written");
+    std::fs::write(corpus.path().join(".hidden"), "").expect("written");
+    let directory = corpus.path().to_str().expect("UTF-8");
+    let files = ["Subject: a\n\n.dot\n", "Subject: \u{e4}\n\nlast line without its end\n"];
+    let from_files = ["--corpus", directory, "--body", "8bitmime"];
+    for args in [
+        &[&from_files[..], &["--no-pipelining"]].concat()[..],
+        &[&from_files[..], &["--bdat", "--chunk", "30", "--pipelined"]].concat(),
+        &[&from_files[..], &["--bdat", "--chunk", "30", "--no-pipelining"]].concat(),
+        &["--size", "lognormal:4KiB,1", "--bdat", "--smtputf8", "--seed", "7"],
+        &["--size", "3000", "--body", "8bitmime"],
+    ] {
+        let home = Home::new(&Options::default());
+        let server = home.serve();
+        let ledger = home.path().join("ledger");
+        let common = ["run", "--messages", "60", "--connections", "3", "--json", "-", "--fail-on", "errors"];
+        let address = server.address.to_string();
+        let output =
+            loadgen(&[&common[..], &[&address, "--ledger", ledger.to_str().expect("UTF-8")], args].concat());
+        let report: Value = serde_json::from_slice(&output.stdout).expect("a report");
+        assert_eq!((output.status.code(), &report["accepted"]), (Some(0), &60.into()), "{args:?}: {report}");
+        eventually("all is delivered", || home.undelivered().is_empty().then_some(()));
+        let (status, found) =
+            verify(&["--fail-on-duplicates"], &[("", &ledger), ("--maildir", &home.path().join("maildir"))]);
+        assert_eq!((status, &found["stored"]), (Some(0), &60.into()), "{args:?}: {found}");
+        let contents = contents(&home);
+        if args.contains(&directory) {
+            for file in files {
+                let count =
+                    contents.iter().filter(|text| text.split_once('\n').expect("lines").1 == file).count();
+                assert!(count > 0, "{args:?}: {file:?} in {contents:?}");
+            }
+        } else {
+            assert!(contents.iter().all(|text| !text.is_ascii() && text.ends_with('\n')), "{contents:?}");
+        }
+        server.stop();
+    }
+}
+
+#[test]
+fn a_corpus_that_cannot_be_sent_is_named_with_its_file() {
+    let corpus = tempfile::tempdir().expect("a directory");
+    let refused = |directory: &Path, what: &str, named: &str| {
+        let output = loadgen(&["run", "127.0.0.1:9", "--corpus", directory.to_str().expect("UTF-8")]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(what) && said.contains(named), "{said}");
+    };
+    refused(&corpus.path().join("absent"), "No such file", "absent");
+    std::fs::create_dir(corpus.path().join("below")).expect("made");
+    let name = corpus.path().to_str().expect("UTF-8");
+    refused(corpus.path(), "no file to send", name);
+    std::fs::write(corpus.path().join("wide"), "Subject: x\n\n\u{e4}\n").expect("written");
+    refused(corpus.path(), "line 3 has an octet above 127", "wide");
+    std::fs::write(corpus.path().join("empty"), "").expect("written");
+    refused(corpus.path(), "empty", "empty");
+    std::fs::remove_file(corpus.path().join("empty")).expect("removed");
+    let large = std::fs::File::create(corpus.path().join("large")).expect("made");
+    large.set_len((1 << 30) + 1).expect("a file without blocks");
+    refused(corpus.path(), "larger than", "large");
+}

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::*;
 use crate::client::Pipelining;
 use crate::pace::Pace;
+use crate::token::Token;
 use crate::workload::Workload;
 use crate::workload::tests::recipe;
 

@@ -16,6 +16,11 @@ enum Phase {
         tail: [u8; TAIL_LEN],
         tail_len: usize,
     },
+    /// Octets of a chunk that are still to come, and whether it is the last.
+    Chunk {
+        left: u64,
+        last: bool,
+    },
     Closed,
 }
 
@@ -44,6 +49,7 @@ impl Session {
             let consumed = match self.phase {
                 Phase::Command => self.command(pipelining, input, out),
                 Phase::Content { tail, tail_len } => self.content(tail, tail_len, input, out),
+                Phase::Chunk { left, last } => self.chunk(left, last, input.len(), out),
                 Phase::Closed => return,
             };
             input = &input[consumed..];
@@ -80,10 +86,22 @@ impl Session {
                 // The line end of DATA is the first half of an immediate end of data.
                 self.phase = Phase::Content { tail: *b"\r\n\0\0", tail_len: 2 };
             }
-            Some(b"EHLO") if pipelining => {
-                out.extend_from_slice(b"250-sink.invalid\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 SIZE\r\n");
+            Some(b"BDAT") => match chunk(line) {
+                Some((left, last)) => {
+                    self.phase = Phase::Chunk { left, last };
+                    // An empty chunk has come already.
+                    if left == 0 {
+                        self.chunk(left, last, 0, out);
+                    }
+                }
+                None => out.extend_from_slice(b"501 BDAT takes a length, and LAST\r\n"),
+            },
+            Some(b"EHLO") => {
+                let pipelining: &[u8] = if pipelining { b"250-PIPELINING\r\n" } else { b"" };
+                out.extend_from_slice(b"250-sink.invalid\r\n");
+                out.extend_from_slice(pipelining);
+                out.extend_from_slice(b"250-8BITMIME\r\n250-SMTPUTF8\r\n250-CHUNKING\r\n250 SIZE\r\n");
             }
-            Some(b"EHLO") => out.extend_from_slice(b"250-sink.invalid\r\n250-8BITMIME\r\n250 SIZE\r\n"),
             Some(b"HELO") => out.extend_from_slice(b"250 sink.invalid\r\n"),
             Some(b"QUIT") => {
                 out.extend_from_slice(b"221 bye\r\n");
@@ -91,6 +109,18 @@ impl Session {
             }
             _ => out.extend_from_slice(b"500 unknown\r\n"),
         }
+    }
+
+    /// Takes what is there of a chunk; its reply follows its last octet.
+    fn chunk(&mut self, left: u64, last: bool, input_len: usize, out: &mut Vec<u8>) -> usize {
+        let taken = left.min(input_len as u64);
+        self.phase = Phase::Chunk { left: left - taken, last };
+        if left == taken {
+            self.phase = Phase::Command;
+            self.messages_count += u64::from(last);
+            out.extend_from_slice(if last { b"250 2.0.0 discarded\r\n" } else { b"250 2.0.0 go on\r\n" });
+        }
+        taken as usize
     }
 
     fn content(&mut self, tail: [u8; TAIL_LEN], tail_len: usize, input: &[u8], out: &mut Vec<u8>) -> usize {
@@ -118,6 +148,17 @@ impl Session {
     }
 }
 
+/// The argument of BDAT (RFC 3030 §2).
+fn chunk(line: &[u8]) -> Option<(u64, bool)> {
+    let text = std::str::from_utf8(line).ok()?;
+    let mut words = text.split_ascii_whitespace().skip(1);
+    let left = words.next()?.parse().ok()?;
+    match words.next() {
+        None => Some((left, false)),
+        Some(word) => word.eq_ignore_ascii_case("LAST").then_some((left, true)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,11 +174,14 @@ mod tests {
 
     #[test]
     fn the_same_replies_whatever_the_split() {
-        let input = b"EHLO x\r\nMAIL FROM:<>\r\nRCPT TO:<a@b>\r\nDATA\r\nhi\r\n..\r\n\r\n.x\r\n.\r\nDATA\r\n.\r\nQUIT\r\nNOOP\r\n";
+        let input =
+            b"EHLO x\r\nMAIL FROM:<>\r\nRCPT TO:<a@b>\r\nDATA\r\nhi\r\n..\r\n\r\n.x\r\n.\r\nDATA\r\n.\r\n\
+            BDAT 3\r\n\r\n.BDAT 0 LAST\r\nBDAT x\r\nQUIT\r\nNOOP\r\n";
         let (whole, messages_count) = replies(&[input]);
-        assert_eq!(messages_count, 2);
+        assert_eq!(messages_count, 3);
         assert!(whole.ends_with(
-            "354 go on\r\n250 2.0.0 discarded\r\n354 go on\r\n250 2.0.0 discarded\r\n221 bye\r\n"
+            "354 go on\r\n250 2.0.0 discarded\r\n354 go on\r\n250 2.0.0 discarded\r\n\
+             250 2.0.0 go on\r\n250 2.0.0 discarded\r\n501 BDAT takes a length, and LAST\r\n221 bye\r\n"
         ));
         for first in 0..=input.len() {
             for second in first..=input.len() {
