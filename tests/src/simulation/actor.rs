@@ -7,6 +7,7 @@ use ringmx::config::Durability;
 use ringmx_ring::sim::{Client, ClientState, Random, Simulation};
 
 use super::script::{Kind, Script, Step};
+use super::wire::Wire;
 
 /// What a client waits for before it goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +104,7 @@ impl Behaviour {
 #[derive(Debug)]
 pub struct Actor {
     pub client: Client,
+    pub wire: Wire,
     pub address: SocketAddr,
     pub behaviour: Behaviour,
     pub script: Script,
@@ -129,7 +131,7 @@ pub struct Actor {
 
 impl Actor {
     pub fn new(
-        client: Client,
+        wire: Wire,
         address: SocketAddr,
         mut script: Script,
         behaviour: Behaviour,
@@ -138,8 +140,11 @@ impl Actor {
         if behaviour.ending == Ending::Quit {
             script.line("QUIT\r\n");
         }
+        // Behind STARTTLS there is no other greeting.
+        let owed_count = usize::from(!wire.opens_in_clear());
         Self {
-            client,
+            client: wire.client,
+            wire,
             address,
             steps: script.steps.clone().into_iter(),
             behaviour,
@@ -148,7 +153,7 @@ impl Actor {
             sent: Vec::new(),
             inbox: Vec::new(),
             outbound: Vec::new(),
-            owed_count: 1,
+            owed_count,
             replies_count: 0,
             last_code: 0,
             parsed_len: 0,
@@ -169,7 +174,9 @@ impl Actor {
         }
         // Less often the longer nothing comes.
         let look_at = now + now.saturating_sub(self.active_at).max(Duration::from_millis(1));
-        Some(if !self.outbound.is_empty() || self.may_go_on() { self.next_at } else { look_at })
+        let has_words = !self.outbound.is_empty() || self.may_go_on();
+        let can_act = self.wire.has_records() || (has_words && self.wire.is_quiet());
+        Some(if can_act { self.next_at } else { look_at })
     }
 
     /// Gone, or nothing will come any more.
@@ -199,12 +206,12 @@ impl Actor {
         self.send(simulation, random);
     }
 
-    fn take(&mut self, simulation: &Simulation) {
-        let got = simulation.take(self.client);
-        if !got.is_empty() {
+    pub fn take(&mut self, simulation: &Simulation) {
+        let heard_len = self.wire.heard_len;
+        self.inbox.extend(self.wire.take(simulation));
+        if self.wire.heard_len > heard_len {
             self.active_at = simulation.now();
         }
-        self.inbox.extend(got);
         let (codes, len) = codes(&self.inbox[self.parsed_len..]);
         self.parsed_len += len;
         self.replies_count += codes.len();
@@ -256,18 +263,61 @@ impl Actor {
         }
     }
 
-    fn send(&mut self, simulation: &Simulation, random: &mut Random) {
-        let room = self.behaviour.cut.map_or(usize::MAX, |cut| cut - self.sent.len());
-        let len = self.outbound.len().min(self.behaviour.chunk_len_max);
-        let len = if len > 1 && random.chance(0.5) { random.len(1..=len) } else { len }.min(room);
+    /// So many octets may still be said.
+    fn room(&self) -> usize {
+        self.behaviour.cut.map_or(usize::MAX, |cut| cut - self.sent.len())
+    }
+
+    /// How many of so many octets go at once.
+    fn chunk_len(&self, len: usize, random: &mut Random) -> usize {
+        let len = len.min(self.behaviour.chunk_len_max);
+        if len > 1 && random.chance(0.5) { random.len(1..=len) } else { len }
+    }
+
+    fn send_in_clear(&mut self, simulation: &Simulation, random: &mut Random) {
+        let len = self.chunk_len(self.outbound.len(), random).min(self.room());
         let chunk: Vec<u8> = self.outbound.drain(..len).collect();
         if !chunk.is_empty() {
             simulation.send(self.client, &chunk);
             self.active_at = simulation.now();
             self.sent.extend(chunk);
         }
+    }
+
+    /// What there is to say is sealed at once; its records go in pieces.
+    fn send_records(&mut self, simulation: &Simulation, random: &mut Random) {
+        let len = self.outbound.len().min(self.room());
+        let plain: Vec<u8> = self.outbound.drain(..len).collect();
+        self.wire.write(&plain);
+        self.sent.extend(plain);
+        let records_len = self.wire.records_len();
+        let len = self.chunk_len(records_len, random);
+        if len > 0 {
+            self.wire.send_records(simulation, len);
+            self.active_at = simulation.now();
+        }
+    }
+
+    /// Some of those who just go do so within a record, or within the handshake.
+    fn leaves_in_the_middle(&self) -> bool {
+        matches!(self.behaviour.ending, Ending::Close | Ending::Reset)
+            && self.address.port().is_multiple_of(2)
+    }
+
+    fn send(&mut self, simulation: &Simulation, random: &mut Random) {
+        if self.wire.is_clear() {
+            self.send_in_clear(simulation, random);
+        } else {
+            self.send_records(simulation, random);
+        }
         let said_all = self.outbound.is_empty() && self.steps.as_slice().is_empty();
         if !said_all && self.behaviour.cut != Some(self.sent.len()) {
+            return;
+        }
+        if !self.wire.is_quiet() && !self.leaves_in_the_middle() {
+            return;
+        }
+        if self.behaviour.ending == Ending::HalfClose && self.wire.say_goodbye() {
             return;
         }
         self.has_ended = true;
@@ -281,7 +331,7 @@ impl Actor {
 }
 
 /// Codes of the whole replies in `octets`, and how many octets they take.
-fn codes(octets: &[u8]) -> (Vec<u16>, usize) {
+pub(super) fn codes(octets: &[u8]) -> (Vec<u16>, usize) {
     let (mut codes, mut len, mut line_end) = (Vec::new(), 0, 0);
     for line in octets.split_inclusive(|octet| *octet == b'\n') {
         line_end += line.len();

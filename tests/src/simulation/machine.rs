@@ -14,7 +14,7 @@ use ringmx::event::EventQueue;
 use ringmx::policy::clients::Clients;
 use ringmx::policy::recipient::Recipients;
 use ringmx::server::{Port, PortId, Publisher, Setup, Stop, Worker};
-use ringmx::session::{Guard, Service, Settings as ServiceSettings};
+use ringmx::session::{Guard, Service, Settings as ServiceSettings, TlsMode};
 use ringmx::stats::WorkerStats;
 use ringmx_ring::sim::{Client, Faults, Random, Settings, Simulation};
 use ringmx_ring::{AcceptMode, Doorbell, Fd};
@@ -23,7 +23,9 @@ use super::actor::{Actor, Behaviour};
 use super::probe::{Content, Ledger, Probe};
 use super::recovered::{self, Records};
 use super::script::{MESSAGE_LEN_MAX, Script};
+use super::secure::Secure;
 use super::segments::{SegmentKeeper, SimSegments, Supply, Syncs};
+use super::wire::Wire;
 
 /// What a machine is like.
 #[derive(Clone, Debug)]
@@ -46,6 +48,7 @@ pub struct Plan {
     /// One listener for each.
     pub durabilities: Vec<Durability>,
     pub async_interval: Duration,
+    pub tls: TlsMode,
 }
 
 impl Default for Plan {
@@ -66,6 +69,7 @@ impl Default for Plan {
             guard: Guard::default(),
             durabilities: vec![Durability::Sync],
             async_interval: Duration::from_secs(1),
+            tls: TlsMode::Off,
         }
     }
 }
@@ -78,6 +82,8 @@ pub struct Machine {
     pub stats: Arc<WorkerStats>,
     pub events: EventQueue,
     pub service: Arc<Service>,
+    /// None where all is in clear.
+    pub secure: Option<Secure>,
     stop: Arc<Stop>,
     listeners: Vec<(Fd, Durability)>,
     wake: Fd,
@@ -97,6 +103,7 @@ impl Machine {
             guard: plan.guard.clone(),
             command_timeout: plan.command_timeout,
             data_timeout: plan.data_timeout,
+            tls: plan.tls,
             ..ServiceSettings::new("mx.example")
         }));
         let bell = Doorbell::new().expect("an eventfd");
@@ -107,6 +114,7 @@ impl Machine {
             Probe::new(simulation.ring(), plan.syncs, bell.fd(), wake, all_durable, content);
         let stop = Arc::new(Stop { requested: AtomicBool::new(false), bell });
         let (stats, events) = (Arc::<WorkerStats>::default(), EventQueue::new(1024));
+        let secure = (plan.tls != TlsMode::Off).then(Secure::default);
         let port = |(id, &(fd, durability)): (usize, &(Fd, Durability))| Port {
             id: PortId(id as u32),
             fd,
@@ -114,7 +122,7 @@ impl Machine {
             service: Arc::clone(&service),
             connections_max: plan.connections_max,
             durability,
-            tls: None,
+            tls: secure.as_ref().map(|secure| Arc::clone(&secure.acceptor)),
         };
         let setup = Setup {
             drain_time: DRAIN_TIME,
@@ -140,6 +148,7 @@ impl Machine {
             stats,
             events,
             service,
+            secure,
             stop,
             listeners,
             wake,
@@ -150,7 +159,18 @@ impl Machine {
     /// A client that will play this script.
     pub fn actor(&mut self, script: Script, behaviour: Behaviour) -> Actor {
         let (client, address) = self.connect();
-        Actor::new(client, address, script, behaviour, self.durability())
+        Actor::new(self.wire(client), address, script, behaviour, self.durability())
+    }
+
+    /// What the last client speaks through.
+    pub fn wire(&self, client: Client) -> Wire {
+        let opens_in_clear = self.service.settings.tls != TlsMode::Implicit;
+        match &self.secure {
+            None => Wire::clear(client),
+            Some(secure) => {
+                Wire::tls(client, secure.config(usize::from(self.connections_count)), opens_in_clear)
+            }
+        }
     }
 
     pub fn connect(&mut self) -> (Client, SocketAddr) {

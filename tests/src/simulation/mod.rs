@@ -6,7 +6,8 @@
 //!              └──────────────── Verdict: replies against records <─────────────┘
 //! ```
 //!
-//! - [`script`]: what a client says. [`actor`]: how it says it, and how it leaves.
+//! - [`script`]: what a client says. [`actor`]: how it says it, and how it leaves. [`wire`]: what it goes through, in
+//!   clear or under TLS; [`secure`]: the certificate.
 //! - [`probe`]: a ring that counts, and stops the test at what no kernel would forgive.
 //! - [`segments`]: segments over simulated files. [`machine`]: all of it together.
 //! - [`play`]: one run from one seed, and what must hold whatever happened.
@@ -20,4 +21,6 @@ pub mod probe;
 pub mod recovered;
 pub mod reference;
 pub mod script;
+pub mod secure;
 pub mod segments;
+pub mod wire;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use ringmx::config::Durability;
+use ringmx::session::TlsMode;
 use ringmx_ring::AcceptMode;
 use ringmx_ring::sim::{ClientState, Faults, Random, Settings};
 
@@ -22,6 +23,8 @@ pub enum World {
     SickDisk,
     /// Segments, memory, connections and descriptors run out.
     Scarce,
+    /// As `Healthy`, and all clients come under TLS.
+    Secured,
 }
 
 /// When the power may be cut.
@@ -47,11 +50,22 @@ pub enum Fate {
     },
 }
 
+/// What tells a run from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Footprint {
+    pub ended_at: Duration,
+    pub turns: u64,
+    pub completions: u64,
+    pub octets_received: u64,
+    pub messages: u64,
+    pub handshakes: u64,
+}
+
 /// Plays the run of this seed.
 ///
 /// # Panics
 /// When something does not hold.
-pub fn play(seed: u64, world: World, cuts: Cuts) {
+pub fn play(seed: u64, world: World, cuts: Cuts) -> Footprint {
     let random = &mut Random::new(seed ^ 0x7061_7274);
     let mut plan = plan(seed, world, random);
     if let Cuts::Always(syncs) = cuts {
@@ -70,13 +84,24 @@ pub fn play(seed: u64, world: World, cuts: Cuts) {
     let mut run =
         Run { machine, world, cuts, fate, plan, actors, kept, cut_at: (0, 0, 0), to_come: random.len(1..=8) };
     run.play(random);
+    let (stats, ended_at) = (&run.machine.stats, run.machine.simulation.now());
+    Footprint {
+        ended_at,
+        turns: stats.turns.get(),
+        completions: stats.completions.get(),
+        octets_received: stats.octets_received.get(),
+        messages: stats.messages.get(),
+        handshakes: stats.handshakes.get(),
+    }
 }
 
 fn plan(seed: u64, world: World, random: &mut Random) -> Plan {
     let mut settings = Settings::random(seed);
     let faults = settings.faults;
     settings.faults = match world {
-        World::Healthy => Faults { accept_error: 0.0, write_error: 0.0, short_write: 0.0, ..faults },
+        World::Healthy | World::Secured => {
+            Faults { accept_error: 0.0, write_error: 0.0, short_write: 0.0, ..faults }
+        }
         World::SickDisk => Faults { accept_error: 0.0, ..faults },
         World::Scarce => Faults { write_error: 0.0, short_write: 0.0, ..faults },
     };
@@ -93,6 +118,9 @@ fn plan(seed: u64, world: World, random: &mut Random) -> Plan {
         inline_len_max: [1 << 10, 4 << 10, 256 << 10][random.len(0..=2)],
         ..Plan::default()
     };
+    if world == World::Secured {
+        plan.tls = [TlsMode::Implicit, TlsMode::StartTls, TlsMode::Required][random.len(0..=2)];
+    }
     if world == World::Scarce {
         plan.supply = [Supply::Plenty, Supply::Scarce][random.len(0..=1)];
         plan.is_coming = random.chance(0.5);
@@ -219,9 +247,7 @@ impl Run {
     }
 
     fn cut_power(&mut self) {
-        self.actors
-            .iter_mut()
-            .for_each(|actor| actor.inbox.extend(self.machine.simulation.take(actor.client)));
+        self.actors.iter_mut().for_each(|actor| actor.take(&self.machine.simulation));
         self.check_records(true);
     }
 
@@ -268,6 +294,10 @@ impl Run {
         let service = &self.machine.service;
         match self.world {
             World::Healthy => Reference::of(service, actor.address, &actor.sent),
+            // Nothing is answered before the handshake is done.
+            World::Secured => actor.wire.security().map_or_else(Reference::default, |security| {
+                Reference::secured(service, actor.address, security, &actor.sent)
+            }),
             _ => Reference::guided(service, actor.address, &actor.sent, &reference::blotted(&actor.inbox)),
         }
     }
@@ -279,7 +309,15 @@ impl Run {
             return Ok(());
         }
         let drained = matches!(self.fate, Fate::Drain { .. });
-        let expected = self.reference(actor).replies;
+        let reference = self.reference(actor);
+        if self.world == World::Secured && actor.wire.security().is_some() {
+            if actor.wire.heard_in_clear != reference.in_clear {
+                return Err("wrong replies in clear");
+            }
+        } else if self.world == World::Secured && !drained && actor.behaviour.stays() {
+            return Err("no handshake");
+        }
+        let expected = reference.replies;
         let got = reference::blotted(&actor.inbox);
         // One more reply than the client's words ask for: why the server ends the session.
         let timed_out: &[u8] = b"421 4.4.2 ";

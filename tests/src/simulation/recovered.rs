@@ -86,7 +86,8 @@ fn collect(
         };
         let trace_len = content.len() - without_trace(&content).len();
         let trace = String::from_utf8_lossy(&content[..trace_len]).into_owned();
-        assert!(trace.contains(&format!(" id {id};\r\n")), "{id} is not in its trace field: {trace}");
+        let is_named = [";\r\n", "\r\n\ttls "].iter().any(|end| trace.contains(&format!(" id {id}{end}")));
+        assert!(is_named, "{id} is not in its trace field: {trace}");
         let stored = Stored { envelope: record.envelope.to_vec(), body: content[trace_len..].to_vec() };
         assert_eq!(records.insert(id.clone(), stored), None, "{id} is there twice");
     }

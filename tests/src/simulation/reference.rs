@@ -9,8 +9,11 @@ use ringmx::event::EventQueue;
 use ringmx::id::SessionId;
 use ringmx::policy::recipient::Recipients;
 use ringmx::protocol::envelope::Envelope;
+use ringmx::security::{Secured, Security};
 use ringmx::session::{Context, Error, Next, Pool, Service, Session};
 use ringmx::time::Now;
+
+use super::wire::OPENING;
 
 /// A message as it should be stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +26,8 @@ pub struct Stored {
 /// What a session said and took.
 #[derive(Debug, Default)]
 pub struct Reference {
+    /// Replies in clear before TLS; of the others, none is.
+    pub in_clear: Vec<u8>,
     /// Replies, the greeting first, with ids blotted out.
     pub replies: Vec<u8>,
     /// By the local-part of the first recipient.
@@ -32,15 +37,26 @@ pub struct Reference {
 impl Reference {
     /// With a spool that never fails.
     pub fn of(service: &Arc<Service>, client: SocketAddr, input: &[u8]) -> Self {
-        Self::play(service, client, input, None)
+        Self::play(service, client, None, input, None)
+    }
+
+    /// The same, under TLS as the service has it.
+    pub fn secured(service: &Arc<Service>, client: SocketAddr, security: Security, input: &[u8]) -> Self {
+        Self::play(service, client, Some(security), input, None)
     }
 
     /// With a spool that fails where the replies `got` say so.
     pub fn guided(service: &Arc<Service>, client: SocketAddr, input: &[u8], got: &[u8]) -> Self {
-        Self::play(service, client, input, Some(got))
+        Self::play(service, client, None, input, Some(got))
     }
 
-    fn play(service: &Arc<Service>, client: SocketAddr, input: &[u8], got: Option<&[u8]>) -> Self {
+    fn play(
+        service: &Arc<Service>,
+        client: SocketAddr,
+        security: Option<Security>,
+        input: &[u8],
+        got: Option<&[u8]>,
+    ) -> Self {
         let now = Now { monotonic: Duration::ZERO, unix: Duration::from_secs(1_700_000_000) };
         let mut pool = Pool::new(Arc::default(), EventQueue::new(1), usize::MAX, usize::MAX);
         let mut session = Session::new(SessionId(1), client, now.monotonic);
@@ -49,6 +65,17 @@ impl Reference {
         let policy = Recipients::new(["example.com"]).expect("a domain").into();
         let cx = &mut Context { now, service, policy: &policy, pool: &mut pool };
         let mut next = session.greet(cx, refusal, &mut out);
+        if let Some(security) = security {
+            // Each line behind the reply to the one before.
+            let lines = if next == Next::StartTls { &[][..] } else { &OPENING };
+            for line in lines {
+                next = session.receive(cx, line, &mut out).next;
+            }
+            reference.in_clear.append(&mut out);
+            assert_eq!(next, Next::StartTls, "a handshake is due");
+            let secured = Secured { security, resumed: false, certificate_names: Box::default() };
+            next = session.secured(cx, secured, &mut out);
+        }
         reference.replies.append(&mut out);
         let (mut from, mut to) = (0, 0);
         while next != Next::Close && (from < to || to < input.len()) {
@@ -115,10 +142,11 @@ fn is_rcpt(line: &[u8]) -> bool {
     line.get(..5).is_some_and(|verb| verb.eq_ignore_ascii_case(b"RCPT "))
 }
 
-/// The content behind the trace field, which has three lines.
+/// The content behind the trace field, whose last line is the date and follows a semicolon.
 pub fn without_trace(content: &[u8]) -> &[u8] {
-    let end = content.iter().enumerate().filter(|(_, octet)| **octet == b'\n').nth(2).map(|(at, _)| at + 1);
-    &content[end.expect("a trace field has three lines")..]
+    let at = content.windows(3).position(|octets| octets == b";\r\n").expect("a trace field has a date") + 3;
+    let date_len = content[at..].iter().position(|octet| *octet == b'\n').expect("the date has an end");
+    &content[at + date_len + 1..]
 }
 
 /// The local-part of the first recipient.
