@@ -448,6 +448,18 @@ mod tests {
         }
     }
 
+    /// Each costs the server a record and the client memory; with none, nobody resumes.
+    #[test]
+    fn a_client_gets_as_many_tickets_as_limits_says() {
+        let mut pair = Pair::new(&TLS13);
+        pair.carry(usize::MAX);
+        assert_eq!(pair.client.tls13_tickets_received() as usize, limits::TICKETS_COUNT);
+        let mut pair = pair.again();
+        pair.carry(usize::MAX);
+        assert_eq!(pair.client.handshake_kind(), Some(HandshakeKind::Resumed));
+        assert_eq!(pair.client.tls13_tickets_received() as usize, limits::TICKETS_COUNT);
+    }
+
     /// In a resumed handshake of TLS 1.2 the client has the last word, and the server nothing to answer.
     #[test]
     fn a_session_is_resumed_in_pieces_of_any_length() {

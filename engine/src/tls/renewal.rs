@@ -106,3 +106,46 @@ fn stamp(path: &Path) -> Stamp {
     let (modified, changed) = ((file.mtime(), file.mtime_nsec()), (file.ctime(), file.ctime_nsec()));
     Some((file.dev(), file.ino(), modified.0, modified.1, changed.0, changed.1, file.len()))
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair};
+
+    use super::*;
+
+    fn write(directory: &Path, name: &str) {
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(vec![name.to_owned()]).unwrap().self_signed(&key).unwrap();
+        std::fs::write(directory.join("mx.pem"), certificate.pem()).unwrap();
+        std::fs::write(directory.join("mx.key"), key.serialize_pem()).unwrap();
+    }
+
+    /// The server looks so often that this is within `CERTIFICATE_RENEWAL_TIME_MAX`.
+    #[test]
+    fn a_change_is_in_use_at_the_second_look() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        write(path, "first.example");
+        let text = format!(
+            "hostname = \"mx.example\"\n[[listener]]\nname = \"mx\"\nbind = [\"127.0.0.1:0\"]\ntls = \"starttls\"\n\
+             [[certificate]]\nchain = \"{0}/mx.pem\"\nkey = \"{0}/mx.key\"\n\
+             [recipients]\ndomains = [\"example.com\"]\n[[route]]\ndomains = [\"*\"]\ndeliver = \"hold\"\n",
+            path.display()
+        );
+        let config = Config::parse(&text, "mx.toml").unwrap();
+        let now = Instant::now();
+        let mut renewal = Renewal::begin(&config, now).unwrap();
+        let renewed = renewal.prepare(&config).unwrap();
+        renewal.commit(renewed);
+        let names = |renewal: &Renewal| renewal.tls().certificates()[0].1.names.clone();
+        renewal.look(now);
+        assert_eq!((names(&renewal), renewal.tls().renewals_count()), (vec!["first.example".to_owned()], 1));
+        write(path, "second.example");
+        renewal.look(now);
+        assert_eq!(names(&renewal), ["first.example"], "it may not be all of it");
+        renewal.look(now);
+        assert_eq!((names(&renewal), renewal.tls().renewals_count()), (vec!["second.example".to_owned()], 2));
+        renewal.look(now);
+        assert_eq!(renewal.tls().renewals_count(), 2, "once for each change");
+    }
+}
