@@ -19,7 +19,7 @@ use super::http::{self, Answers};
 use super::log::EventLog;
 pub use super::metrics::SpoolMode;
 use super::metrics::{self, Sources};
-use crate::egress::EgressStats;
+use crate::egress::{EgressStats, Router};
 use crate::event::EventQueue;
 use crate::readiness::Readiness;
 use crate::reload::{Requests, RulePlaces};
@@ -71,6 +71,8 @@ pub struct ControlHandles {
     /// The same for the control socket ([`bind_control`]).
     pub control: Option<UnixListener>,
     pub commands: Sender<Command>,
+    /// Where orders for mail that waits are left.
+    pub egress: Router,
     pub readiness: Arc<Readiness>,
     pub spool: SpoolMode,
     pub board: Arc<Board>,
@@ -136,7 +138,7 @@ pub fn spawn(handles: ControlHandles) -> io::Result<JoinHandle<io::Result<()>>> 
 /// Of the system, before the first answer; later ones are logged.
 pub fn run(handles: ControlHandles) -> io::Result<()> {
     let ControlHandles { worker_stats, events, places, reloads, spool, tls, .. } = handles;
-    let ControlHandles { admin, control, commands, readiness, board, visitors, .. } = handles;
+    let ControlHandles { admin, control, commands, egress, readiness, board, visitors, .. } = handles;
     let ControlHandles { delivery_stats, keeper, stop, .. } = handles;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -158,7 +160,7 @@ pub fn run(handles: ControlHandles) -> io::Result<()> {
         if let Some(listener) = control {
             let answers = Arc::clone(&answers);
             tokio::spawn(async {
-                if let Err(error) = http::serve_control(listener, answers, commands).await {
+                if let Err(error) = http::serve_control(listener, answers, commands, egress).await {
                     tracing::error!(%error, "the control socket ended");
                 }
             });
@@ -213,6 +215,7 @@ mod tests {
             admin: Some(admin),
             control: None,
             commands: std::sync::mpsc::channel().0,
+            egress: Router::to_nobody(),
             readiness: Arc::clone(&readiness),
             spool: SpoolMode { durability: crate::config::Durability::None, ..SpoolMode::EXAMPLE },
             board: Arc::new(Board::example()),

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Path, State};
+use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
@@ -26,6 +26,7 @@ use tokio::time::{Sleep, sleep};
 use super::control::{Command, Verb};
 use super::metrics;
 use crate::config::parse_bind;
+use crate::egress;
 use crate::readiness::Readiness;
 use crate::reload::Requests;
 use crate::server::{Board, Proof, Standing, Ticket, Visit, Visitors};
@@ -34,6 +35,9 @@ use crate::server::{Board, Proof, Standing, Ticket, Visit, Visitors};
 const CONNECTIONS_MAX: usize = 32;
 /// A connection's whole life: a scraper connects again, and one that says nothing does not keep its place.
 const CONNECTION_LIFE_MAX: Duration = Duration::from_secs(30);
+
+/// Octets of an order for messages that wait.
+const ORDER_LEN_MAX: usize = 4 << 20;
 
 /// Of requests by our own commands.
 const OWN_HEADER: &str = "x-ringmx";
@@ -53,6 +57,7 @@ pub(super) async fn serve_control(
     listener: UnixListener,
     answers: Arc<Answers>,
     commands: Sender<Command>,
+    egress: egress::Router,
 ) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let changes = Router::new()
@@ -60,8 +65,38 @@ pub(super) async fn serve_control(
         .route("/listeners/{name}", delete(remove_address))
         .with_state(commands);
     let reload = Router::new().route("/reload", post(reload)).with_state(Arc::clone(&answers));
-    let router = router(answers).merge(changes).merge(reload);
+    // Each message that is named takes some 50 octets.
+    let orders = Router::new()
+        .route("/queue", post(order))
+        .layer(DefaultBodyLimit::max(ORDER_LEN_MAX))
+        .with_state(egress);
+    let router = router(answers).merge(changes).merge(reload).merge(orders);
     axum::serve(tokio::net::UnixListener::from_std(listener)?, router).await
+}
+
+/// Messages as shard, epoch, offset and id.
+#[derive(Debug, serde::Deserialize)]
+struct Order {
+    verb: egress::Verb,
+    messages: Vec<(u16, u64, u64, String)>,
+}
+
+/// What an operator wants done with messages that wait; answers how many of them are known.
+async fn order(State(egress): State<egress::Router>, body: String) -> Response {
+    let order: Order = match serde_json::from_str(&body) {
+        Ok(order) => order,
+        Err(error) => return (StatusCode::BAD_REQUEST, format!("no order: {error}\n")).into_response(),
+    };
+    let named = |(shard, epoch, offset, id): (u16, u64, u64, String)| {
+        Some(egress::Named { shard, epoch, offset, id: id.parse().ok()? })
+    };
+    let messages: Vec<_> = order.messages.into_iter().filter_map(named).collect();
+    let done = tokio::task::spawn_blocking(move || egress.order(order.verb, &messages)).await;
+    json(&match done {
+        Ok(Some(known)) => json!({ "known": known }),
+        Ok(None) => json!({ "error": "a delivery thread does not answer; see the log" }),
+        Err(error) => json!({ "error": error.to_string() }),
+    })
 }
 
 async fn add_address(

@@ -3,15 +3,16 @@
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Failure;
 use crate::admin::control::CONTROL_SOCKET;
 use crate::config::Config;
+use crate::egress::{Named, Verb};
 
 /// A change waits for the server to bind.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(30);
@@ -68,11 +69,24 @@ impl ServerArgs {
             (None, Some(path)) => Config::load(path)?.spool.path,
             (None, None) => Config::quick_start().spool.path,
         };
-        Ok(Client::Control(spool.join(CONTROL_SOCKET)))
+        Ok(Client::of_spool(&spool))
     }
 }
 
 impl Client {
+    /// The server that runs on this spool.
+    pub(super) fn of_spool(spool: &Path) -> Self {
+        Self::Control(spool.join(CONTROL_SOCKET))
+    }
+
+    /// Has something done with messages that wait.
+    pub(super) fn order(&self, verb: Verb, messages: &[Named]) -> Result<Value, String> {
+        let wire = |named: &Named| json!([named.shard, named.epoch, named.offset, named.id.to_string()]);
+        let messages: Vec<_> = messages.iter().map(wire).collect();
+        let body = json!({ "verb": verb, "messages": messages }).to_string();
+        self.ask_for(ANSWER_TIME_MAX, "POST", "/queue", &body)
+    }
+
     /// Tells the server that a connection comes from `source`; the ticket to ask by whether it came.
     pub(super) fn expect_visitor(&self, source: SocketAddr) -> Result<String, String> {
         let answer = self.ask("POST", &format!("/visitors/{source}"))?;
@@ -85,25 +99,25 @@ impl Client {
 
     /// What came of a reload.
     pub(super) fn reload(&self) -> Result<Value, String> {
-        self.ask_for(RELOAD_TIME_MAX, "POST", "/reload")
+        self.ask_for(RELOAD_TIME_MAX, "POST", "/reload", "")
     }
 
     /// The JSON that is answered.
     pub(super) fn ask(&self, method: &str, path: &str) -> Result<Value, String> {
-        self.ask_for(ANSWER_TIME_MAX, method, path)
+        self.ask_for(ANSWER_TIME_MAX, method, path, "")
     }
 
-    fn ask_for(&self, time_max: Duration, method: &str, path: &str) -> Result<Value, String> {
+    fn ask_for(&self, time_max: Duration, method: &str, path: &str, body: &str) -> Result<Value, String> {
         let name = self.name();
         let failed = |error: io::Error| format!("the server at {name} cannot be asked: {error}");
         let answer = match self {
             Self::Admin(address) => TcpStream::connect_timeout(address, time_max).and_then(|stream| {
                 stream.set_read_timeout(Some(time_max))?;
-                exchange(stream, method, path)
+                exchange(stream, method, path, body)
             }),
             Self::Control(socket) => UnixStream::connect(socket).and_then(|stream| {
                 stream.set_read_timeout(Some(time_max))?;
-                exchange(stream, method, path)
+                exchange(stream, method, path, body)
             }),
         };
         let (status, body) = answer.map_err(failed)?;
@@ -121,8 +135,18 @@ impl Client {
     }
 }
 
-fn exchange(mut stream: impl Read + Write, method: &str, path: &str) -> io::Result<(u16, String)> {
-    write!(stream, "{method} {path} HTTP/1.0\r\nHost: ringmx\r\nX-Ringmx: 1\r\nContent-Length: 0\r\n\r\n")?;
+fn exchange(
+    mut stream: impl Read + Write,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> io::Result<(u16, String)> {
+    let len = body.len();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.0\r\nHost: ringmx\r\nX-Ringmx: 1\r\nContent-Type: application/json\r\n\
+         Content-Length: {len}\r\n\r\n{body}"
+    )?;
     let mut answer = String::new();
     stream.take(ANSWER_LEN_MAX).read_to_string(&mut answer)?;
     let (head, body) = answer.split_once("\r\n\r\n").ok_or(io::ErrorKind::UnexpectedEof)?;

@@ -5,6 +5,7 @@ mod check;
 mod explain;
 mod listener;
 mod probe;
+mod queue;
 mod reload;
 mod serve;
 mod spool;
@@ -36,6 +37,7 @@ Examples:
   ringmx serve --config /etc/ringmx.toml
   ringmx check --config /etc/ringmx.toml --strict
   ringmx explain --config /etc/ringmx.toml --client 192.0.2.7
+  ringmx queue ls --config /etc/ringmx.toml
   ringmx spool stat --spool /var/spool/ringmx
 
 Exit status: 0 done, 1 it failed (see each command), 2 wrong usage or configuration.";
@@ -47,6 +49,7 @@ enum Command {
     Explain(explain::ExplainArgs),
     Probe(probe::ProbeArgs),
     Listener(listener::ListenerArgs),
+    Queue(queue::QueueArgs),
     Reload(reload::ReloadArgs),
     /// The process that keeps the right to bind; the server starts it
     #[command(hide = true)]
@@ -147,6 +150,7 @@ pub fn run() -> ExitCode {
         Command::Explain(args) => explain::run(&args, &mut BufWriter::new(io::stdout().lock())),
         Command::BindHelper { user, group } => return bind_helper(user, group),
         Command::Listener(args) => listener::run(&args, &mut io::stdout().lock()),
+        Command::Queue(args) => queue::run(&args, &mut BufWriter::new(io::stdout().lock())),
         Command::Reload(args) => reload::run(&args, &mut io::stdout().lock()),
         Command::Probe(args) => probe::run(&args, &mut io::stdout().lock()),
         Command::Spool(args) => spool::run(&args, &mut BufWriter::new(io::stdout().lock())),
@@ -197,6 +201,10 @@ mod tests {
             "ringmx listener add mx 127.0.0.1:smtp --config a.toml",
             "ringmx listener rm [::1]:25",
             "ringmx reload --config a.toml --json",
+            "ringmx queue ls --held --json",
+            "ringmx queue retry --all --config a.toml",
+            "ringmx queue rm 0CH1611EAG081-1 0CH1611EAG081-2 --spool x",
+            "ringmx queue bounce --sender <> --domain example.com",
             "ringmx spool ls",
             "ringmx spool cat 0CH1611EAG081-1 --spool x",
             "ringmx spool verify --config a.toml --json",
@@ -209,6 +217,9 @@ mod tests {
             "ringmx explain",
             "ringmx probe",
             "ringmx spool",
+            "ringmx queue",
+            "ringmx queue retry --all --held",
+            "ringmx queue rm not-an-id",
             "ringmx reload --admin 127.0.0.1:8025",
             "ringmx spool ls --spool a --config b",
         ] {

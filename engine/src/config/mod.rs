@@ -245,7 +245,13 @@ impl Config {
     /// The route of a recipient, and its position. None only where the configuration has changed since the mail was
     /// accepted: each domain of `recipients` has one.
     pub fn route_for(&self, addressed: &Addressed<'_>) -> Option<(usize, &Route)> {
-        route::first_of(&self.routes, addressed)
+        route::first_of(&self.routes, addressed, |_| true)
+    }
+
+    /// The same for mail that an operator has released: past routes that hold, where there is another.
+    pub fn route_for_released(&self, addressed: &Addressed<'_>) -> Option<(usize, &Route)> {
+        let goes_on = |route: &Route| route.deliver != Deliver::Hold;
+        route::first_of(&self.routes, addressed, goes_on).or_else(|| self.route_for(addressed))
     }
 }
 

@@ -84,11 +84,16 @@ pub enum Deliver {
     Hold,
 }
 
-/// The first route that takes the recipient, and its position.
-pub(super) fn first_of<'a>(routes: &'a [Route], addressed: &Addressed<'_>) -> Option<(usize, &'a Route)> {
+/// The first route that takes the recipient and is `wanted`, and its position.
+pub(super) fn first_of<'a>(
+    routes: &'a [Route],
+    addressed: &Addressed<'_>,
+    wanted: impl Fn(&Route) -> bool,
+) -> Option<(usize, &'a Route)> {
     let domain = idn::to_ascii(addressed.domain);
     let addressed = &Addressed { domain: &domain, ..*addressed };
-    let takes = |route: &Route| route.matches(&domain) && route.conditions.are_met(addressed);
+    let takes =
+        |route: &Route| wanted(route) && route.matches(&domain) && route.conditions.are_met(addressed);
     routes.iter().enumerate().find(|(_, route)| takes(route))
 }
 

@@ -3,7 +3,7 @@
 //! Whatever changes a record's place here happens in a [`super::flush::Flush`], and there is one at a time: between two
 //! of them the index is what the disk says.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,10 @@ use tokio::time::Instant;
 
 use super::job::Source;
 use super::moves::{Move, MoveKind, Moved, Sources, Target};
+use super::orders::Verb;
+use crate::id::MessageId;
 use crate::spool::backlog::Summary;
+use crate::spool::commit::Place;
 use crate::spool::index::{Entry, Handle, Index, Spot};
 use crate::spool::segment::FIRST_BATCH_AT;
 use crate::store::{AckWriter, Deferred, DeferredLog, Done, Segment};
@@ -36,6 +39,10 @@ pub(super) struct DeferredMail {
     /// The epoch of slot 0.
     base_epoch: u64,
     victim: Option<Victim>,
+    /// Messages that are being looked at: they neither wait nor rest.
+    busy: HashSet<Handle>,
+    /// What is to be done with messages when they are looked at next.
+    orders: HashMap<Handle, (Verb, MessageId)>,
     /// Messages that cannot be moved because they cannot be read.
     lost: HashSet<Handle>,
     /// Bytes of all records that count.
@@ -86,6 +93,8 @@ impl DeferredMail {
             segments: BTreeMap::new(),
             base_epoch: recovered.first().map_or(0, |segment| segment.epoch),
             victim: None,
+            busy: HashSet::new(),
+            orders: HashMap::new(),
             lost: HashSet::new(),
             live_len: 0,
             reload_at: None,
@@ -134,7 +143,9 @@ impl DeferredMail {
     /// Whether the index is to be made anew, because it has room or has kept others out for long enough.
     pub(super) fn wants_reload(&self) -> bool {
         let has_room = self.index.len() < INDEXED_COUNT_MAX / 2;
-        self.reload_at.is_some_and(|reload_at| has_room || Instant::now() >= reload_at)
+        // Orders name messages as this index knows them.
+        let is_due = |reload_at| has_room || Instant::now() >= reload_at;
+        self.orders.is_empty() && self.reload_at.is_some_and(is_due)
     }
 
     /// Held mail is to be looked at again as by a start: the routes have changed.
@@ -150,11 +161,48 @@ impl DeferredMail {
         self.index = Index::new(self.index.base_unix_ms());
         (self.victim, self.reload_at, self.live_len) = (None, None, 0);
         self.lost.clear();
+        self.busy.clear();
         std::mem::take(&mut self.segments).into_values().map(|held| held.segment).collect()
     }
 
+    /// A message to look at, which is busy until it is scheduled, removed, or left to [`rest`](Self::rest).
     pub(super) fn pop_due(&mut self, now_unix_ms: u64) -> Option<Handle> {
-        self.index.pop_due(now_unix_ms)
+        let handle = self.index.pop_due(now_unix_ms)?;
+        self.busy.insert(handle);
+        Some(handle)
+    }
+
+    /// It waits for nothing: it is held.
+    pub(super) fn rest(&mut self, handle: Handle) {
+        self.busy.remove(&handle);
+        if self.orders.contains_key(&handle) {
+            self.index.schedule(handle, 0);
+        }
+    }
+
+    /// Takes an order for messages that are named by the places of their records. Those that are known are due now; who
+    /// is busy, when it has been tried. Returns how many are known; looks at all messages.
+    pub(super) fn order(&mut self, verb: Verb, places: &HashMap<Place, MessageId>) -> usize {
+        let named = |(handle, entry): (Handle, &Entry)| {
+            let epoch = self.epoch(entry.message.slot);
+            let id = places.get(&Place { epoch, offset: entry.message.offset() })?;
+            Some((handle, (verb, *id)))
+        };
+        let known: Vec<_> = self.index.entries().filter_map(named).collect();
+        let handles = known.iter().map(|(handle, _)| *handle).filter(|handle| !self.busy.contains(handle));
+        self.index.hasten(handles.collect());
+        let count = known.len();
+        self.orders.extend(known);
+        count
+    }
+
+    /// The order for a message that is looked at now. It stays until [`Self::forget_order`].
+    pub(super) fn order_for(&self, handle: Handle, id: MessageId) -> Option<Verb> {
+        self.orders.get(&handle).filter(|(_, of)| *of == id).map(|(verb, _)| *verb)
+    }
+
+    pub(super) fn forget_order(&mut self, handle: Handle) {
+        self.orders.remove(&handle);
     }
 
     /// In milliseconds since 1970.
@@ -163,6 +211,8 @@ impl DeferredMail {
     }
 
     pub(super) fn schedule(&mut self, handle: Handle, due_unix_ms: u64) {
+        self.busy.remove(&handle);
+        let due_unix_ms = if self.orders.contains_key(&handle) { 0 } else { due_unix_ms };
         self.index.schedule(handle, due_unix_ms);
     }
 
@@ -233,13 +283,15 @@ impl DeferredMail {
                 let settled = Settled::Replaced { handle: *handle, deferred: deferred.clone() };
                 Some((from.epoch, settled))
             }
-            Moved::Done { target: Target::Known(handle), deferred, due, .. } => {
+            Moved::Done { target: Target::Known(handle), deferred, due, ends_attempt, .. } => {
                 let mut entry = self.index.get(*handle);
                 self.free(entry.update());
                 entry.set_update(self.settle(deferred));
                 self.index.set(*handle, entry);
-                if let Some(due) = due {
-                    self.index.schedule(*handle, due / 1000);
+                match due {
+                    Some(due) => self.schedule(*handle, due / 1000),
+                    None if *ends_attempt => self.rest(*handle),
+                    None => {}
                 }
                 None
             }
@@ -293,6 +345,8 @@ impl DeferredMail {
     pub(super) fn remove(&mut self, handle: Handle) {
         let entry = self.index.remove(handle);
         self.lost.remove(&handle);
+        self.busy.remove(&handle);
+        self.orders.remove(&handle);
         self.free(Some(entry.message));
         self.free(entry.update());
     }

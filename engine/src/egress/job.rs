@@ -11,11 +11,12 @@ use super::flush::unix_us;
 use super::large::{LargeContent, PIECE_LEN};
 use super::maildir;
 use super::notice::FailedRecipient;
+use super::orders::Verb;
 use super::plan::{Copy, Kept, Plan, Way};
 use super::relay::{Body, Delivered, Hops, Place, Sent};
 use super::waiting::retry_wait;
 use crate::config::{Config, Relay};
-use crate::protocol::deferral::{Deferral, Failure};
+use crate::protocol::deferral::{Deferral, Failure, Mark};
 use crate::spool::ack::AckKind;
 use crate::spool::content_ref::ContentRef;
 use crate::spool::index::Handle;
@@ -59,7 +60,11 @@ pub(super) struct Job {
     pub content: Content,
     /// Recipients whose delivery has failed for good, in this attempt or before.
     pub failed: Vec<Failed>,
-    kept_recipients: Vec<u16>,
+    pub(super) kept_recipients: Vec<u16>,
+    /// What an operator has said of it.
+    mark: Mark,
+    /// By an operator.
+    pub(super) is_removed: bool,
     /// The present one, which may not be the record's.
     pub envelope: Box<[u8]>,
     /// At its next hops, while it is being delivered.
@@ -143,6 +148,7 @@ pub(super) struct Change {
     pub due_unix_us: Option<u64>,
     pub attempts: u32,
     pub last_error: String,
+    pub mark: Mark,
 }
 
 impl Ticket {
@@ -156,9 +162,10 @@ impl Ticket {
         matches!(self.origin, Origin::Deferred(_))
     }
 
-    /// Since the first attempt.
+    /// Since the first attempt. What was only held was never tried.
     pub(super) fn tried_for(&self, now_unix_us: u64) -> Duration {
-        let since = self.deferral.as_ref().map_or(now_unix_us, |deferral| deferral.since_unix_us);
+        let tried = self.deferral.as_ref().filter(|deferral| deferral.attempts > 0);
+        let since = tried.map_or(now_unix_us, |deferral| deferral.since_unix_us);
         Duration::from_micros(now_unix_us.saturating_sub(since))
     }
 
@@ -237,8 +244,11 @@ impl Job {
         record: &Record<'_>,
         config: &Arc<Config>,
         directory: &Arc<Path>,
+        order: Option<Verb>,
     ) -> Self {
-        let Plan { copies, failed, kept, kept_recipients, discards } = Plan::new(envelope, config);
+        let before = ticket.deferral.as_ref().map_or(Mark::None, |deferral| deferral.mark);
+        let mark = order.map_or(before, |verb| verb.mark(before));
+        let Plan { copies, failed, kept, kept_recipients, discards } = Plan::new(envelope, config, mark);
         let has_maildirs = copies.iter().any(|copy| matches!(copy.way, Way::Maildir { .. }));
         let has_relays = copies.iter().any(|copy| matches!(copy.way, Way::Relay { .. }));
         let content = match ContentRef::of(record) {
@@ -263,7 +273,7 @@ impl Job {
             tls: None,
         };
         let known = |(position, recipient)| Failed { position, recipient, is_new: false, told: Told::Held };
-        Self {
+        let mut job = Self {
             ticket,
             copies: copies.into_iter().map(attempt).collect(),
             kept,
@@ -272,9 +282,15 @@ impl Job {
             content,
             failed: failed.into_iter().map(known).collect(),
             kept_recipients,
+            mark,
+            is_removed: false,
             envelope: envelope.into(),
             places: Vec::new(),
+        };
+        if let Some(verb) = order {
+            job.obey(verb);
         }
+        job
     }
 
     /// The number of the file that holds its content, if one does.
@@ -377,8 +393,9 @@ impl Job {
         }
         let before = self.ticket.deferral.as_ref();
         let is_held_already = before.is_some_and(|before| before.due_unix_us.is_none());
-        let has_news =
-            self.discards || self.failed.iter().any(|failed| failed.is_new || !failed.told.is_open());
+        let has_news = self.discards
+            || before.is_some_and(|before| before.mark != self.mark)
+            || self.failed.iter().any(|failed| failed.is_new || !failed.told.is_open());
         if wait.is_none() && is_held_already && self.copies.is_empty() && !has_news {
             return Verdict::Held;
         }
@@ -394,10 +411,13 @@ impl Job {
         Verdict::Deferred(Change {
             stays: Some(stays).filter(|stays| !stays.is_empty()),
             failed: new.map(|failed| (failed.position, failed.recipient.failure.clone())).collect(),
-            since_unix_us: before.map_or(now_unix_us, |before| before.since_unix_us),
+            since_unix_us: before
+                .filter(|before| before.attempts > 0)
+                .map_or(now_unix_us, |before| before.since_unix_us),
             due_unix_us,
             attempts: self.ticket.attempts() + u32::from(wait.is_some()),
             last_error: self.last_error(),
+            mark: self.mark,
         })
     }
 
@@ -418,6 +438,9 @@ impl Job {
     fn kind(&self) -> AckKind {
         if !self.failed.is_empty() {
             return AckKind::Failed;
+        }
+        if self.is_removed {
+            return AckKind::Discarded;
         }
         // Copies of an earlier attempt were delivered, or failed: what is tried again is not discarded.
         let delivers = !self.copies.is_empty() || self.ticket.is_retry();

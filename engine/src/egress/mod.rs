@@ -21,6 +21,7 @@ mod large;
 mod maildir;
 mod moves;
 mod notice;
+mod orders;
 mod outcome;
 mod plan;
 mod relay;
@@ -46,10 +47,12 @@ use arc_swap::ArcSwap;
 use ringmx_ring::Doorbell;
 
 pub use error::EgressError;
+pub use orders::{Named, Verb};
 pub use stats::EgressStats;
 
 use crate::config::Config;
 use crate::store::ShardFeed;
+use orders::Desk;
 use relay::Hops;
 use tail::{STOP_WAIT, Tail, TailParts};
 
@@ -70,11 +73,19 @@ pub struct Egress {
     threads: Vec<EgressThread>,
 }
 
-/// Changes where mail goes. Clones change the same.
+/// Changes where mail goes, and what becomes of mail that waits. Clones change the same.
 #[derive(Clone, Debug)]
 pub struct Router {
     routing: Arc<Routing>,
-    bells: Vec<(u16, Arc<Doorbell>)>,
+    shards: Vec<Shard>,
+}
+
+/// How a shard's thread is told something.
+#[derive(Clone, Debug)]
+struct Shard {
+    number: u16,
+    bell: Arc<Doorbell>,
+    desk: Desk,
 }
 
 #[derive(Debug)]
@@ -92,18 +103,26 @@ pub fn start(feeds: Vec<ShardFeed>, config: Arc<Config>, threads: usize) -> Resu
     let threads_count = threads.clamp(1, feeds.len().max(1));
     let stopping = Arc::new(AtomicBool::new(false));
     let routing = Arc::new(Routing::new(config));
-    let (mut bells, mut stats) = (Vec::new(), Vec::new());
+    let (mut shards, mut stats) = (Vec::new(), Vec::new());
     let mut parts: Vec<Vec<TailParts>> = std::iter::repeat_with(Vec::new).take(threads_count).collect();
     for (index, feed) in feeds.into_iter().enumerate() {
         let bell = Arc::new(Doorbell::new().map_err(EgressError::Thread)?);
         let shard_stats = Arc::new(EgressStats::new(feed.shard));
-        bells.push((feed.shard, Arc::clone(&bell)));
+        let (desk, inbox) = orders::desk();
+        shards.push(Shard { number: feed.shard, bell: Arc::clone(&bell), desk });
         stats.push(Arc::clone(&shard_stats));
         let (routing, stopping) = (Arc::clone(&routing), Arc::clone(&stopping));
-        parts[index % threads_count].push(TailParts { feed, routing, bell, stats: shard_stats, stopping });
+        parts[index % threads_count].push(TailParts {
+            feed,
+            routing,
+            bell,
+            stats: shard_stats,
+            stopping,
+            inbox,
+        });
     }
     // Dropped by an error below, it stops the threads that run already.
-    let router = Router { routing, bells };
+    let router = Router { routing, shards };
     let mut egress = Egress { router, stats, stopping, threads: Vec::new() };
     let (ready_sender, ready) = channel();
     for (index, parts) in parts.into_iter().enumerate() {
@@ -154,7 +173,7 @@ impl Router {
     /// Leads nowhere: for tests.
     #[cfg(test)]
     pub(crate) fn to_nobody() -> Self {
-        Self { routing: Arc::new(Routing::from_pointee(Config::quick_start())), bells: Vec::new() }
+        Self { routing: Arc::new(Routing::from_pointee(Config::quick_start())), shards: Vec::new() }
     }
 
     /// Attempts that begin from now on go by the routes of this configuration, those of queued mail too. Held mail is
@@ -164,8 +183,22 @@ impl Router {
         self.ring();
     }
 
+    /// Has something done with messages that wait, and gives how many of them are known: others are delivered, are
+    /// being delivered for the first time, or have moved since they were named. `None` when a delivery thread does not
+    /// answer.
+    pub fn order(&self, verb: Verb, messages: &[Named]) -> Option<usize> {
+        let asked = self.shards.iter().filter_map(|shard| {
+            let of_shard = messages.iter().copied().filter(|named| named.shard == shard.number);
+            let of_shard: Vec<Named> = of_shard.collect();
+            (!of_shard.is_empty()).then(|| shard.desk.leave(verb, of_shard))
+        });
+        let asked: Vec<_> = asked.collect();
+        self.ring();
+        orders::count(asked)
+    }
+
     fn ring(&self) {
-        self.bells.iter().for_each(|(_, bell)| bell.ring());
+        self.shards.iter().for_each(|shard| shard.bell.ring());
     }
 }
 
@@ -178,7 +211,8 @@ impl Egress {
     /// What the shard's worker rings after it has published a commit or sealed a segment; `None` for a shard without a
     /// feed.
     pub fn doorbell(&self, shard: u16) -> Option<Arc<Doorbell>> {
-        self.router.bells.iter().find(|(of, _)| *of == shard).map(|(_, bell)| Arc::clone(bell))
+        let mut shards = self.router.shards.iter();
+        shards.find(|of| of.number == shard).map(|shard| Arc::clone(&shard.bell))
     }
 
     /// One for each shard.

@@ -59,6 +59,8 @@ pub(super) enum Moved {
         deferred: Deferred,
         /// When the next attempt is due, in microseconds since 1970, if that has changed.
         due: Option<u64>,
+        /// It was written for what an attempt has changed.
+        ends_attempt: bool,
     },
     /// It was not written: what it was to replace is still there.
     Not(Move),
@@ -99,8 +101,9 @@ pub(super) fn run(moves: Vec<Move>, log: &mut DeferredLog) -> (Vec<Moved>, Optio
     for (entry, id, deferred) in appended {
         outcomes.push(if deferred.is_durable() {
             let Move { target, sources, kind, change } = entry;
-            let (from, due) = (sources.message.place(), change.and_then(|change| change.due_unix_us));
-            Moved::Done { target, kind, id, from, deferred, due }
+            let (from, ends_attempt) = (sources.message.place(), change.is_some());
+            let due = change.and_then(|change| change.due_unix_us);
+            Moved::Done { target, kind, id, from, deferred, due, ends_attempt }
         } else {
             Moved::Not(entry)
         });
@@ -149,7 +152,7 @@ impl Move {
                 let deferral = Deferral::read(former).unwrap_or_default();
                 Deferral { origin_epoch, origin_offset, ..deferral }.rewrite(former, |_| Fate::Stays, out);
             }
-            Some(Change { stays, failed, since_unix_us, due_unix_us, attempts, last_error }) => {
+            Some(Change { stays, failed, since_unix_us, due_unix_us, attempts, last_error, mark }) => {
                 let deferral = Deferral {
                     origin_epoch,
                     origin_offset,
@@ -157,6 +160,7 @@ impl Move {
                     due_unix_us: *due_unix_us,
                     attempts: *attempts,
                     last_error: last_error.clone(),
+                    mark: *mark,
                 };
                 let fate = |position: usize| {
                     let position = u16::try_from(position).unwrap_or(u16::MAX);

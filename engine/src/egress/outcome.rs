@@ -20,6 +20,8 @@ impl Tail {
             self.note_failures(&job);
         } else if let Some(kept) = &job.kept {
             self.note_kept(&job, kept);
+        } else if job.is_removed {
+            self.stats.discarded.bump();
         } else if matches!(verdict, Verdict::Settled(AckKind::Discarded)) {
             self.stats.discarded.bump();
             tracing::info!(id = %meta.id, age_ms, "discarded: so the route wants it");
@@ -105,6 +107,7 @@ impl Tail {
             self.deferred.read_again();
         }
         match kept {
+            Kept::ByOperator => tracing::info!(%id, "kept in the spool by order of the operator"),
             Kept::ByRoute(route) => {
                 tracing::info!(%id, route, "kept in the spool: the route holds its mail")
             }

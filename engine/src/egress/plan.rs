@@ -8,7 +8,7 @@ use super::maildir;
 use super::notice::FailedRecipient;
 use super::relay::{Addressee, Letter};
 use crate::config::{Addressed, Config, Deliver, Relay, idn};
-use crate::protocol::deferral::Failure;
+use crate::protocol::deferral::{Failure, Mark};
 use crate::protocol::envelope::{Envelope, EnvelopeError, Recipient};
 
 /// The whole way of one message that is left to go.
@@ -49,6 +49,7 @@ pub(super) enum Way {
 pub(super) enum Kept {
     /// The route at this position holds its mail.
     ByRoute(usize),
+    ByOperator,
     /// No route takes this domain: the configuration has changed since the message was accepted.
     NoRoute(String),
     Unreadable(EnvelopeError),
@@ -70,11 +71,15 @@ struct Place<'a> {
 }
 
 impl Plan {
-    pub(super) fn new(envelope: &[u8], config: &Config) -> Self {
+    pub(super) fn new(envelope: &[u8], config: &Config, mark: Mark) -> Self {
         let envelope = match Envelope::parse(envelope) {
             Ok(envelope) => envelope,
             Err(error) => return Self { kept: Some(Kept::Unreadable(error)), ..Self::default() },
         };
+        if mark == Mark::Held {
+            let kept_recipients = (0..).take(envelope.recipients_count()).collect();
+            return Self { kept: Some(Kept::ByOperator), kept_recipients, ..Self::default() };
+        }
         let mut plan = Self::default();
         let mut places: Vec<Place<'_>> = Vec::new();
         let mut by_destination: HashMap<Destination, usize> = HashMap::new();
@@ -87,7 +92,10 @@ impl Plan {
             let (local_part, domain) = split(recipient.path, config);
             let domain = &*idn::to_ascii(&String::from_utf8_lossy(domain)).into_owned();
             let addressed = Addressed { mailbox: recipient.path, domain, listener, tags: &tags };
-            let route = config.route_for(&addressed);
+            let route = match mark {
+                Mark::Released => config.route_for_released(&addressed),
+                Mark::None | Mark::Held => config.route_for(&addressed),
+            };
             let Some((route_index, route)) = route else {
                 plan.kept = Some(Kept::NoRoute(domain.escape_debug().to_string()));
                 plan.kept_recipients.push(position);
@@ -201,7 +209,7 @@ mod tests {
                 mailbox => ForwardPath::Mailbox(Mailbox::parse(mailbox.as_bytes()).unwrap()),
             });
         }
-        Plan::new(&envelope, &config)
+        Plan::new(&envelope, &config, Mark::None)
     }
 
     #[test]
@@ -248,8 +256,8 @@ mod tests {
         assert_eq!((gone.kept, gone.copies.len()), (Some(Kept::NoRoute("gone.example".into())), 0));
         assert_eq!(gone.kept_recipients, [0, 1]);
         let config = Config::parse(CONFIG, "/etc/test.toml").unwrap();
-        let damaged = Plan::new(b"\x86\0\0", &config);
-        assert_eq!(damaged.kept, Some(Kept::Unreadable(EnvelopeError::UnknownTag(134))));
+        let damaged = Plan::new(b"\x87\0\0", &config, Mark::None);
+        assert_eq!(damaged.kept, Some(Kept::Unreadable(EnvelopeError::UnknownTag(135))));
     }
 
     #[test]

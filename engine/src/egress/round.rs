@@ -176,6 +176,9 @@ impl Tail {
             tracing::info!(shard = self.stats.shard, "acknowledgements can be written again");
         }
         for FlushedJob { job, target, epoch, verdict } in jobs {
+            if let (Verdict::Held, Target::Known(handle)) = (&verdict, target) {
+                self.deferred.rest(handle);
+            }
             if let Verdict::Settled(_) = verdict {
                 self.settled_content.extend(job.content_file().map(|number| (epoch, number)));
                 if let Target::Known(handle) = target {

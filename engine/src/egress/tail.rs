@@ -24,6 +24,7 @@ use super::deferred::DeferredMail;
 use super::flush::{Flushed, unix_us};
 use super::job::{Job, Origin, Ticket};
 use super::moves::{Move, Sources};
+use super::orders::{Inbox, Verb};
 use super::relay::Hops;
 use super::report::{Report, Topic};
 use super::segments::{Segments, note_unreadable};
@@ -62,6 +63,7 @@ pub(super) struct TailParts {
     pub bell: Arc<Doorbell>,
     pub stats: Arc<EgressStats>,
     pub stopping: Arc<AtomicBool>,
+    pub inbox: Inbox,
 }
 
 pub(super) struct Tail {
@@ -74,6 +76,8 @@ pub(super) struct Tail {
     rung: Rc<Notify>,
     pub(super) stats: Arc<EgressStats>,
     stopping: Arc<AtomicBool>,
+    /// What an operator wants done.
+    pub(super) inbox: Inbox,
     pub(super) segments: Segments,
     /// Of the shard.
     directory: Arc<Path>,
@@ -128,7 +132,7 @@ pub(super) enum Event {
 impl Tail {
     /// Within the runtime of its thread.
     pub(super) fn new(parts: TailParts, hops: &Rc<Hops>) -> io::Result<Self> {
-        let TailParts { feed, routing, bell, stats, stopping } = parts;
+        let TailParts { feed, routing, bell, stats, stopping, inbox } = parts;
         let rung = Rc::new(Notify::new());
         let eventfd = StdFile::from(bell.as_fd().try_clone_to_owned()?);
         tokio_uring::spawn(listen(File::from_std(eventfd), Rc::clone(&rung)));
@@ -141,6 +145,7 @@ impl Tail {
             rung,
             stats,
             stopping,
+            inbox,
             deferred: DeferredMail::new(log, &unread, done.clone(), unix_us() / 1000),
             segments: Segments::new(recovered, former_content, incoming, done),
             directory,
@@ -208,6 +213,7 @@ impl Tail {
         self.unload_deferred();
         self.start_reading_backlog();
         self.segments.admit(&mut self.report);
+        self.take_orders();
         self.start_retries();
         self.start_fresh();
         self.start_flush();
@@ -270,7 +276,8 @@ impl Tail {
             let (config, directory) = (&self.config, &self.directory);
             let job = self.stalled.take().or_else(|| {
                 self.segments.next(&mut self.report, &self.stats, |segment, record| {
-                    Job::new(Ticket::fresh(segment, record), record.envelope, record, config, directory)
+                    let ticket = Ticket::fresh(segment, record);
+                    Job::new(ticket, record.envelope, record, config, directory, None)
                 })
             });
             let Some(job) = job else { return };
@@ -298,7 +305,10 @@ impl Tail {
                     let wait_ms = u64::try_from(HOP_WAIT.as_millis()).unwrap_or(u64::MAX);
                     self.deferred.schedule(handle, now_unix_ms.saturating_add(wait_ms));
                 }
-                Ok(Some(job)) => self.start(job),
+                Ok(Some(job)) => {
+                    self.deferred.forget_order(handle);
+                    self.start(job);
+                }
                 // A flush may be moving it.
                 Ok(None) if self.flushing.is_some() || !self.deferred.is_settled() => {
                     self.deferred.schedule(handle, now_unix_ms.saturating_add(wait_ms));
@@ -330,7 +340,11 @@ impl Tail {
         let envelope = if update.is_some() { &envelope[..] } else { record.envelope };
         let deferral = Deferral::read(envelope).unwrap_or_default();
         let ticket = Ticket { origin: Origin::Deferred(handle), meta: record.meta, deferral: Some(deferral) };
-        Ok(Some(Job::new(ticket, envelope, &record, &self.config, &self.directory)))
+        let order = self.deferred.order_for(handle, ticket.meta.id);
+        if order == Some(Verb::Retry) {
+            self.hops.forgive();
+        }
+        Ok(Some(Job::new(ticket, envelope, &record, &self.config, &self.directory, order)))
     }
 
     /// A record that was readable once is no more.

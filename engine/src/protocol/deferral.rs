@@ -5,10 +5,11 @@
 //! |---|---|---|
 //! | 32 | deferral | the five numbers of [`Deferral`] in their order, little endian; the last of 4 octets, others of 8 |
 //! | 33 | last error | why the last attempt failed, UTF-8 |
+//! | 134 | mark | what an operator has said of it: 1 held, 2 released (see [`Mark`]) |
 //!
 //! They stand in front, so that they can be read where the rest cannot.
 
-use super::envelope::{TAG_FAILED, TAG_FORWARD_PATH, TAG_NOTIFY, TAG_ORCPT, Writer, field};
+use super::envelope::{TAG_FAILED, TAG_FORWARD_PATH, TAG_MARK, TAG_NOTIFY, TAG_ORCPT, Writer, field};
 
 const TAG_DEFERRAL: u8 = 32;
 const TAG_LAST_ERROR: u8 = 33;
@@ -32,6 +33,20 @@ pub struct Deferral {
     pub attempts: u32,
     /// Empty where none has failed. Cut at [`LAST_ERROR_LEN_MAX`] octets when it is written.
     pub last_error: String,
+    pub mark: Mark,
+}
+
+/// What an operator has said of a message. A reader that does not know it would deliver what is held, so its tag is one
+/// that must be known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mark {
+    /// Nothing.
+    #[default]
+    None,
+    /// It stays in the spool.
+    Held,
+    /// It goes its way, past routes that hold their mail.
+    Released,
 }
 
 /// Why the delivery to a recipient has failed for good. Its stored form is three texts with an octet 0 between them.
@@ -72,6 +87,17 @@ impl Failure {
     }
 }
 
+impl Mark {
+    /// None of what is no mark.
+    pub(super) fn read(value: &[u8]) -> Option<Self> {
+        match value {
+            [1] => Some(Self::Held),
+            [2] => Some(Self::Released),
+            _ => None,
+        }
+    }
+}
+
 impl Deferral {
     /// The deferral at the front of an envelope, which may be unreadable behind it; `None` for one that came from a
     /// client.
@@ -79,7 +105,13 @@ impl Deferral {
         let (tag, value, rest) = field(envelope)?;
         let value: &[u8; VALUE_LEN] = value.try_into().ok().filter(|_| tag == TAG_DEFERRAL)?;
         let number = |at: usize| u64::from_le_bytes(std::array::from_fn(|index| value[at + index]));
-        let last_error = field(rest).filter(|&(tag, ..)| tag == TAG_LAST_ERROR).map(|(_, text, _)| text);
+        let mut next = rest;
+        let mut next_if = |wanted: u8| {
+            let (tag, value, after) = field(next)?;
+            next = if tag == wanted { after } else { next };
+            Some(value).filter(|_| tag == wanted)
+        };
+        let (last_error, mark) = (next_if(TAG_LAST_ERROR), next_if(TAG_MARK));
         Some(Self {
             origin_epoch: number(0),
             origin_offset: number(8),
@@ -87,6 +119,7 @@ impl Deferral {
             due_unix_us: Some(number(24)).filter(|&due| due != HELD),
             attempts: u32::from_le_bytes(std::array::from_fn(|index| value[32 + index])),
             last_error: last_error.map(|text| String::from_utf8_lossy(text).into_owned()).unwrap_or_default(),
+            mark: mark.and_then(Mark::read).unwrap_or_default(),
         })
     }
 
@@ -100,7 +133,7 @@ impl Deferral {
             let whole = &rest[..rest.len() - after.len()];
             rest = after;
             let is_wanted = match tag {
-                TAG_DEFERRAL | TAG_LAST_ERROR => false,
+                TAG_DEFERRAL | TAG_LAST_ERROR | TAG_MARK => false,
                 TAG_FORWARD_PATH => {
                     present = fate(position);
                     position += 1;
@@ -136,6 +169,12 @@ impl Deferral {
             let text = &self.last_error.as_bytes()[..len];
             writer.field_with(TAG_LAST_ERROR, |out| out.extend_from_slice(text));
         }
+        let mark = match self.mark {
+            Mark::None => return,
+            Mark::Held => 1,
+            Mark::Released => 2,
+        };
+        writer.field_with(TAG_MARK, |out| out.push(mark));
     }
 }
 
@@ -169,6 +208,7 @@ mod tests {
             due_unix_us: Some(1_763_780_060_000_000),
             attempts: 2,
             last_error: "no room \u{2013} \u{e9}".into(),
+            mark: Mark::Held,
         }
     }
 
@@ -186,7 +226,9 @@ mod tests {
         assert_eq!(envelope.helo(), Some(&b"mail.example"[..]));
         let params: Vec<_> = once.windows(9).filter(|octets| octets.starts_with(b"rfc822;")).collect();
         assert_eq!(params, [b"rfc822;a@", b"rfc822;c@"], "with their own parameters");
-        let later = Deferral { due_unix_us: None, last_error: String::new(), ..deferral() };
+        assert_eq!(once.iter().filter(|&&octet| octet == TAG_MARK).count(), 1);
+        let mark = Mark::Released;
+        let later = Deferral { due_unix_us: None, last_error: String::new(), mark, ..deferral() };
         let mut twice = Vec::new();
         later.rewrite(&once, |position| if position == 1 { Fate::Stays } else { Fate::Gone }, &mut twice);
         assert_eq!(Deferral::read(&twice), Some(later));

@@ -23,12 +23,14 @@
 //! | 131 | notify | NOTIFY of the RCPT before it (RFC 3461 §4.1): 0 NEVER, or the sum of 1 SUCCESS, 2 FAILURE, 4 DELAY |
 //! | 132 | orcpt | ORCPT of the RCPT before it (§4.2): `addr-type;xtext` |
 //! | 133 | failed | of a recipient whose delivery has failed, and whose sender is to be told: see [`super::deferral::Failure`] |
+//! | 134 | mark | of a message that was tried before, in front of all others but 32 and 33: see [`super::deferral::Mark`] |
 //!
 //! Tags below 128 are optional, may stand once (8 may be repeated), and a reader skips those that it does not know. Of
 //! the others it must know each one, since leaving it out would deliver wrongly: an unknown one is an error.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::deferral::Mark;
 use super::params::{Body, Notify, RcptParams, Ret};
 use super::path::{ForwardPath, Mailbox};
 use crate::security::Security;
@@ -50,6 +52,7 @@ const TAG_SMTPUTF8: u8 = 130;
 pub(super) const TAG_NOTIFY: u8 = 131;
 pub(super) const TAG_ORCPT: u8 = 132;
 pub(super) const TAG_FAILED: u8 = 133;
+pub(super) const TAG_MARK: u8 = 134;
 
 /// Octets of a field before its value.
 const FIELD_HEADER_LEN: usize = 3;
@@ -196,7 +199,7 @@ pub struct Envelope<'a> {
 impl<'a> Envelope<'a> {
     /// Checks the whole of the envelope once; the readers below do not fail.
     pub fn parse(octets: &'a [u8]) -> Result<Self, EnvelopeError> {
-        let (mut reverse_path, mut smtputf8) = (None, None);
+        let (mut reverse_path, mut smtputf8, mut mark) = (None, None, None);
         let mut params = None;
         let mut envelope = Self {
             fields: octets,
@@ -239,6 +242,7 @@ impl<'a> Envelope<'a> {
                 }
                 TAG_FAILED if params.is_none() => return Err(EnvelopeError::NoRecipientBefore(tag)),
                 TAG_FAILED => {}
+                TAG_MARK => set(&mut mark, tag, Mark::read(value))?,
                 _ if tag >= TAG_CRITICAL_MIN => return Err(EnvelopeError::UnknownTag(tag)),
                 _ => {}
             }
@@ -473,7 +477,7 @@ mod tests {
     fn unknown_optional_fields_are_skipped_and_others_refused() {
         let with = |field: &[u8]| [&sample()[..], field].concat();
         assert!(Envelope::parse(&with(b"\x7f\x02\0xx")).is_ok());
-        assert_eq!(Envelope::parse(&with(b"\x86\0\0")).err(), Some(EnvelopeError::UnknownTag(134)));
+        assert_eq!(Envelope::parse(&with(b"\x87\0\0")).err(), Some(EnvelopeError::UnknownTag(135)));
         assert_eq!(Envelope::parse(&with(b"\x82\0\0")).err(), Some(EnvelopeError::Duplicate(130)));
         assert_eq!(Envelope::parse(&with(b"\x83\x01\0\x08")).err(), Some(EnvelopeError::BadValue(131)));
         let twice = with(b"\x84\x01\0a\x84\x01\0b");
@@ -519,7 +523,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_octets_are_read_without_panic(
-            octets in proptest::collection::vec(prop_oneof![any::<u8>(), 0u8..8, 128u8..134], 0..60),
+            octets in proptest::collection::vec(prop_oneof![any::<u8>(), 0u8..8, 128u8..135], 0..60),
         ) {
             if let Ok(envelope) = Envelope::parse(&octets) {
                 prop_assert_eq!(envelope.recipients().count(), envelope.recipients_count());

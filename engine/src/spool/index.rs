@@ -2,7 +2,7 @@
 //! million of them cost tens of megabytes; everything else is in the records.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashSet};
 
 use super::record::RECORD_ALIGN;
 
@@ -132,6 +132,18 @@ impl Index {
         self.queue.peek().map(|Reverse(item)| self.base_unix_ms + (item >> HANDLE_BITS))
     }
 
+    /// Lets these messages be due at once, whether they wait or not. Looks at all that wait.
+    pub fn hasten(&mut self, mut handles: HashSet<Handle>) {
+        let handle_of = |item: u64| Handle((item & (INDEXED_COUNT_MAX as u64 - 1)) as u32);
+        let hastened = |Reverse(item): Reverse<u64>| {
+            let handle = handle_of(item);
+            Reverse(if handles.remove(&handle) { u64::from(handle.0) } else { item })
+        };
+        let mut items: Vec<_> = std::mem::take(&mut self.queue).into_iter().map(hastened).collect();
+        items.extend(handles.into_iter().map(|handle| Reverse(u64::from(handle.0))));
+        self.queue = items.into();
+    }
+
     pub fn get(&self, handle: Handle) -> Entry {
         self.entries[handle.index()]
     }
@@ -149,13 +161,16 @@ impl Index {
         std::mem::replace(&mut self.entries[handle.index()], free)
     }
 
+    /// All messages, and where their records stand.
+    pub fn entries(&self) -> impl Iterator<Item = (Handle, &Entry)> {
+        let entries = (0..).map(Handle).zip(&self.entries);
+        entries.filter(|(_, entry)| entry.message != Spot::NONE)
+    }
+
     /// The messages with a record in this segment.
     pub fn handles_in(&self, slot: u32) -> impl Iterator<Item = Handle> {
-        let entries = (0..).map(Handle).zip(&self.entries);
-        entries
-            .filter(move |(_, entry)| {
-                entry.message != Spot::NONE && (entry.message.slot == slot || entry.update.slot == slot)
-            })
+        self.entries()
+            .filter(move |(_, entry)| entry.message.slot == slot || entry.update.slot == slot)
             .map(|(handle, _)| handle)
     }
 
@@ -198,10 +213,24 @@ mod tests {
 
     #[derive(Clone, Debug)]
     enum Step {
-        Insert { slot: u32, due: u64 },
-        PopAndReschedule { now: u64, due: u64 },
-        PopAndRemove { now: u64 },
-        Update { slot: u32 },
+        Insert {
+            slot: u32,
+            due: u64,
+        },
+        PopAndReschedule {
+            now: u64,
+            due: u64,
+        },
+        PopAndRemove {
+            now: u64,
+        },
+        Update {
+            slot: u32,
+        },
+        /// Those in the slot are due at once.
+        Hasten {
+            slot: u32,
+        },
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -210,6 +239,7 @@ mod tests {
             (0..50u64, 0..90u64).prop_map(|(now, due)| Step::PopAndReschedule { now, due }),
             (0..50u64).prop_map(|now| Step::PopAndRemove { now }),
             (0..4u32).prop_map(|slot| Step::Update { slot }),
+            (0..4u32).prop_map(|slot| Step::Hasten { slot }),
         ]
     }
 
@@ -250,6 +280,11 @@ mod tests {
                             index.set(handle, *entry);
                         }
                     }
+                    Step::Hasten { slot } => {
+                        let wanted = index.handles_in(slot).collect::<HashSet<_>>();
+                        wanted.iter().for_each(|handle| naive.get_mut(handle).unwrap().0 = 0);
+                        index.hasten(wanted);
+                    }
                 }
                 prop_assert_eq!((index.len(), index.waiting_count()), (naive.len(), naive.len()));
                 let in_slot = |entry: &Entry| {
@@ -260,6 +295,16 @@ mod tests {
                 prop_assert_eq!(index.handles_in(1).collect::<Vec<_>>(), expected);
             }
         }
+    }
+
+    #[test]
+    fn what_is_held_can_be_hastened_too() {
+        let mut index = Index::new(BASE);
+        let held = index.insert(Entry::new(Spot::new(0, 8, 64))).unwrap();
+        let waiting = index.insert(Entry::new(Spot::new(0, 16, 64))).unwrap();
+        index.schedule(waiting, BASE + 5);
+        index.hasten(HashSet::from([held]));
+        assert_eq!((index.pop_due(BASE), index.pop_due(BASE)), (Some(held), None));
     }
 
     #[test]

@@ -56,6 +56,8 @@ pub struct Listed<'a> {
     /// The file that holds the content of a large message.
     pub content_file: Option<ContentRef>,
     pub shard: u16,
+    /// Of the segment.
+    pub epoch: u64,
     pub path: &'a Path,
     /// In the file at `path`.
     pub offset: u64,
@@ -306,6 +308,7 @@ impl View {
             content: inline_content(record),
             content_file: ContentRef::of(record),
             shard: self.shard,
+            epoch: self.header.epoch,
             path: &self.path,
             offset: record.offset_in_segment,
         }

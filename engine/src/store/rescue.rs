@@ -70,6 +70,7 @@ impl SetAside<'_> {
                 content: inline_content(&record),
                 content_file: ContentRef::of(&record),
                 shard: self.shard,
+                epoch: self.header.epoch,
                 path: self.path,
                 offset: record.offset_in_segment,
             };

@@ -107,7 +107,6 @@ pub fn run(config: Config, path: Option<&Path>) -> Result<(), ServeError> {
     let (writes, keeper, shards, feeds) = open_spool(&config)?;
     let kept = Arc::new(config.without_lists());
     let egress = egress::start(feeds, Arc::clone(&kept), config.workers.div_ceil(2))?;
-    let router = egress.router();
 
     let (notify, notices) = watch_signals()?;
     let owner = owner(notify.clone());
@@ -122,7 +121,8 @@ pub fn run(config: Config, path: Option<&Path>) -> Result<(), ServeError> {
 
     let (commands, commanded) = channel();
     let (readiness, tls) = (Arc::new(Readiness::new()), Arc::clone(renewal.tls()));
-    let (reloads, reloading) = start_reloads(&kept, path, publisher, &places, &workers, (owner, router))?;
+    let (reloads, reloading) =
+        start_reloads(&kept, path, publisher, &places, &workers, (owner, egress.router()))?;
     let stop_control = control::Stop::default();
     let control = control::spawn(ControlHandles {
         worker_stats: workers.stats.clone(),
@@ -132,6 +132,7 @@ pub fn run(config: Config, path: Option<&Path>) -> Result<(), ServeError> {
         admin,
         control: bind_control(&kept),
         commands,
+        egress: egress.router(),
         readiness: Arc::clone(&readiness),
         spool: SpoolMode::new(&kept, writes),
         board: Arc::clone(listeners.board()),

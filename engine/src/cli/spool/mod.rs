@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use self::export::ExportArgs;
-use self::show::{envelope_json, line};
+pub(super) use self::show::{envelope_json, line};
 use super::Failure;
 use crate::config::{Config, format_size};
 use crate::id::MessageId;
@@ -74,7 +74,7 @@ enum SpoolCommand {
 }
 
 #[derive(Debug, Args)]
-struct Common {
+pub(super) struct Common {
     /// The spool's directory
     #[arg(long, value_name = "PATH", conflicts_with = "config")]
     spool: Option<PathBuf>,
@@ -83,11 +83,11 @@ struct Common {
     config: Option<PathBuf>,
     /// JSON instead of text, one object a line
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 impl Common {
-    fn path(&self) -> Result<PathBuf, Failure> {
+    pub(super) fn path(&self) -> Result<PathBuf, Failure> {
         match (&self.spool, &self.config) {
             (Some(path), _) => Ok(path.clone()),
             (None, Some(config)) => Ok(Config::load(config)?.spool.path),
@@ -111,7 +111,7 @@ pub(super) fn run(args: &SpoolArgs, output: &mut dyn Write) -> Result<u8, Failur
 
 /// Visits the messages of a spool, and of its segments that were set aside if these are wanted. Returns how many
 /// stretches of the others were damaged, and says so.
-fn visit(
+pub(super) fn visit(
     path: &Path,
     set_aside: bool,
     visit: &mut dyn FnMut(&Listed<'_>) -> ControlFlow<()>,

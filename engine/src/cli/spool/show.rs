@@ -2,13 +2,13 @@
 
 use serde_json::{Value, json};
 
-use crate::protocol::deferral::{Deferral, Failure};
+use crate::protocol::deferral::{Deferral, Failure, Mark};
 use crate::protocol::envelope::Envelope;
 use crate::security::{ClientCertificate, Security};
 use crate::store::inspect::{Listed, State};
 
 /// `ID  TIME  STATE  OCTETS  <REVERSE-PATH>  <FORWARD-PATH>, ...  tags TAG, ...`, the last where there are any.
-pub(super) fn line(listed: &Listed<'_>) -> String {
+pub(in crate::cli) fn line(listed: &Listed<'_>) -> String {
     let Listed { id, state, .. } = listed;
     let envelope = match Envelope::parse(listed.envelope) {
         Ok(envelope) => {
@@ -27,13 +27,14 @@ pub(super) fn line(listed: &Listed<'_>) -> String {
 
 /// Behind the line of a message that was tried.
 fn attempts(deferral: &Deferral) -> String {
-    let Deferral { attempts, due_unix_us, last_error, .. } = deferral;
-    let next = due_unix_us.map_or_else(|| "held".to_owned(), |due| format!("next at {}", utc(due)));
+    let Deferral { attempts, due_unix_us, last_error, mark, .. } = deferral;
+    let by = if *mark == Mark::Held { " by an operator" } else { "" };
+    let next = due_unix_us.map_or_else(|| format!("held{by}"), |due| format!("next at {}", utc(due)));
     let error = if last_error.is_empty() { String::new() } else { format!(": {last_error}") };
     format!("  ({attempts} attempts, {next}{error})")
 }
 
-pub(super) fn envelope_json(listed: &Listed<'_>) -> Value {
+pub(in crate::cli) fn envelope_json(listed: &Listed<'_>) -> Value {
     // What is not ASCII in an envelope is no address; it is shown escaped, as `ls` does.
     let text = |octets: &[u8]| octets.escape_ascii().to_string();
     let mut object = json!({
@@ -66,13 +67,18 @@ pub(super) fn envelope_json(listed: &Listed<'_>) -> Value {
         }
         Err(error) => object["error"] = error.to_string().into(),
     }
-    if let Some(Deferral { since_unix_us, due_unix_us, attempts, last_error, .. }) =
+    if let Some(Deferral { since_unix_us, due_unix_us, attempts, last_error, mark, .. }) =
         Deferral::read(listed.envelope)
     {
         object["attempts"] = attempts.into();
         object["tried_since"] = utc(since_unix_us).into();
         object["next_attempt"] = due_unix_us.map(utc).into();
         object["last_error"] = last_error.into();
+        object["mark"] = match mark {
+            Mark::None => Value::Null,
+            Mark::Held => "held".into(),
+            Mark::Released => "released".into(),
+        };
     }
     object
 }
@@ -125,6 +131,7 @@ mod tests {
             content: b"hello\r\n",
             content_file: None,
             shard: 1,
+            epoch: 7,
             path: Path::new("x.seg"),
             offset: 4096,
         };

@@ -59,6 +59,15 @@ impl Hops {
         Rc::clone(hop)
     }
 
+    /// Those in trouble are tried by the next message: who knows better has said so.
+    pub(super) fn forgive(&self) {
+        for hop in self.hops.borrow().values() {
+            if let Some(trouble) = hop.trouble.borrow_mut().as_mut() {
+                trouble.rests_until = Instant::now();
+            }
+        }
+    }
+
     /// Says goodbye on connections that were idle for long.
     pub(super) fn reap(&self) {
         let now = Instant::now();

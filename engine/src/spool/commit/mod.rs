@@ -71,7 +71,7 @@ pub struct Write {
 }
 
 /// Where a record was put. It is there once its ticket came back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Place {
     pub epoch: u64,
     /// Offset of the record in its segment.
