@@ -54,6 +54,20 @@ pub const CORPUS_FILES_COUNT_MAX: usize = 1 << 20;
 pub const RECIPIENTS_COUNT_MAX: usize = 100;
 /// Longest mailbox on the command line, without angle brackets. RFC 5321 §4.5.3.1.
 pub const MAILBOX_LEN_MAX: usize = 64 + 1 + 255;
+/// How often misbehaving clients are looked at; one that never reads asks for so many replies a second.
+pub const MISCHIEF_TICK: Duration = Duration::from_millis(20);
+/// From the end of a misbehaving client's connection to its next one.
+pub const MISCHIEF_PAUSE: Duration = Duration::from_millis(100);
+/// How long an early talker waits for what the server says; how long a send waits until the server counts as one that
+/// has stopped reading.
+pub const OUTCOME_WAIT_MAX: Duration = Duration::from_secs(2);
+/// Receive buffer of a client that never reads, in octets: the kernel's least is about that.
+pub const DEAF_RECEIVE_BUFFER_LEN: usize = 4096;
+/// Octets of a misbehaving client's message.
+pub const MISCHIEF_CONTENT_LEN: usize = 4096;
+/// Points of a run's timeline, and how far apart they are at first.
+pub const TIMELINE_POINTS_COUNT_MAX: usize = 120;
+pub const TIMELINE_INTERVAL: Duration = Duration::from_millis(100);
 /// Kinds of error told apart by reply code; others are added up without the code.
 pub const ERROR_ENTRIES_COUNT_MAX: usize = 100;
 /// Octets of a reply's text kept as an example and in the ledger.

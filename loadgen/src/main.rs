@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use loadgen::options::{Cli, Command};
-use loadgen::{run, sink, verify};
+use loadgen::{run, selftest, sink, verify};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -12,6 +12,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let result = match &Cli::parse().command {
         Command::Run(args) => run::run(args),
+        Command::SelfTest(args) => selftest::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Sink(args) => sink::run(args).map(|()| true),
     };

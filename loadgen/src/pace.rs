@@ -2,10 +2,11 @@
 //! until the run is over.
 
 use crate::limits::MISSED_DRAWN_COUNT_MAX;
+use crate::profile::Profile;
 use crate::random::Random;
 
 /// One thread's share of a run.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Pace {
     /// Messages still to begin; `None` without a limit.
     left: Option<u64>,
@@ -19,49 +20,42 @@ pub struct Pace {
 }
 
 /// When arrivals are due does not depend on when they are taken: one that finds no free connection waits without taking
-/// memory.
-#[derive(Clone, Copy, Debug)]
+/// memory. Times come from a profile of the whole run, by how many arrivals of all threads lie before.
+#[derive(Clone, Debug)]
 struct Arrivals {
-    first_at: u64,
-    /// The mean.
-    interval_ns: f64,
-    count: u64,
-    poisson: Option<Poisson>,
-}
-
-/// Waits between arrivals are drawn from an exponential distribution: customers who know nothing of each other.
-#[derive(Clone, Copy, Debug)]
-struct Poisson {
-    random: Random,
-    /// From the first arrival's time to the next one's.
-    next_ns: f64,
+    begun_at: u64,
+    profile: Profile,
+    threads_count: f64,
+    /// Arrivals of the whole run before this thread's next one.
+    before: f64,
+    /// Waits between arrivals are drawn from an exponential distribution: customers who know nothing of each other. In
+    /// arrivals they have the same mean all the time, whatever the rate is.
+    poisson: Option<Random>,
 }
 
 impl Arrivals {
     fn next_at(&self) -> u64 {
-        let from_first = self.poisson.map_or(self.count as f64 * self.interval_ns, |poisson| poisson.next_ns);
-        self.first_at + from_first as u64
+        self.begun_at.saturating_add((self.profile.secs_of(self.before) * 1e9) as u64)
     }
 
     fn take(&mut self) {
-        self.count += 1;
-        if let Some(poisson) = &mut self.poisson {
-            poisson.next_ns += poisson.random.exponential() * self.interval_ns;
-        }
+        self.before += self.threads_count * self.poisson.as_mut().map_or(1.0, Random::exponential);
     }
 
     /// Due before `until` and not taken.
-    fn left_before(mut self, until: u64) -> u64 {
-        let Some(_) = self.poisson else {
-            let elapsed_ns = until.saturating_sub(self.first_at) as f64;
-            return ((elapsed_ns / self.interval_ns).ceil() as u64).saturating_sub(self.count);
-        };
-        let taken = self.count;
-        while self.next_at() < until && self.count - taken < MISSED_DRAWN_COUNT_MAX {
-            self.take();
+    fn left_before(&self, until: u64) -> u64 {
+        let by = |at: u64| self.profile.arrivals_by(at.saturating_sub(self.begun_at) as f64 / 1e9);
+        if self.poisson.is_none() {
+            return ((by(until) - self.before) / self.threads_count).ceil().max(0.0) as u64;
         }
-        let rest_ns = until.saturating_sub(self.next_at()) as f64;
-        self.count - taken + (rest_ns / self.interval_ns) as u64
+        let mut drawn = self.clone();
+        let mut count = 0;
+        while drawn.next_at() < until && count < MISSED_DRAWN_COUNT_MAX {
+            drawn.take();
+            count += 1;
+        }
+        let rest = (by(until) - drawn.before) / self.threads_count;
+        count + rest.max(0.0) as u64
     }
 }
 
@@ -77,34 +71,34 @@ pub enum Claim {
 }
 
 impl Pace {
-    /// The share of thread `index` of `threads_count`. `rate` is of the whole run, in messages a second.
+    /// The share of thread `index` of `threads_count`. `profile` is of the whole run; none: a closed loop.
     pub fn share(
         index: u32,
         threads_count: u32,
         messages_count: Option<u64>,
         end_at: Option<u64>,
-        rate: Option<f64>,
+        profile: Option<&Profile>,
     ) -> Self {
         let (index, threads_count) = (u64::from(index), u64::from(threads_count));
         let left =
             messages_count.map(|count| count / threads_count + u64::from(index < count % threads_count));
         // Thread 0 takes arrival 0, `threads_count`, ...: together they are evenly spaced.
-        let arrivals = rate.map(|rate| Arrivals {
-            first_at: (index as f64 * 1e9 / rate) as u64,
-            interval_ns: threads_count as f64 * 1e9 / rate,
-            count: 0,
+        let arrivals = profile.map(|profile| Arrivals {
+            begun_at: 0,
+            profile: profile.clone(),
+            threads_count: threads_count as f64,
+            before: index as f64,
             poisson: None,
         });
-        Self { left, end_at, arrivals, begun: arrivals.is_none(), stopped: false }
+        Self { left, end_at, begun: arrivals.is_none(), arrivals, stopped: false }
     }
 
     /// Arrivals in a Poisson process of the same mean: of independent threads together they are one again.
     pub fn poisson(mut self, seed: u64) -> Self {
         if let Some(arrivals) = &mut self.arrivals {
-            let mut random = Random::new(seed);
-            let next_ns = random.exponential() * arrivals.interval_ns;
-            arrivals.first_at = 0;
-            arrivals.poisson = Some(Poisson { random, next_ns });
+            arrivals.poisson = Some(Random::new(seed));
+            arrivals.before = 0.0;
+            arrivals.take();
         }
         self
     }
@@ -112,7 +106,7 @@ impl Pace {
     /// The connections are open: arrivals, and the time of the run, count from now. Only the first call matters.
     pub fn begin(&mut self, now: u64) {
         if let (false, Some(arrivals)) = (self.begun, &mut self.arrivals) {
-            arrivals.first_at += now;
+            arrivals.begun_at = now;
             self.end_at = self.end_at.map(|end_at| end_at.saturating_add(now));
         }
         self.begun = true;
@@ -159,13 +153,13 @@ impl Pace {
         if !self.begun || self.is_over(now) {
             return None;
         }
-        let at = self.arrivals.map_or(now, |arrivals| arrivals.next_at());
+        let at = self.arrivals.as_ref().map_or(now, Arrivals::next_at);
         Some(self.end_at.map_or(at, |end_at| at.min(end_at)))
     }
 
     /// Arrivals that were due by `now`, within the run's time, and found no free connection.
     pub fn missed_count(&self, now: u64) -> u64 {
-        let Some(arrivals) = self.arrivals else { return 0 };
+        let Some(arrivals) = &self.arrivals else { return 0 };
         let until = self.end_at.map_or(now, |end_at| end_at.min(now));
         arrivals.left_before(until).min(self.left.unwrap_or(u64::MAX))
     }
@@ -203,7 +197,7 @@ mod tests {
     #[test]
     fn arrivals_keep_their_times_when_nobody_takes_them() {
         // 1000 a second over two threads: this one has the odd milliseconds.
-        let mut pace = Pace::share(1, 2, None, Some(10_000_000), Some(1000.0));
+        let mut pace = Pace::share(1, 2, None, Some(10_000_000), Some(&Profile::steady(1000.0)));
         assert_eq!(pace.claim(0), Claim::Wait { until: u64::MAX });
         pace.begin(0);
         pace.begin(77);
@@ -223,7 +217,7 @@ mod tests {
 
     #[test]
     fn an_open_loop_counts_from_its_beginning() {
-        let mut pace = Pace::share(0, 1, None, Some(10), Some(1e9));
+        let mut pace = Pace::share(0, 1, None, Some(10), Some(&Profile::steady(1e9)));
         assert!(!pace.is_over(50));
         pace.begin(50);
         assert_eq!(pace.claim(51), Claim::Begin { intended_at: Some(50) });
@@ -233,7 +227,7 @@ mod tests {
     /// Mean and variance of the waits are those of an exponential distribution, whoever takes the arrivals and when.
     #[test]
     fn a_poisson_process_has_its_mean_and_its_variance() {
-        let mut pace = Pace::share(0, 1, None, None, Some(1000.0)).poisson(7);
+        let mut pace = Pace::share(0, 1, None, None, Some(&Profile::steady(1000.0))).poisson(7);
         pace.begin(0);
         let mut times = Vec::new();
         for _ in 0..100_000 {
@@ -251,7 +245,8 @@ mod tests {
     #[test]
     fn of_a_poisson_process_too_what_is_not_taken_is_missed() {
         let pace = |seed| {
-            let mut pace = Pace::share(0, 1, None, Some(1_000_000_000), Some(1000.0)).poisson(seed);
+            let mut pace =
+                Pace::share(0, 1, None, Some(1_000_000_000), Some(&Profile::steady(1000.0))).poisson(seed);
             pace.begin(0);
             pace
         };
@@ -263,6 +258,33 @@ mod tests {
         assert_eq!(taken + taking.missed_count(u64::MAX), untouched.missed_count(u64::MAX));
         assert!((850..1150).contains(&untouched.missed_count(u64::MAX)));
         assert_ne!(pace(4).missed_count(u64::MAX), 0);
+    }
+
+    #[test]
+    fn arrivals_follow_their_profile_whoever_takes_them() {
+        // 10 a second, then 1000 a second: 10 and 1000 of them, over three threads.
+        let profile = Profile::steps(&[10.0, 1000.0], 1.0);
+        for seed in [None, Some(1)] {
+            let mut times = Vec::new();
+            for index in 0..3 {
+                let mut pace = Pace::share(index, 3, None, Some(2_000_000_000), Some(&profile));
+                if let Some(seed) = seed {
+                    pace = pace.poisson(seed + u64::from(index));
+                }
+                pace.begin(0);
+                let missed_count = pace.missed_count(u64::MAX);
+                let before = times.len();
+                while let Claim::Begin { intended_at: Some(at) } = pace.claim(1_999_999_999) {
+                    times.push(at);
+                }
+                assert_eq!(missed_count, (times.len() - before) as u64);
+            }
+            let early = times.iter().filter(|&&at| at < 1_000_000_000).count();
+            match seed {
+                None => assert_eq!((early, times.len()), (10, 1010)),
+                Some(_) => assert!((1..30).contains(&early) && (850..1150).contains(&times.len()), "{early}"),
+            }
+        }
     }
 
     #[test]

@@ -5,7 +5,9 @@ use std::fmt::{self, Display, Formatter};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use crate::mischief::Tally;
 use crate::stats::{ErrorEntry, Interval, Stats};
+use crate::timeline::Rates;
 
 /// How the run was asked for; repeated in its report, so that a figure never stands alone.
 #[derive(Clone, Debug, Serialize)]
@@ -28,6 +30,8 @@ pub struct Setup {
     /// `closed`, or `open` at so many messages a second.
     pub arrivals: &'static str,
     pub rate: Option<f64>,
+    /// The rate over time, in words.
+    pub profile: Option<String>,
     /// The open loop's arrivals are a Poisson process, not evenly spaced.
     pub poisson: bool,
     pub messages_per_connection: Option<u64>,
@@ -111,6 +115,9 @@ pub struct Report {
     pub latencies: Vec<Latency>,
     pub errors_count: u64,
     pub errors: Vec<ErrorEntry>,
+    /// Clients that were asked to; nothing of theirs is in what stands above.
+    pub misbehaving: Vec<Tally>,
+    pub timeline: Rates,
 }
 
 impl Report {
@@ -140,6 +147,8 @@ impl Report {
             latencies: Interval::ALL.iter().map(latency).collect(),
             errors_count: stats.errors.total(),
             errors: stats.errors.sorted(),
+            misbehaving: Vec::new(),
+            timeline: Rates::default(),
         }
     }
 }
@@ -154,7 +163,7 @@ impl Display for Report {
         let setup = &self.setup;
         let each = setup.messages_per_connection.map_or(String::new(), |n| format!(" ({n} messages each)"));
         let spacing = if setup.poisson { " (Poisson)" } else { "" };
-        let rate = setup.rate.map_or(String::new(), |rate| format!(" at {rate} messages/s{spacing}"));
+        let rate = setup.profile.as_ref().map_or(String::new(), |rate| format!(" at {rate}{spacing}"));
         writeln!(
             f,
             "{}: connections {}{each}, threads {}, {}, recipients {}, pipelining {}, {} loop{rate}{}",
@@ -228,20 +237,20 @@ impl Setup {
     }
 }
 
-/// What one group of commands hides, if its run had one.
-fn grouped(latencies: &[Latency], transfer: &str) -> Option<&'static str> {
-    let count = |wanted| latencies.iter().find(|of| of.interval == wanted).map_or(0, |of| of.count);
-    if count(Interval::Recipients) > 0 || count(Interval::Final) == 0 {
-        return None;
-    }
-    Some(if transfer == "bdat" {
-        "pipelined: MAIL, RCPT and BDAT leave together and are answered together; the final interval is theirs, too"
-    } else {
-        "pipelined: MAIL, RCPT and DATA leave together; MAIL -> 354 holds the replies to all of them"
-    })
-}
-
 impl Report {
+    /// What one group of commands hides, if the run had one.
+    pub fn grouped(&self) -> Option<&'static str> {
+        let count = |wanted| self.latencies.iter().find(|of| of.interval == wanted).map_or(0, |of| of.count);
+        if count(Interval::Recipients) > 0 || count(Interval::Final) == 0 {
+            return None;
+        }
+        Some(if self.setup.transfer == "bdat" {
+            "pipelined: MAIL, RCPT and BDAT leave together and are answered together; the final interval is theirs, too"
+        } else {
+            "pipelined: MAIL, RCPT and DATA leave together; MAIL -> 354 holds the replies to all of them"
+        })
+    }
+
     fn write_latencies(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write!(f, "{:<19} {:>9}", "latency", "count")?;
         for name in ["p50", "p90", "p99", "p99.9", "p99.99", "max", "mean"] {
@@ -255,7 +264,7 @@ impl Report {
             }
             writeln!(f)?;
         }
-        if let Some(note) = grouped(&self.latencies, self.setup.transfer) {
+        if let Some(note) = self.grouped() {
             writeln!(f, "  {note}")?;
         }
         Ok(())
@@ -275,6 +284,16 @@ impl Report {
             };
             writeln!(f, "  {:>9}  {kind}{first}", error.count)?;
         }
+        for tally in &self.misbehaving {
+            let Tally { kind, clients, connections_opened, done, refused, ended_by_server, failed } = tally;
+            writeln!(
+                f,
+                "misbehaving {}: {clients} clients, {connections_opened} connections, {done} {}; refused {refused}, \
+                 ended by the server {ended_by_server}, failed {failed}",
+                kind.name(),
+                kind.description(),
+            )?;
+        }
         Ok(())
     }
 }
@@ -290,12 +309,12 @@ fn micros(us: f64) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::stats::ErrorKind;
 
-    fn report(stats: &Stats) -> Report {
-        let setup = Setup {
+    pub(crate) fn setup() -> Setup {
+        Setup {
             server: "127.0.0.1:25".into(),
             connections: 5,
             threads: 1,
@@ -310,13 +329,17 @@ mod tests {
             tls: "off",
             arrivals: "closed",
             rate: None,
+            profile: None,
             poisson: false,
             messages_per_connection: None,
             run: "0".into(),
             kernel: "6.1".into(),
             version: "0",
-        };
-        Report::new(setup, stats, 0.5, 1.0, false)
+        }
+    }
+
+    fn report(stats: &Stats) -> Report {
+        Report::new(setup(), stats, 0.5, 1.0, false)
     }
 
     #[test]

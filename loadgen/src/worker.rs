@@ -1,10 +1,10 @@
-//! One thread: its ring, and the fleet that the ring works for.
+//! One thread: its ring, and the crew that the ring works for.
 //!
 //! Each turn: what the time asks for, one send for each connection that has something to say, one wait, then all that
 //! came of it; at its end the ledger is written and the counts are published.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::IntoRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,11 +13,10 @@ use std::time::{Duration, Instant};
 use ringmx_ring::{Completion, Errno, Fd, Payload, Ring, Token, Uring};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::fleet::Fleet;
+use crate::crew::Crew;
 use crate::limits::{SEND_BUFFER_KEPT_MAX, TURN_WAIT_MAX};
 use crate::secure::{Begin, Progress, Secure};
-use crate::slot::Orders;
-use crate::stats::{ErrorKind, Stats};
+use crate::stats::ErrorKind;
 
 const CONNECT: u8 = 1;
 const RECV: u8 = 2;
@@ -32,6 +31,8 @@ pub struct Control {
     pub interrupted: Arc<AtomicBool>,
     /// Set by a thread that met an error when the first one is to end the run.
     pub failed: AtomicBool,
+    /// Set when the run is over, for whoever has no end of its own.
+    pub finished: AtomicBool,
 }
 
 /// What a thread shows while it runs.
@@ -46,7 +47,6 @@ pub struct Live {
 #[derive(Debug)]
 pub struct Assignment {
     pub server: SocketAddr,
-    pub orders: Orders,
     /// The common start of all clocks.
     pub started: Instant,
     /// The first error ends the run.
@@ -64,7 +64,7 @@ struct Socketed {
     connecting: bool,
     recv_armed: bool,
     send_in_flight: bool,
-    /// The fleet wants it closed.
+    /// The crew wants it closed.
     closing: bool,
     close_queued: bool,
     /// Octets of the send under way that are already sent.
@@ -81,50 +81,50 @@ impl Socketed {
     }
 }
 
-pub struct Worker<'a> {
+pub struct Worker<'a, C> {
     ring: &'a mut Uring,
     server: SocketAddr,
-    fleet: Fleet,
+    crew: C,
     sockets: Vec<Socketed>,
     started: Instant,
-    /// Between TLS and the fleet.
+    /// Between TLS and the crew.
     plain: Vec<u8>,
 }
 
-impl<'a> Worker<'a> {
-    /// Runs to the end and gives what was measured. Errors are of the ring and of the ledger.
-    pub fn run(ring: &'a mut Uring, assignment: Assignment) -> io::Result<Stats> {
-        let Assignment { server, orders, started, fail_fast, control, live } = assignment;
-        let sockets = (0..orders.connections_count).map(|_| Socketed::default()).collect();
-        let mut worker =
-            Self { ring, server, fleet: Fleet::new(orders), sockets, started, plain: Vec::new() };
+impl<'a, C: Crew> Worker<'a, C> {
+    /// Runs to the end and gives the crew back. Errors are of the ring and of the ledger.
+    pub fn run(ring: &'a mut Uring, crew: C, assignment: Assignment) -> io::Result<C> {
+        let Assignment { server, started, fail_fast, control, live } = assignment;
+        let sockets = (0..crew.connections_count()).map(|_| Socketed::default()).collect();
+        let mut worker = Self { ring, server, crew, sockets, started, plain: Vec::new() };
         let mut completions = Vec::new();
         let mut stopped = false;
         loop {
             let now = worker.now();
             let interrupted = control.interrupted.load(Ordering::Relaxed);
-            if !stopped && (interrupted || control.failed.load(Ordering::Relaxed)) {
+            let over = control.failed.load(Ordering::Relaxed) || control.finished.load(Ordering::Relaxed);
+            if !stopped && (interrupted || over) {
                 stopped = true;
-                worker.fleet.stop(now, interrupted);
+                worker.crew.stop(now, interrupted);
             }
-            worker.fleet.advance(now);
+            worker.crew.advance(now);
             worker.open_all();
             worker.send_all();
             worker.close_all();
-            if worker.fleet.is_done() {
-                return Ok(worker.fleet.stats);
+            if worker.crew.is_done() {
+                return Ok(worker.crew);
             }
-            let wait = Duration::from_nanos(worker.fleet.wake_at(now).saturating_sub(worker.now()));
+            let wait = Duration::from_nanos(worker.crew.wake_at(now).saturating_sub(worker.now()));
             worker.ring.turn(Some(wait.min(TURN_WAIT_MAX)), &mut completions)?;
             let now = worker.now();
             for completion in completions.drain(..) {
                 worker.dispatch(now, completion);
             }
-            worker.fleet.account()?;
-            let errors_count = worker.fleet.stats.errors.total();
-            live.accepted.store(worker.fleet.stats.accepted, Ordering::Relaxed);
+            worker.crew.account()?;
+            let [accepted_count, errors_count, open_count] = worker.crew.progress();
+            live.accepted.store(accepted_count, Ordering::Relaxed);
             live.errors.store(errors_count, Ordering::Relaxed);
-            live.open.store(worker.fleet.open_count() as u64, Ordering::Relaxed);
+            live.open.store(open_count, Ordering::Relaxed);
             if fail_fast && errors_count > 0 {
                 control.failed.store(true, Ordering::Relaxed);
             }
@@ -140,8 +140,8 @@ impl<'a> Worker<'a> {
     }
 
     fn open_all(&mut self) {
-        for slot in std::mem::take(&mut self.fleet.opening) {
-            match new_socket(self.server, self.fleet.source(slot)) {
+        for slot in std::mem::take(&mut self.crew.wishes().opening) {
+            match self.new_socket(slot) {
                 Ok(fd) => {
                     let socket = &mut self.sockets[slot as usize];
                     socket.fd = Some(fd);
@@ -151,31 +151,42 @@ impl<'a> Worker<'a> {
                 }
                 Err(error) => {
                     let errno = Errno(error.raw_os_error().unwrap_or(0));
-                    self.fleet.on_lost(slot, connect_error(errno), error.to_string().as_bytes());
+                    self.crew.on_lost(slot, connect_error(errno), error.to_string().as_bytes());
                 }
             }
         }
     }
 
+    /// A blocking socket: the ring itself waits, and completes when it is done.
+    fn new_socket(&self, slot: u32) -> io::Result<Fd> {
+        let socket = Socket::new(Domain::for_address(self.server), Type::STREAM, Some(Protocol::TCP))?;
+        if let Some(source) = self.crew.source(slot) {
+            socket.bind(&SocketAddr::new(source, 0).into())?;
+        }
+        socket.set_tcp_nodelay(true)?;
+        self.crew.shape(slot, &socket)?;
+        Ok(Fd(socket.into_raw_fd()))
+    }
+
     /// One send for each connection that has something to say and is not sending.
     fn send_all(&mut self) {
         let now = self.now();
-        let mut sending = std::mem::take(&mut self.fleet.sending);
+        let mut sending = std::mem::take(&mut self.crew.wishes().sending);
         for slot in sending.drain(..) {
             let socket = &mut self.sockets[slot as usize];
             if socket.send_in_flight {
-                self.fleet.postpone(slot);
+                self.crew.postpone(slot);
                 continue;
             }
             socket.out.clear();
             match &mut socket.tls {
-                None => self.fleet.transmit(slot, now, &mut socket.out),
+                None => self.crew.transmit(slot, now, &mut socket.out),
                 Some(tls) => {
                     self.plain.clear();
                     if tls.is_done() {
-                        self.fleet.transmit(slot, now, &mut self.plain);
+                        self.crew.transmit(slot, now, &mut self.plain);
                     } else {
-                        self.fleet.postpone(slot);
+                        self.crew.postpone(slot);
                     }
                     tls.transmit(&self.plain, &mut socket.out);
                 }
@@ -189,11 +200,11 @@ impl<'a> Worker<'a> {
             }
         }
         // Nothing was added meanwhile; its memory is used again.
-        self.fleet.sending = sending;
+        self.crew.wishes().sending = sending;
     }
 
     fn close_all(&mut self) {
-        for slot in std::mem::take(&mut self.fleet.closing) {
+        for slot in std::mem::take(&mut self.crew.wishes().closing) {
             let socket = &mut self.sockets[slot as usize];
             socket.closing = true;
             let (fd, recv_alone) = (socket.fd, !socket.connecting && !socket.send_in_flight);
@@ -231,7 +242,7 @@ impl<'a> Worker<'a> {
         out.clear();
         *socket = Socketed { generation: socket.generation.wrapping_add(1), out, ..Socketed::default() };
         let now = self.now();
-        self.fleet.on_closed(slot, now);
+        self.crew.on_closed(slot, now);
     }
 
     fn dispatch(&mut self, now: u64, completion: Completion) {
@@ -260,25 +271,27 @@ impl<'a> Worker<'a> {
         match result {
             Ok(_) if socket.closing => {}
             Ok(_) => {
-                self.fleet.on_connected(slot);
-                if self.fleet.tls().is_some_and(|terms| terms.begin == Begin::AtOnce) {
+                self.crew.on_connected(slot);
+                if self.crew.tls().is_some_and(|terms| terms.begin == Begin::AtOnce) {
                     self.begin_tls(slot);
                 }
-                self.arm_recv(slot);
+                if self.crew.reads(slot) {
+                    self.arm_recv(slot);
+                }
             }
-            Err(errno) => self.fleet.on_lost(slot, connect_error(errno), errno.to_string().as_bytes()),
+            Err(errno) => self.crew.on_lost(slot, connect_error(errno), errno.to_string().as_bytes()),
         }
     }
 
     fn begin_tls(&mut self, slot: u32) {
         let now = self.now();
-        let Some(terms) = self.fleet.tls() else { return };
+        let Some(terms) = self.crew.tls() else { return };
         match Secure::begin(terms, now) {
             Ok(tls) => {
                 self.sockets[slot as usize].tls = Some(tls);
-                self.fleet.want_flush(slot);
+                self.crew.want_flush(slot);
             }
-            Err(error) => self.fleet.on_lost(slot, ErrorKind::TlsFailed, error.as_bytes()),
+            Err(error) => self.crew.on_lost(slot, ErrorKind::TlsFailed, error.as_bytes()),
         }
     }
 
@@ -295,20 +308,20 @@ impl<'a> Worker<'a> {
         if let Payload::Lent(lent) = payload {
             let octets = self.ring.bytes(&lent);
             match &mut self.sockets[slot as usize].tls {
-                None => self.fleet.on_received(slot, now, octets),
-                Some(tls) => take_records(&mut self.fleet, slot, now, tls, octets, &mut self.plain),
+                None => self.crew.on_received(slot, now, octets),
+                Some(tls) => take_records(&mut self.crew, slot, now, tls, octets, &mut self.plain),
             }
             self.ring.give_back(lent);
-            if self.fleet.starts_tls(slot) {
+            if self.crew.starts_tls(slot) {
                 self.begin_tls(slot);
             }
         }
         match result {
-            Ok(0) => self.fleet.on_lost(slot, ErrorKind::ConnectionClosed, b""),
+            Ok(0) => self.crew.on_lost(slot, ErrorKind::ConnectionClosed, b""),
             Ok(_) | Err(Errno::NO_BUFFERS) => {}
-            Err(errno) => self.fleet.on_lost(slot, lost_error(errno), errno.to_string().as_bytes()),
+            Err(errno) => self.crew.on_lost(slot, lost_error(errno), errno.to_string().as_bytes()),
         }
-        if !more && self.fleet.is_open(slot) {
+        if !more && self.crew.is_open(slot) {
             self.arm_recv(slot);
         }
     }
@@ -322,7 +335,7 @@ impl<'a> Worker<'a> {
             // The recv meets the end as well, after the reply that may say why; it reports.
             Err(_) if socket.recv_armed => return,
             Err(errno) => {
-                self.fleet.on_lost(slot, lost_error(errno), errno.to_string().as_bytes());
+                self.crew.on_lost(slot, lost_error(errno), errno.to_string().as_bytes());
                 return;
             }
         };
@@ -337,13 +350,13 @@ impl<'a> Worker<'a> {
         if socket.out.capacity() > SEND_BUFFER_KEPT_MAX {
             socket.out = Vec::new();
         }
-        self.fleet.on_sent(slot);
+        self.crew.on_sent(slot);
     }
 }
 
-/// Records of the server's in, plaintext to the fleet.
-fn take_records(
-    fleet: &mut Fleet,
+/// Records of the server's in, plaintext to the crew.
+fn take_records<C: Crew>(
+    crew: &mut C,
     slot: u32,
     now: u64,
     tls: &mut Secure,
@@ -352,26 +365,16 @@ fn take_records(
 ) {
     plain.clear();
     match tls.receive(octets, now, plain) {
-        Ok(Progress::Done { took_ns, resumed }) => fleet.on_secured(slot, took_ns, resumed),
+        Ok(Progress::Done { took_ns, resumed }) => crew.on_secured(slot, took_ns, resumed),
         Ok(Progress::None) => {}
-        Err(error) => return fleet.on_lost(slot, ErrorKind::TlsFailed, error.as_bytes()),
+        Err(error) => return crew.on_lost(slot, ErrorKind::TlsFailed, error.as_bytes()),
     }
     if !plain.is_empty() {
-        fleet.on_received(slot, now, plain);
+        crew.on_received(slot, now, plain);
     }
     if tls.has_output() {
-        fleet.want_flush(slot);
+        crew.want_flush(slot);
     }
-}
-
-/// A blocking socket: the ring itself waits, and completes when it is done.
-fn new_socket(server: SocketAddr, source: Option<IpAddr>) -> io::Result<Fd> {
-    let socket = Socket::new(Domain::for_address(server), Type::STREAM, Some(Protocol::TCP))?;
-    if let Some(source) = source {
-        socket.bind(&SocketAddr::new(source, 0).into())?;
-    }
-    socket.set_tcp_nodelay(true)?;
-    Ok(Fd(socket.into_raw_fd()))
 }
 
 fn connect_error(errno: Errno) -> ErrorKind {

@@ -1,10 +1,10 @@
 //! The load generator itself: what it makes of servers that misbehave, and what its options do to one that does not.
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
@@ -77,7 +77,16 @@ fn each_misbehaviour_is_counted_and_none_is_an_accepted_message() {
         let (address, _) = scripted(first, each, closes);
         let (status, report) = run(
             &address.to_string(),
-            &["--connections", "2", "--duration", "500ms", "--timeout", "200ms", "--no-pipelining"],
+            &[
+                "--connections",
+                "2",
+                "--duration",
+                "30s",
+                "--fail-fast",
+                "--timeout",
+                "200ms",
+                "--no-pipelining",
+            ],
         );
         assert_eq!(status, Some(1), "{first:?} {each:?}: {report}");
         assert_eq!(report["accepted"], 0, "{first:?} {each:?}: {report}");
@@ -88,7 +97,8 @@ fn each_misbehaviour_is_counted_and_none_is_an_accepted_message() {
 #[test]
 fn nobody_there_no_such_host_and_no_descriptors_are_told_apart() {
     let free = TcpListener::bind("127.0.0.1:0").expect("bound").local_addr().expect("an address");
-    let (status, report) = run(&free.to_string(), &["--connections", "1", "--duration", "200ms"]);
+    let (status, report) =
+        run(&free.to_string(), &["--connections", "1", "--duration", "30s", "--fail-fast"]);
     assert_eq!((status, kinds(&report).contains("connect_refused")), (Some(1), true), "{report}");
 
     let unknown = loadgen(&["run", "no-such-host.invalid:25"]);
@@ -104,7 +114,7 @@ fn nobody_there_no_such_host_and_no_descriptors_are_told_apart() {
 #[test]
 fn connections_come_from_the_addresses_in_turn() {
     let (address, peers) = scripted("554 no\r\n", "", true);
-    let args = ["--source", "127.0.0.2-127.0.0.4,127.9.9.9", "--connections", "6", "--duration", "300ms"];
+    let args = ["--source", "127.0.0.2-127.0.0.4,127.9.9.9", "--connections", "6", "--duration", "2s"];
     run(&address.to_string(), &args);
     let expected: BTreeSet<IpAddr> = ["127.0.0.2", "127.0.0.3", "127.0.0.4", "127.9.9.9"]
         .iter()
@@ -184,7 +194,7 @@ fn what_the_server_does_not_offer_is_not_sent() {
         let (address, _) = scripted("220 mx\r\n", EHLO, false);
         let (status, report) = run(
             &address.to_string(),
-            &[&["--connections", "1", "--duration", "300ms", "--timeout", "200ms"], args].concat(),
+            &[&["--connections", "1", "--duration", "30s", "--fail-fast"], args].concat(),
         );
         assert_eq!((status, &report["started"]), (Some(1), &0.into()), "{args:?}: {report}");
         assert_eq!(kinds(&report), BTreeSet::from([kind.to_owned()]), "{args:?}: {report}");
@@ -266,4 +276,137 @@ fn a_corpus_that_cannot_be_sent_is_named_with_its_file() {
     let large = std::fs::File::create(corpus.path().join("large")).expect("made");
     large.set_len((1 << 30) + 1).expect("a file without blocks");
     refused(corpus.path(), "larger than", "large");
+}
+
+/// `loadgen sink`, and where it listens; ended when dropped.
+struct Sink(Child, String);
+
+impl Sink {
+    fn start() -> Self {
+        let mut command = Command::new(binary("loadgen"));
+        let mut process = command
+            .args(["sink", "--bind", "127.0.0.1:0"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the sink starts");
+        let mut line = String::new();
+        BufReader::new(process.stdout.as_mut().expect("piped")).read_line(&mut line).expect("a line");
+        let address = line.trim().strip_prefix("listening on ").expect("the address").to_owned();
+        Self(process, address)
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn clients_that_misbehave_are_counted_apart_and_harm_no_other() {
+    let home = Home::new(&Options::default());
+    let server = home.serve();
+    let ledger = home.path().join("ledger");
+    let shares = "drip=10,half-open=10,rst=10,early=10,never-reads=10,vanish=10";
+    let ledger_text = ledger.to_str().expect("UTF-8");
+    let (status, report) = run(
+        &server.address.to_string(),
+        &[
+            "--connections",
+            "30",
+            "--duration",
+            "4s",
+            "--rate",
+            "200",
+            "--misbehave",
+            shares,
+            "--ledger",
+            ledger_text,
+        ],
+    );
+    // Nothing of theirs is an error of the run, and none of their messages one that was accepted.
+    let run_count = |name: &str| report[name].as_u64().expect("a number");
+    assert_eq!((status, run_count("errors_count")), (Some(0), 0), "{report}");
+    assert_eq!(
+        (run_count("accepted") + run_count("missed"), run_count("connections_opened")),
+        (800, 12),
+        "{report}"
+    );
+    let acknowledged = std::fs::read_to_string(&ledger).expect("the ledger").lines().count() as u64;
+    assert!(acknowledged == run_count("accepted") && acknowledged > 0, "{acknowledged}: {report}");
+    let tallies = report["misbehaving"].as_array().expect("a list");
+    let kinds: Vec<_> = tallies.iter().map(|tally| tally["kind"].as_str().expect("a kind")).collect();
+    assert_eq!(kinds, ["drip", "half-open", "rst", "early", "never-reads", "vanish"]);
+    for tally in tallies {
+        let count = |name: &str| tally[name].as_u64().expect("a number");
+        assert_eq!((count("clients"), count("failed")), (3, 0), "{tally}");
+        // How soon a server stops reading from one that never reads is its own affair.
+        assert!(count("done") > 0 || tally["kind"] == "never-reads", "{tally}");
+        assert!(count("connections_opened") >= 3, "{tally}");
+    }
+    server.stop();
+}
+
+#[test]
+fn a_server_that_is_gone_does_not_hold_those_who_misbehave() {
+    let free = TcpListener::bind("127.0.0.1:0").expect("bound").local_addr().expect("an address");
+    let shares = "drip=20,never-reads=20,half-open=20";
+    let (status, report) =
+        run(&free.to_string(), &["--connections", "10", "--duration", "3s", "--misbehave", shares]);
+    assert_eq!((status, &report["accepted"]), (Some(1), &0.into()), "{report}");
+    for tally in report["misbehaving"].as_array().expect("a list") {
+        assert!(tally["failed"].as_u64().expect("a number") > 0 && tally["done"] == 0, "{tally}");
+    }
+}
+
+#[test]
+fn arrivals_follow_a_ramp_and_steps() {
+    let sink = Sink::start();
+    for (profile, due) in [(["--ramp", "0:400:2"], 400), (["--steps", "100,300:1"], 400)] {
+        let (status, report) = run(&sink.1, &[&["--connections", "20"][..], &profile].concat());
+        let count = |name: &str| report[name].as_u64().expect("a number");
+        assert_eq!((status, count("accepted") + count("missed")), (Some(0), due), "{report}");
+        assert_eq!(report["setup"]["arrivals"], "open");
+        let timeline = &report["timeline"];
+        let rates = timeline["messages_per_sec"].as_array().expect("a list");
+        assert!(rates.len() > 10 && rates.len() == timeline["cpu_cores"].as_array().expect("a list").len());
+    }
+}
+
+#[test]
+fn a_self_test_shows_a_ceiling_and_holds_it_against_a_result() {
+    let sink = Sink::start();
+    let home = tempfile::tempdir().expect("a directory");
+    let (result, html) = (home.path().join("result.json"), home.path().join("report.html"));
+    let (result, html) = (result.to_str().expect("UTF-8"), html.to_str().expect("UTF-8"));
+    let load = ["--connections", "4", "--size", "2000"];
+    // Far less than what any machine's ceiling is.
+    let slow = ["run", &sink.1, "--rate", "20", "--duration", "1s", "--json", result, "--html", html];
+    assert_eq!(loadgen(&[&slow[..], &load].concat()).status.code(), Some(0));
+    let page = std::fs::read_to_string(html).expect("a page");
+    assert!(page.starts_with("<!DOCTYPE html>") && page.matches("<svg").count() >= 5, "{page}");
+    let test = |args: &[&str]| {
+        let output = loadgen(&[&["self-test", "--messages", "500", "--json", "-"], args].concat());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), serde_json::from_slice::<Value>(&output.stdout).unwrap_or_default(), said)
+    };
+    let (status, report, said) = test(&[&load[..], &["--against", result]].concat());
+    assert_eq!((status, &report["against"]["enough"]), (Some(0), &true.into()), "{report} {said}");
+    assert_eq!(report["run"]["accepted"], 500);
+    for name in ["ceiling_messages_per_sec", "cpu_us_per_message", "sink_cpu_us_per_message"] {
+        assert!(report[name].as_f64().expect("a number") > 0.0, "{name} in {report}");
+    }
+    let (status, report, said) = test(&[&load[..], &["--against", result, "--factor", "1000"]].concat());
+    let enough = report["against"]["ratio"].as_f64().expect("a number") >= 1000.0;
+    assert_eq!(
+        (status, &report["against"]["enough"]),
+        (Some(i32::from(!enough)), &enough.into()),
+        "{report} {said}"
+    );
+    let (status, _, said) = test(&["--connections", "5", "--size", "2000", "--against", result]);
+    assert_eq!(status, Some(2), "{said}");
+    assert!(said.contains("connections 4, this with 5"), "{said}");
+    let (status, _, said) = test(&[&load[..], &["--rate", "5"]].concat());
+    assert!(status == Some(2) && said.contains("closed loop"), "{said}");
 }

@@ -1,6 +1,7 @@
 //! How connections end that the server does not end, and how a run does.
 
 use super::{Fleet, nanos};
+use crate::crew::Crew;
 use crate::limits::{CLOSE_MAX, DRAIN_INTERRUPTED_MAX, DRAIN_MAX, SILENT_MIN};
 use crate::slot::Link;
 use crate::stats::ErrorKind;
@@ -28,7 +29,7 @@ impl Fleet {
     }
 
     /// Begins no message any more. `interrupted`: those under way get little time.
-    pub fn stop(&mut self, now: u64, interrupted: bool) {
+    pub(super) fn stop_soon(&mut self, now: u64, interrupted: bool) {
         self.orders.pace.stop();
         let drain = if interrupted { DRAIN_INTERRUPTED_MAX } else { DRAIN_MAX };
         let until = now + nanos(drain);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::*;
 use crate::client::Pipelining;
 use crate::pace::Pace;
+use crate::profile::Profile;
 use crate::token::Token;
 use crate::workload::Workload;
 use crate::workload::tests::recipe;
@@ -34,11 +35,11 @@ fn messages(count: u64) -> Pace {
 /// Plays kernel and server for one turn: `reply` gives the server's octets for each send.
 fn turn(fleet: &mut Fleet, now: u64, reply: &mut dyn FnMut(&[u8]) -> Option<&'static [u8]>) {
     fleet.advance(now);
-    for slot in std::mem::take(&mut fleet.opening) {
+    for slot in std::mem::take(&mut fleet.wishes.opening) {
         fleet.on_connected(slot);
         fleet.on_received(slot, now, b"220 mx\r\n");
     }
-    for slot in std::mem::take(&mut fleet.sending) {
+    for slot in std::mem::take(&mut fleet.wishes.sending) {
         let mut out = Vec::new();
         fleet.transmit(slot, now, &mut out);
         if out.is_empty() {
@@ -51,7 +52,7 @@ fn turn(fleet: &mut Fleet, now: u64, reply: &mut dyn FnMut(&[u8]) -> Option<&'st
             None => fleet.on_lost(slot, ErrorKind::ConnectionClosed, b""),
         }
     }
-    for slot in std::mem::take(&mut fleet.closing) {
+    for slot in std::mem::take(&mut fleet.wishes.closing) {
         fleet.on_closed(slot, now);
     }
     fleet.account().expect("no ledger");
@@ -174,7 +175,7 @@ fn a_server_that_never_greets_does_not_hold_a_run_with_an_end() {
     for (end_at, errors_count) in [(100 * MS, 0), (2000 * MS, 2)] {
         let mut fleet = fleet(2, Pace::share(0, 1, None, Some(end_at), None), None);
         fleet.advance(0);
-        std::mem::take(&mut fleet.opening).into_iter().for_each(|slot| fleet.on_connected(slot));
+        std::mem::take(&mut fleet.wishes.opening).into_iter().for_each(|slot| fleet.on_connected(slot));
         let took = drive(&mut fleet, &mut |_| None);
         assert_eq!((fleet.stats.started, fleet.stats.errors.total()), (0, errors_count));
         assert!(took < end_at + 10 * MS, "{took}");
@@ -184,8 +185,11 @@ fn a_server_that_never_greets_does_not_hold_a_run_with_an_end() {
 #[test]
 fn an_open_loop_uses_all_connections_and_counts_from_the_intended_time() {
     for messages_per_connection in [None, Some(1)] {
-        let mut fleet =
-            fleet(5, Pace::share(0, 1, None, Some(1000 * MS), Some(100.0)), messages_per_connection);
+        let mut fleet = fleet(
+            5,
+            Pace::share(0, 1, None, Some(1000 * MS), Some(&Profile::steady(100.0))),
+            messages_per_connection,
+        );
         drive(&mut fleet, &mut kind);
         let stats = &fleet.stats;
         assert_eq!((stats.accepted, stats.missed), (100, 0));
@@ -197,7 +201,7 @@ fn an_open_loop_uses_all_connections_and_counts_from_the_intended_time() {
 
 #[test]
 fn arrivals_without_a_connection_are_told() {
-    let mut fleet = fleet(1, Pace::share(0, 1, None, Some(1000 * MS), Some(1000.0)), None);
+    let mut fleet = fleet(1, Pace::share(0, 1, None, Some(1000 * MS), Some(&Profile::steady(1000.0))), None);
     drive(&mut fleet, &mut kind);
     let stats = &fleet.stats;
     assert!(stats.missed > 500 && stats.missed + stats.started <= 1001, "{stats:?}");

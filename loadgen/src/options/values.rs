@@ -10,6 +10,17 @@ use crate::limits::{CONTENT_LEN_MAX, MAILBOX_LEN_MAX, SIGMA_MAX, SOURCES_COUNT_M
 pub struct Cores(Vec<usize>);
 
 impl Cores {
+    /// # Panics
+    /// When `cores` is empty.
+    pub fn new(cores: Vec<usize>) -> Self {
+        assert!(!cores.is_empty(), "a thread needs a core");
+        Self(cores)
+    }
+
+    pub fn to_vec(&self) -> Vec<usize> {
+        self.0.clone()
+    }
+
     /// The core of a thread.
     pub fn of(&self, thread_index: usize) -> usize {
         self.0[thread_index % self.0.len()]
@@ -97,6 +108,11 @@ pub(super) fn chunk(text: &str) -> Result<u64, String> {
     }
 }
 
+pub(super) fn factor(text: &str) -> Result<f64, String> {
+    let factor = text.parse().ok().filter(|factor| (0.0..=1000.0).contains(factor));
+    factor.ok_or_else(|| "a ratio between 0 and 1000".to_owned())
+}
+
 /// `4096`, `4KiB`, `1MiB`.
 pub(super) fn size(text: &str) -> Result<u64, String> {
     let number_len = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
@@ -111,15 +127,6 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
     octets
         .filter(|&octets| octets <= CONTENT_LEN_MAX)
         .ok_or_else(|| format!("at most {CONTENT_LEN_MAX} octets"))
-}
-
-pub(super) fn rate(text: &str) -> Result<f64, String> {
-    let rate = text.parse::<f64>().map_err(|_| "not a number".to_owned())?;
-    if (0.001..=1e8).contains(&rate) {
-        Ok(rate)
-    } else {
-        Err("must lie between 0.001 and 100,000,000".to_owned())
-    }
 }
 
 /// Not the grammar of RFC 5321 §4.1.2: what a server makes of an odd mailbox may be the test. But it must not end the

@@ -19,9 +19,11 @@ const CLOSE: u8 = 5;
 const OUT_LEN_MAX: usize = 256 << 10;
 
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Totals {
-    pub(super) messages_count: u64,
-    pub(super) connections_count: u64,
+pub struct Totals {
+    pub messages_count: u64,
+    pub connections_count: u64,
+    /// CPU time of its threads.
+    pub cpu_secs: f64,
 }
 
 #[derive(Debug)]

@@ -24,27 +24,30 @@ enum Phase {
     Closed,
 }
 
+/// One session. Received octets in, replies out; no socket.
 #[derive(Debug)]
-pub(super) struct Session {
+pub struct Session {
     phase: Phase,
     /// The beginning of a command whose end has not come yet.
     line: Vec<u8>,
-    pub(super) messages_count: u64,
+    /// Taken so far.
+    pub messages_count: u64,
 }
 
 impl Session {
     /// Greets.
-    pub(super) fn new(out: &mut Vec<u8>) -> Self {
+    pub fn new(out: &mut Vec<u8>) -> Self {
         out.extend_from_slice(b"220 sink.invalid ESMTP\r\n");
         Self { phase: Phase::Command, line: Vec::new(), messages_count: 0 }
     }
 
     /// The connection is to be closed once `out` is sent.
-    pub(super) fn is_closed(&self) -> bool {
+    pub fn is_closed(&self) -> bool {
         self.phase == Phase::Closed
     }
 
-    pub(super) fn receive(&mut self, pipelining: bool, mut input: &[u8], out: &mut Vec<u8>) {
+    /// Takes all of `input`, and appends replies to `out`. `pipelining`: EHLO offers it.
+    pub fn receive(&mut self, pipelining: bool, mut input: &[u8], out: &mut Vec<u8>) {
         while !input.is_empty() {
             let consumed = match self.phase {
                 Phase::Command => self.command(pipelining, input, out),
