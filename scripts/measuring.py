@@ -16,7 +16,8 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TICKS = os.sysconf("SC_CLK_TCK")
-BUILD = "cargo build --release --locked -p ringmx -p loadgen"
+BUILD = "cargo build --release --locked"
+PACKAGES = "-p ringmx -p loadgen"
 
 
 # One listener, everything for example.com, nothing kept. `serve` runs it with an empty directory as its current one.
@@ -89,6 +90,62 @@ def machine_busy_seconds():
     return (sum(fields[:3]) + fields[5] + fields[6]) / TICKS
 
 
+class HeldBack:
+    """A process that gets a share of a core, as long as this lasts: by a control group where one can be made, and else by
+    processes on its core that never rest. `how` says which; the share is what it may have, not what it takes."""
+    PERIOD_US = 10_000
+
+    def __init__(self, pid, share, core):
+        self.pid, self.share, self.core = pid, share, core
+        self.group, self.rivals, self.how = None, [], ""
+
+    def __enter__(self):
+        try:
+            self.how = self.by_group()
+        except OSError:
+            self.remove_group()
+            self.how = self.by_rivals()
+        return self
+
+    def __exit__(self, *_):
+        for rival in self.rivals:
+            rival.kill()
+            rival.wait()
+        self.remove_group()
+
+    def by_group(self):
+        quota = int(self.share * self.PERIOD_US)
+        root = pathlib.Path("/sys/fs/cgroup")
+        unified = (root / "cgroup.controllers").exists()
+        self.group = (root if unified else root / "cpu") / f"ringmx-held-back-{os.getpid()}"
+        if unified and "cpu" not in (root / "cgroup.subtree_control").read_text().split():
+            raise OSError("the cpu controller is not given to groups below")
+        self.group.mkdir()
+        if unified:
+            (self.group / "cpu.max").write_text(f"{quota} {self.PERIOD_US}")
+        else:
+            (self.group / "cpu.cfs_period_us").write_text(str(self.PERIOD_US))
+            (self.group / "cpu.cfs_quota_us").write_text(str(quota))
+        (self.group / "cgroup.procs").write_text(str(self.pid))
+        return f"{self.share:.0%} of a core by {'cpu.max' if unified else 'cpu.cfs_quota_us'}"
+
+    def remove_group(self):
+        if self.group and self.group.is_dir():
+            procs = self.group / "cgroup.procs"
+            for pid in procs.read_text().split():
+                (self.group.parent / "cgroup.procs").write_text(pid)
+            self.group.rmdir()
+        self.group = None
+
+    def by_rivals(self):
+        # All of one weight: with two beside it, a process has a third.
+        count = max(1, round(1 / self.share) - 1)
+        spin = [sys.executable, "-c", "while True: pass"]
+        pin = lambda: os.sched_setaffinity(0, {self.core})
+        self.rivals = [subprocess.Popen(spin, preexec_fn=pin) for _ in range(count)]
+        return f"1 of {count + 1} shares of its core"
+
+
 def free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -148,12 +205,12 @@ def generate(command, out):
     return json.loads(out.read_text())
 
 
-def build(flags="", target=ROOT / "target", tree=ROOT):
+def build(flags="", target=ROOT / "target", tree=ROOT, packages=PACKAGES):
     """The release binaries of a tree; where they are."""
     environment = os.environ | ({"RUSTFLAGS": flags} if flags else {})
-    command = [*BUILD.split(), "--quiet", "--target-dir", str(target)]
+    command = [*BUILD.split(), *packages.split(), "--quiet", "--target-dir", str(target)]
     if subprocess.run(command, cwd=tree, env=environment).returncode != 0:
-        raise Failed(f"{BUILD} failed in {tree}")
+        raise Failed(f"{BUILD} {packages} failed in {tree}")
     return target / "release"
 
 

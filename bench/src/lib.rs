@@ -1,4 +1,7 @@
-//! Fixed corpora of the benches: the same bytes on every machine and in every run.
+//! Fixed corpora of the benches: the same bytes on every machine and in every run; and what the sinks beside the floor
+//! have in common.
+
+pub mod sink;
 
 /// A message of about `len` octets as a client would send it: header section, text in lines of 72, CR LF line ends, no
 /// line that begins with a dot.

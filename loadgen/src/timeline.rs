@@ -59,11 +59,20 @@ impl Timeline {
         self.points.push(point);
     }
 
+    /// The last one. Where the one before is too near for a rate between them, it takes its place.
+    pub fn end(&mut self, point: Point) {
+        let near = |last: &Point| point.at_secs - last.at_secs < self.interval_secs / 2.0;
+        if self.points.len() > 1 && self.points.last().is_some_and(near) {
+            self.points.pop();
+        }
+        self.add(point);
+    }
+
     pub fn rates(&self) -> Rates {
         let mut rates = Rates::default();
         for pair in self.points.windows(2) {
             let secs = pair[1].at_secs - pair[0].at_secs;
-            // The last one may follow the one before at once.
+            // A run may be over at once.
             if secs <= 0.0 {
                 continue;
             }
@@ -101,6 +110,9 @@ mod tests {
             (TIMELINE_POINTS_COUNT_MAX / 2 - 1..TIMELINE_POINTS_COUNT_MAX).contains(&rates.at_secs.len())
         );
         assert_eq!(rates.at_secs.last(), Some(&last_secs));
+        let (points_count, at_secs) = (rates.at_secs.len(), last_secs + 0.1);
+        timeline.end(Point { at_secs, accepted: (7.0 * at_secs) as u64, ..Point::default() });
+        assert_eq!(timeline.rates().at_secs.len(), points_count, "too near for a rate");
         assert!(rates.messages_per_sec.iter().all(|&rate| rate == 7.0));
         assert!(rates.cpu_cores.iter().all(|&cores| cores == 0.5));
         assert_eq!(Timeline::new(1.0).rates().at_secs.len(), 0);

@@ -161,3 +161,45 @@ fn each_has_help_with_examples_and_refuses_what_it_does_not_know() {
         assert_eq!(refused.status.code(), Some(2), "{name}: {}", String::from_utf8_lossy(&refused.stderr));
     }
 }
+
+#[test]
+fn a_process_is_held_back_and_set_free() {
+    let program = "
+import os, pathlib, subprocess, measuring
+process = subprocess.Popen(['sleep', '60'])
+group = lambda: pathlib.Path(f'/proc/{process.pid}/cgroup').read_text()
+before = group()
+with measuring.HeldBack(process.pid, 0.4, min(os.sched_getaffinity(0))) as held:
+    rivals = held.rivals
+    by_group = group() != before
+print(held.how, '|', by_group, len(rivals), group() == before, all(rival.poll() is not None for rival in rivals))
+process.kill()
+process.wait()
+";
+    let said = measuring(program);
+    let (how, what) = said.split_once(" | ").expect("both");
+    // In a control group, or beside two that spin.
+    let expected =
+        if how.starts_with("40% of a core by cpu.") { "True 0 True True" } else { "False 2 True True" };
+    assert_eq!(what, expected, "{said}");
+    assert!(how.starts_with("40% of a core by cpu.") || how == "1 of 3 shares of its core", "{said}");
+}
+
+#[test]
+fn the_floor_is_judged_where_both_were_measured() {
+    let program = "
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+loader = SourceFileLoader('perf_table', 'perf-table')
+table = module_from_spec(spec_from_loader('perf_table', loader))
+loader.exec_module(table)
+row = lambda server, workload, rate: {'server': server, 'workload': workload, 'messages_per_sec': {'median': rate}}
+rows = [row('smtp-sink', 'pipelined', 100), row('smtp-sink', 'alone', 100), row('floor', 'pipelined', 260),
+        row('floor', 'alone', 240), row('floor', 'a new connection', 1)]
+print([line for line in table.floor(rows) if 'floor /' in line], table.floor(rows[:2]))
+";
+    let said = measuring(program);
+    let expected = "['| pipelined: messages/s, floor / smtp-sink | ≥ 2.5 | 2.60 | yes |', \
+                    '| alone: messages/s, floor / smtp-sink | ≥ 2.5 | 2.40 | **no** |'] []";
+    assert_eq!(said, expected);
+}

@@ -9,7 +9,8 @@ const WIDTH: f64 = 860.0;
 const HEIGHT: f64 = 320.0;
 const LEFT: f64 = 70.0;
 const RIGHT: f64 = 16.0;
-const TOP: f64 = 40.0;
+/// Of each row of the legend, which is above the plot.
+const LEGEND_ROW: f64 = 18.0;
 const BOTTOM: f64 = 34.0;
 
 /// A line. Points go from left to right.
@@ -124,40 +125,56 @@ impl Plot<'_> {
         LEFT + self.x.place(value) * (WIDTH - LEFT - RIGHT)
     }
 
-    fn y_of(&self, value: f64) -> f64 {
-        HEIGHT - BOTTOM - self.y.place(value) * (HEIGHT - TOP - BOTTOM)
+    /// The names, as many in a row as there is room for, and how high that is.
+    fn legend(&self) -> (String, f64) {
+        let (mut svg, mut x, mut y) = (String::new(), LEFT, LEGEND_ROW);
+        for of in self.series {
+            // As wide as its letters, about.
+            let width = 34.0 + 6.6 * of.name.chars().count() as f64;
+            if x + width > WIDTH {
+                (x, y) = (LEFT, y + LEGEND_ROW);
+            }
+            svg += &format!(
+                "<rect x=\"{x:.1}\" y=\"{:.1}\" width=\"12\" height=\"12\" fill=\"{}\"/>\
+                 <text x=\"{:.1}\" y=\"{:.1}\">{}</text>\n",
+                y - 4.0,
+                COLOURS[of.colour % COLOURS.len()],
+                x + 17.0,
+                y + 6.0,
+                escaped(of.name),
+            );
+            x += width;
+        }
+        (svg, y + 22.0)
     }
 
     pub(super) fn svg(&self) -> String {
         let mut svg = format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\">\n");
+        let (legend, top) = self.legend();
+        svg += &legend;
         let bottom = HEIGHT - BOTTOM;
+        let y_of = |value: f64| bottom - self.y.place(value) * (bottom - top);
         for (value, label) in &self.y.ticks {
-            let (y, end) = (self.y_of(*value), WIDTH - RIGHT);
+            let (y, end) = (y_of(*value), WIDTH - RIGHT);
             svg += &format!("<path class=\"rule\" d=\"M{LEFT} {y:.1}H{end}\"/>");
             svg += &text(LEFT - 8.0, y + 4.0, "end", label);
         }
         for (value, label) in &self.x.ticks {
             let x = self.x_of(*value);
-            svg += &format!("<path class=\"rule\" d=\"M{x:.1} {TOP}V{bottom}\"/>");
-            svg += &text(x, bottom + 18.0, "middle", label);
+            svg += &format!("<path class=\"rule\" d=\"M{x:.1} {top}V{bottom}\"/>");
+            // The last one would stand half outside.
+            let (at, anchor) = if x > WIDTH - LEFT { (WIDTH - 4.0, "end") } else { (x, "middle") };
+            svg += &text(at, bottom + 18.0, anchor, label);
         }
-        let mut legend_at = LEFT;
         for of in self.series {
             let colour = COLOURS[of.colour % COLOURS.len()];
             let points: Vec<String> =
-                of.points.iter().map(|&(x, y)| format!("{:.1},{:.1}", self.x_of(x), self.y_of(y))).collect();
+                of.points.iter().map(|&(x, y)| format!("{:.1},{:.1}", self.x_of(x), y_of(y))).collect();
             let name = escaped(of.name);
             svg += &format!(
                 "<polyline stroke=\"{colour}\" points=\"{}\"><title>{name}</title></polyline>\n",
                 points.join(" ")
             );
-            svg += &format!(
-                "<rect x=\"{legend_at}\" y=\"14\" width=\"12\" height=\"12\" fill=\"{colour}\"/>\
-                 <text x=\"{}\" y=\"24\">{name}</text>\n",
-                legend_at + 17.0
-            );
-            // As wide as its letters, about.
-            legend_at += 34.0 + 6.6 * of.name.chars().count() as f64;
         }
         svg + "</svg>\n"
     }

@@ -61,7 +61,7 @@ pub(super) fn show(
             ));
         }
     }
-    timeline.add(look());
+    timeline.end(look());
     bar.finish_and_clear();
     timeline
 }
