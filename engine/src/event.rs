@@ -100,3 +100,22 @@ impl EventQueue {
         self.dropped_count.load(Ordering::Relaxed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_finds_the_queue_full_is_counted() {
+        let queue = EventQueue::new(2);
+        let event = |errno| {
+            let at = Now { monotonic: Duration::ZERO, unix: Duration::ZERO };
+            Event { at, session: SessionId(0), kind: Kind::RingError { operation: "accept", errno } }
+        };
+        (0..5).for_each(|errno| queue.push(event(errno)));
+        assert_eq!(queue.dropped_count(), 3);
+        let told = std::iter::from_fn(|| queue.pop())
+            .filter(|it| matches!(it.kind, Kind::RingError { errno: 0..2, .. }));
+        assert_eq!(told.count(), 2, "the first ones");
+    }
+}

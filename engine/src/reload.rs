@@ -13,12 +13,11 @@ use ringmx_ring::{give_memory_back, give_way_to_all};
 
 use crate::config::{Config, ConfigError, check_file};
 use crate::egress::Router;
+use crate::limits::TURN_TIME_MAX;
 use crate::policy::Policy;
 use crate::server::{Publisher, Stop};
 use crate::stats::WorkerStats;
 
-/// How long all workers may take for the turn after a ring of their bells: a turn has hardly more than milliseconds.
-const TURN_TIME_MAX: Duration = Duration::from_secs(10);
 /// How often policies that nobody has any more are freed.
 const FREE_INTERVAL: Duration = Duration::from_millis(250);
 /// Generations whose rules the log can still name.

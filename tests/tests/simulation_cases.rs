@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ringmx::config::Durability;
 use ringmx::limits;
-use ringmx::spool::commit::FLIGHTS_COUNT_MAX;
+use ringmx::limits::FLIGHTS_COUNT_MAX;
 use ringmx_ring::Errno;
 use ringmx_ring::sim::{Client, ClientState, Faults, Random};
 use tests::simulation::machine::{Machine, Plan};

@@ -46,6 +46,24 @@ const PURE_THOUGH_OF_THE_RING: &[&str] = &["ringmx_ring::BlockBuffer", "ringmx_r
 /// Where `unsafe` may stand: the ring, and the tests whose allocator counts.
 const UNSAFE_ALLOWED: &[&str] = &["engine/ring/", "tests/src/allocations.rs", "loadgen/tests/allocations.rs"];
 
+/// Bounds that nobody chose and that stand beside their code: what a format, a word of so many bits or the shape of a
+/// structure has room for. (file, name)
+const BOUNDS_OF_A_FORM: &[(&str, &str)] = &[
+    // RFC 8446 §5.1.
+    ("engine/src/server/tls.rs", "RECORD_LEN_MAX"),
+    // Bits of a word.
+    ("engine/src/policy/clients.rs", "OPEN_MAX"),
+    ("engine/src/spool/index.rs", "INDEXED_COUNT_MAX"),
+    ("engine/src/spool/index.rs", "MS_MAX"),
+    // Sums of others.
+    ("engine/src/policy/matcher/key.rs", "KEY_LEN_MAX"),
+    ("engine/src/session/memory.rs", "CLASS_MAX"),
+    // Cache lines.
+    ("engine/src/policy/matcher/ipv4.rs", "LEAVES_COUNT_MAX"),
+    ("engine/src/policy/matcher/ipv4.rs", "ROOT_BITS_MOST"),
+    ("engine/src/policy/matcher/ipv6.rs", "ROOT_BITS_MOST"),
+];
+
 fn check(violations: &[String]) {
     assert!(violations.is_empty(), "\n{}\n", violations.join("\n"));
 }
@@ -221,6 +239,40 @@ fn nothing_unfinished_and_no_unwrap_outside_tests() {
         if !UNSAFE_ALLOWED.iter().any(|allowed| source.path.starts_with(allowed)) {
             source::words(&source.code, "unsafe")
                 .for_each(|at| report(at, "unsafe belongs into engine/ring"));
+        }
+    }
+    check(&violations);
+}
+
+#[test]
+fn bounds_stand_in_limits() {
+    let mut violations = Vec::new();
+    let mut found = BTreeSet::new();
+    for source in engine_sources() {
+        if ["limits", "egress", "store"].iter().any(|layer| layer_of(&source.path) == Some(layer)) {
+            continue;
+        }
+        for at in source::words(&source.code, "const") {
+            let rest = &source.code[at + "const".len()..];
+            let Some((name, _)) = rest.split_once(':') else { continue };
+            let (name, line) = (name.trim(), source.line_of(at));
+            let is_bound = ["_MAX", "_MOST"].iter().any(|end| name.ends_with(end));
+            if !is_bound || source.is_test(line) {
+                continue;
+            }
+            if BOUNDS_OF_A_FORM.contains(&(source.path.as_str(), name)) {
+                found.insert((source.path.clone(), name.to_owned()));
+            } else {
+                violations.push(format!(
+                    "{}:{line}: `{name}` bounds something: it stands in engine/src/limits, with a reason and a test",
+                    source.path
+                ));
+            }
+        }
+    }
+    for (file, name) in BOUNDS_OF_A_FORM {
+        if !found.contains(&((*file).to_owned(), (*name).to_owned())) {
+            violations.push(format!("{file}: there is no `{name}`"));
         }
     }
     check(&violations);

@@ -8,7 +8,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Path, State};
@@ -27,17 +26,10 @@ use super::control::{Command, Verb};
 use super::metrics;
 use crate::config::parse_bind;
 use crate::egress;
+use crate::limits::{ADMIN_CONNECTION_TIME_MAX, ADMIN_CONNECTIONS_COUNT_MAX, ORDER_LEN_MAX};
 use crate::readiness::Readiness;
 use crate::reload::Requests;
 use crate::server::{Board, Proof, Standing, Ticket, Visit, Visitors};
-
-/// Connections open at once; others wait in the listener's queue.
-const CONNECTIONS_MAX: usize = 32;
-/// A connection's whole life: a scraper connects again, and one that says nothing does not keep its place.
-const CONNECTION_LIFE_MAX: Duration = Duration::from_secs(30);
-
-/// Octets of an order for messages that wait.
-const ORDER_LEN_MAX: usize = 4 << 20;
 
 /// Of requests by our own commands.
 const OWN_HEADER: &str = "x-ringmx";
@@ -135,7 +127,7 @@ pub(super) async fn serve(listener: std::net::TcpListener, answers: Arc<Answers>
     listener.set_nonblocking(true)?;
     let listener = Bounded {
         listener: TcpListener::from_std(listener)?,
-        places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+        places: Arc::new(Semaphore::new(ADMIN_CONNECTIONS_COUNT_MAX)),
     };
     axum::serve(listener, router(answers)).await
 }
@@ -257,7 +249,7 @@ impl Listener for Bounded {
         let place = Arc::clone(&self.places).acquire_owned().await.expect("the semaphore is never closed");
         // The listener of tokio waits where a descriptor is missing, and tries again.
         let (stream, client) = Listener::accept(&mut self.listener).await;
-        (Connection { stream, ends: Box::pin(sleep(CONNECTION_LIFE_MAX)), _place: place }, client)
+        (Connection { stream, ends: Box::pin(sleep(ADMIN_CONNECTION_TIME_MAX)), _place: place }, client)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {

@@ -9,11 +9,8 @@ use tracing::{debug, error, info, warn};
 
 use super::logging;
 use crate::event::{self, Event, EventQueue, Kind};
+use crate::limits::EVENTS_COUNT_MAX;
 use crate::reload::RulePlaces;
-
-/// Events of one worker taken at a time, so that one busy worker does not keep the control thread from its other
-/// duties.
-const EVENTS_COUNT_MAX: usize = 32 << 10;
 
 /// The reading end of the workers' queues.
 #[derive(Debug)]

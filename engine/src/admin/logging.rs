@@ -12,9 +12,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 
 use crate::config::{Log, LogFormat, LogLevel};
-
-/// Octets of lines held back by [`batched`] before they are written in between.
-const BATCH_LEN_MAX: usize = 256 << 10;
+use crate::limits::LOG_BATCH_LEN_MAX;
 
 thread_local! {
     /// The time of the event that is being formatted, where that is not now.
@@ -120,7 +118,7 @@ impl Write for Stderr {
             if !batch.is_open {
                 return io::stderr().write(line);
             }
-            if batch.lines.len() + line.len() > BATCH_LEN_MAX {
+            if batch.lines.len() + line.len() > LOG_BATCH_LEN_MAX {
                 batch.write();
             }
             batch.lines.extend_from_slice(line);
@@ -130,5 +128,22 @@ impl Write for Stderr {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_is_written_before_it_is_too_long() {
+        batched(|| {
+            let line = vec![b'\n'; LOG_BATCH_LEN_MAX / 4 + 1];
+            for held in [1, 2, 3, 1] {
+                Stderr.write_all(&line).unwrap();
+                assert_eq!(BATCH.with_borrow(|batch| batch.lines.len()), held * line.len());
+            }
+            BATCH.with_borrow_mut(|batch| batch.lines.clear());
+        });
     }
 }

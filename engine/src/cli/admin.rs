@@ -13,12 +13,7 @@ use super::Failure;
 use crate::admin::control::CONTROL_SOCKET;
 use crate::config::Config;
 use crate::egress::{Named, Verb};
-
-/// A change waits for the server to bind.
-const ANSWER_TIME_MAX: Duration = Duration::from_secs(30);
-/// A reload waits for long lists to be read, by a server that has better things to do.
-const RELOAD_TIME_MAX: Duration = Duration::from_secs(15 * 60);
-const ANSWER_LEN_MAX: u64 = 16 << 20;
+use crate::limits::{ADMIN_ANSWER_LEN_MAX, ADMIN_ANSWER_TIME_MAX, RELOAD_ANSWER_TIME_MAX};
 
 /// Which running server is asked by its admin HTTP, if any.
 #[derive(Debug, Default, Args)]
@@ -84,7 +79,7 @@ impl Client {
         let wire = |named: &Named| json!([named.shard, named.epoch, named.offset, named.id.to_string()]);
         let messages: Vec<_> = messages.iter().map(wire).collect();
         let body = json!({ "verb": verb, "messages": messages }).to_string();
-        self.ask_for(ANSWER_TIME_MAX, "POST", "/queue", &body)
+        self.ask_for(ADMIN_ANSWER_TIME_MAX, "POST", "/queue", &body)
     }
 
     /// Tells the server that a connection comes from `source`; the ticket to ask by whether it came.
@@ -99,12 +94,12 @@ impl Client {
 
     /// What came of a reload.
     pub(super) fn reload(&self) -> Result<Value, String> {
-        self.ask_for(RELOAD_TIME_MAX, "POST", "/reload", "")
+        self.ask_for(RELOAD_ANSWER_TIME_MAX, "POST", "/reload", "")
     }
 
     /// The JSON that is answered.
     pub(super) fn ask(&self, method: &str, path: &str) -> Result<Value, String> {
-        self.ask_for(ANSWER_TIME_MAX, method, path, "")
+        self.ask_for(ADMIN_ANSWER_TIME_MAX, method, path, "")
     }
 
     fn ask_for(&self, time_max: Duration, method: &str, path: &str, body: &str) -> Result<Value, String> {
@@ -148,7 +143,7 @@ fn exchange(
          Content-Length: {len}\r\n\r\n{body}"
     )?;
     let mut answer = String::new();
-    stream.take(ANSWER_LEN_MAX).read_to_string(&mut answer)?;
+    stream.take(ADMIN_ANSWER_LEN_MAX).read_to_string(&mut answer)?;
     let (head, body) = answer.split_once("\r\n\r\n").ok_or(io::ErrorKind::UnexpectedEof)?;
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
     Ok((status.ok_or(io::ErrorKind::InvalidData)?, body.to_owned()))

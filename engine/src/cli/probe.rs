@@ -15,9 +15,8 @@ use self::tls::{When, Wire};
 use super::Failure;
 use super::admin::{AdminArgs, Client};
 use crate::config::parse_port;
+use crate::limits::PROBE_REPLY_LEN_MAX;
 
-/// Octets of one reply: that to EHLO has some tens of lines.
-const REPLY_LEN_MAX: u64 = 64 << 10;
 const SMTP_PORT: u16 = 25;
 
 /// Connect as a person with telnet would, and tell who answers
@@ -269,7 +268,7 @@ struct Reply {
 
 /// RFC 5321 §4.2: all lines of a reply; control characters are shown escaped.
 fn read_reply(reader: &mut impl BufRead) -> io::Result<Reply> {
-    let mut reader = reader.take(REPLY_LEN_MAX);
+    let mut reader = reader.take(PROBE_REPLY_LEN_MAX);
     let mut lines = Vec::new();
     loop {
         let mut octets = Vec::new();
@@ -350,5 +349,7 @@ mod tests {
         for text in ["", "220 no end", "SSH-2.0-x\r\n", "22é hello\r\n", "220_x\r\n"] {
             assert!(read(text).is_err(), "{text}");
         }
+        let endless = "250-x\r\n".repeat(PROBE_REPLY_LEN_MAX as usize / 7 + 1);
+        assert!(read(&(endless + "250 x\r\n")).is_err());
     }
 }

@@ -12,12 +12,10 @@ use super::spool::{Common, envelope_json, line, visit};
 use crate::config::idn;
 use crate::egress::{Named, Verb};
 use crate::id::MessageId;
+use crate::limits::ORDERED_COUNT_MAX;
 use crate::protocol::deferral::Deferral;
 use crate::protocol::envelope::Envelope;
 use crate::store::inspect::{Listed, State};
-
-/// Messages named in one request.
-const REQUEST_COUNT_MAX: usize = 10_000;
 
 /// See the mail that waits for delivery, and decide what becomes of it
 #[derive(Debug, Args)]
@@ -132,7 +130,7 @@ fn order(verb: Verb, selected: &Selected, output: &mut impl Write) -> Result<u8,
         ControlFlow::Continue(())
     })?;
     let mut done_count = 0;
-    for named in named.chunks(REQUEST_COUNT_MAX) {
+    for named in named.chunks(ORDERED_COUNT_MAX) {
         let answer = client.order(verb, named).map_err(Failure::Server)?;
         if let Some(why) = answer["error"].as_str() {
             return Err(Failure::Server(why.to_owned()));

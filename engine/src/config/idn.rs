@@ -4,9 +4,7 @@ use std::borrow::Cow;
 
 use idna::AsciiDenyList;
 
-/// U-labels of one domain of which each is looked up in both of its forms; of those behind them only the A-label and
-/// the U-label of all together. 2 to the power of this is how many names a domain becomes.
-const LABELS_COUNT_MAX: usize = 4;
+use crate::limits::SPELT_LABELS_COUNT_MAX;
 
 /// The name with A-labels, in lower case; as it is where it is no name.
 pub fn to_ascii(domain: &str) -> Cow<'_, str> {
@@ -28,10 +26,10 @@ pub(super) fn spellings(domain: &str) -> Vec<String> {
     }
     let labels: Vec<(&str, &str)> = domain.split('.').zip(unicode.split('.')).collect();
     let differing = labels.iter().enumerate().filter(|(_, (ascii, unicode))| ascii != unicode);
-    let differing: Vec<usize> = differing.map(|(index, _)| index).take(LABELS_COUNT_MAX).collect();
+    let differing: Vec<usize> = differing.map(|(index, _)| index).take(SPELT_LABELS_COUNT_MAX).collect();
     let spelled = |choice: usize| {
         let label = |(index, &(ascii, unicode)): (usize, &(&str, &'_ str))| {
-            let place = differing.iter().position(|&at| at == index).unwrap_or(LABELS_COUNT_MAX - 1);
+            let place = differing.iter().position(|&at| at == index).unwrap_or(SPELT_LABELS_COUNT_MAX - 1);
             if choice >> place & 1 == 1 { unicode.to_owned() } else { ascii.to_owned() }
         };
         labels.iter().enumerate().map(label).collect::<Vec<_>>().join(".")
@@ -69,7 +67,7 @@ mod tests {
             assert_eq!(to_ascii(spelling), "xn--bcher-kva.xn--wgv71a", "{spelling}");
         }
         let many = ["xn--wgv71a"; 6].join(".");
-        assert_eq!(spellings(&many).len(), 1 << LABELS_COUNT_MAX);
+        assert_eq!(spellings(&many).len(), 1 << SPELT_LABELS_COUNT_MAX);
         assert!(spellings(&many).iter().all(|spelling| to_ascii(spelling) == many));
         // What looks like an A-label and is none stays what it is.
         assert_eq!(spellings("xn--a-\u{e9}.example").len(), 1);

@@ -9,9 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::finding::Severity;
 use super::source::{Entry, Node, Problem, Sources, Span, Table, Value};
-
-/// Files of one configuration. A bound so that a mistake ends soon, and with an error.
-const FILES_COUNT_MAX: usize = 100;
+use crate::limits::INCLUDED_FILES_COUNT_MAX;
 
 /// A configuration's files while they are read.
 #[derive(Debug, Default)]
@@ -112,8 +110,8 @@ impl Loader {
             self.error("include-twice", span, message, "include each file once");
             return None;
         }
-        if self.seen.len() >= FILES_COUNT_MAX {
-            let message = format!("more than {FILES_COUNT_MAX} files make up this configuration");
+        if self.seen.len() >= INCLUDED_FILES_COUNT_MAX {
+            let message = format!("more than {INCLUDED_FILES_COUNT_MAX} files make up this configuration");
             self.error("too-many-files", span, message, "put more into each file");
             return None;
         }

@@ -6,11 +6,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::reader::{Reader, Text};
+use crate::limits::{BAD_LINES_COUNT_MAX, LIST_LINE_LEN_MAX};
 
-/// Octets of a line: the longest mailbox, and as much of comment. What is longer is no such list.
-const LINE_LEN_MAX: usize = 1024;
-/// Lines of a file that are each reported; the others are counted.
-const BAD_LINES_COUNT_MAX: usize = 10;
 const READ_LEN: usize = 1 << 16;
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
@@ -90,7 +87,7 @@ fn each_line(path: &Path, mut on_line: impl FnMut(usize, &[u8])) -> Result<(), U
     let file = File::open(path)?;
     let before = file.metadata()?;
     let mut input = BufReader::with_capacity(READ_LEN, file);
-    let mut line: Vec<u8> = Vec::with_capacity(LINE_LEN_MAX);
+    let mut line: Vec<u8> = Vec::with_capacity(LIST_LINE_LEN_MAX);
     let mut number = 1;
     loop {
         let chunk = input.fill_buf()?;
@@ -99,7 +96,7 @@ fn each_line(path: &Path, mut on_line: impl FnMut(usize, &[u8])) -> Result<(), U
         }
         let end = memchr::memchr(b'\n', chunk);
         let len = end.unwrap_or(chunk.len());
-        if line.len() + len >= LINE_LEN_MAX {
+        if line.len() + len >= LIST_LINE_LEN_MAX {
             return Err(Unusable::LineTooLong(number));
         }
         line.extend_from_slice(&chunk[..len]);
@@ -163,7 +160,7 @@ mod tests {
 
     #[test]
     fn a_line_without_end_is_not_read_to_its_end() {
-        assert!(matches!(lines(&vec![b'x'; LINE_LEN_MAX]), Err(Unusable::LineTooLong(1))));
+        assert!(matches!(lines(&vec![b'x'; LIST_LINE_LEN_MAX]), Err(Unusable::LineTooLong(1))));
         let file = tempfile::NamedTempFile::new().unwrap();
         // 100 MB of NULs that take no place on the disk.
         file.as_file().set_len(100 << 20).unwrap();

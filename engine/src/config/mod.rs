@@ -366,4 +366,6 @@ fn finish(loader: include::Loader, root: Option<source::Table>) -> Checked {
 }
 
 #[cfg(test)]
+mod bounds_tests;
+#[cfg(test)]
 mod tests;

@@ -11,10 +11,9 @@ use std::time::Duration;
 use super::finding::Severity;
 use super::source::{Entry, Node, Problem, Sources, Span, Table, Value};
 use super::value::{Services, format_size, parse_duration, parse_size};
+use crate::limits::SECRET_LEN_MAX;
 use crate::policy::network::{Network, NetworkSet};
 
-/// Octets of a secret in a file; what is longer is not a secret but the wrong file.
-const SECRET_LEN_MAX: u64 = 64 << 10;
 /// Jaro-Winkler similarity from which on an unknown key is taken for a slip of the known one.
 const SIMILARITY_MIN: f64 = 0.8;
 

@@ -5,10 +5,8 @@ use std::collections::HashSet;
 
 use super::reader::Reader;
 use super::sections::{Built, Rules};
+use crate::limits::NAMED_RULES_COUNT_MAX;
 use crate::policy::rules::{Action, Hidden, Stage, Why};
-
-/// Rules that are named in one message.
-const NAMED_COUNT_MAX: usize = 5;
 
 pub(super) fn analyse(reader: &Reader, built: &Built) {
     for hidden in &built.hidden_rules {
@@ -95,8 +93,8 @@ fn relays(reader: &Reader, built: &Built) {
 
 fn places(rules: &Rules, indexes: &[usize]) -> String {
     let place = |index: &usize| rules.specs[*index].place.to_string();
-    let named: Vec<String> = indexes.iter().take(NAMED_COUNT_MAX).map(place).collect();
-    let more = indexes.len().saturating_sub(NAMED_COUNT_MAX);
+    let named: Vec<String> = indexes.iter().take(NAMED_RULES_COUNT_MAX).map(place).collect();
+    let more = indexes.len().saturating_sub(NAMED_RULES_COUNT_MAX);
     let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
     named.join(", ") + &rest
 }
@@ -104,6 +102,7 @@ fn places(rules: &Rules, indexes: &[usize]) -> String {
 #[cfg(test)]
 mod tests {
     use crate::config::{Severity, check_text};
+    use crate::limits::NAMED_RULES_COUNT_MAX;
 
     const TEXT: &str = "hostname = \"mx.example.com\"\n[[listener]]\nname = \"mx\"\nbind = [\"127.0.0.1:0\"]\n\
         [spool]\npath = \"/tmp\"\n[recipients]\ndomains = [\"example.com\"]\n[[route]]\ndomains = [\"example.com\"]\n\
@@ -135,6 +134,21 @@ mod tests {
         assert_eq!(found[1].0, "rule-behind-catch-all");
         assert!(found[1].1.contains("the rule at a.toml:24 takes everything"), "{}", found[1].1);
         assert_eq!(found.len(), 2);
+    }
+
+    #[test]
+    fn of_many_rules_the_first_are_named() {
+        let halves: String = (0..NAMED_RULES_COUNT_MAX + 3)
+            .map(|n| {
+                format!(
+                    "[[rule]]\nstage = \"connect\"\nclient = [\"10.{}.0.0/13\"]\naction = \"drop\"\n",
+                    n * 8
+                )
+            })
+            .collect();
+        let whole = "[[rule]]\nstage = \"connect\"\nclient = [\"10.0.0.0/10\"]\naction = \"drop\"\n";
+        let found = found(&format!("{halves}{whole}"));
+        assert!(found.len() == 1 && found[0].1.contains(" and 3 more"), "{found:?}");
     }
 
     #[test]

@@ -10,11 +10,10 @@
 //! They stand in front, so that they can be read where the rest cannot.
 
 use super::envelope::{TAG_FAILED, TAG_FORWARD_PATH, TAG_MARK, TAG_NOTIFY, TAG_ORCPT, Writer, field};
+use crate::limits::LAST_ERROR_LEN_MAX;
 
 const TAG_DEFERRAL: u8 = 32;
 const TAG_LAST_ERROR: u8 = 33;
-/// Longest text of an error that is kept, in octets: the reply of a next hop and what we say around it.
-pub const LAST_ERROR_LEN_MAX: usize = 600;
 const VALUE_LEN: usize = 36;
 const HELD: u64 = u64::MAX;
 

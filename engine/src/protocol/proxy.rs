@@ -3,22 +3,19 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::limits;
+use crate::limits::{self, PROXY_LINE_LEN_MAX, PROXY_UNIQUE_ID_LEN_MAX};
 
 /// PP §2.2: begins every header of version 2, and nothing else that is a protocol.
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 /// Signature, version and command, family, length.
 const FIXED_LEN: usize = 16;
-/// PP §2.1: the longest line of version 1, CR LF included.
-const LINE_LEN_MAX: usize = 107;
-/// PP §2.2.5: octets of a unique id.
-const UNIQUE_ID_LEN_MAX: usize = 128;
 /// PP §2.2.6: client flags and the result of the verification, in front of the nested values.
 const SSL_FIXED_LEN: usize = 5;
 const CLIENT_USED_SSL: u8 = 1;
 
-const _: () =
-    assert!(limits::PROXY_HEADER_LEN_MAX > FIXED_LEN + 216 && limits::PROXY_HEADER_LEN_MAX > LINE_LEN_MAX);
+const _: () = assert!(
+    limits::PROXY_HEADER_LEN_MAX > FIXED_LEN + 216 && limits::PROXY_HEADER_LEN_MAX > PROXY_LINE_LEN_MAX
+);
 
 /// A whole header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +86,7 @@ pub fn parse(input: &[u8]) -> Result<Option<(Header<'_>, usize)>, Malformed> {
     if input[..of_word] != b"PROXY "[..of_word] {
         return Err(Malformed::NotAHeader);
     }
-    let line_end = memchr::memchr(b'\n', &input[..input.len().min(LINE_LEN_MAX)]);
+    let line_end = memchr::memchr(b'\n', &input[..input.len().min(PROXY_LINE_LEN_MAX)]);
     match line_end {
         Some(at) => {
             let line = input[..at].strip_suffix(b"\r").ok_or(Malformed::Syntax)?;
@@ -97,7 +94,7 @@ pub fn parse(input: &[u8]) -> Result<Option<(Header<'_>, usize)>, Malformed> {
             let (alpn, unique_id, tls) = (None, None, None);
             Ok(Some((Header { origin: parse_line(line)?, alpn, unique_id, tls }, at + 1)))
         }
-        None if input.len() >= LINE_LEN_MAX => Err(Malformed::TooLong),
+        None if input.len() >= PROXY_LINE_LEN_MAX => Err(Malformed::TooLong),
         None => Ok(None),
     }
 }
@@ -162,7 +159,7 @@ fn parse_binary(input: &[u8]) -> Result<Option<(Header<'_>, usize)>, Malformed> 
         match kind {
             0x01 => parsed.alpn = Some(value),
             0x03 => verify_checksum(header, header.len() - values.0.len() - value.len(), value)?,
-            0x05 if value.len() > UNIQUE_ID_LEN_MAX => return Err(Malformed::Syntax),
+            0x05 if value.len() > PROXY_UNIQUE_ID_LEN_MAX => return Err(Malformed::Syntax),
             0x05 => parsed.unique_id = Some(value),
             0x20 => parsed.tls = parse_tls(value)?,
             _ => {}
@@ -305,14 +302,14 @@ mod tests {
 
     #[test]
     fn a_line_has_107_octets_at_most() {
-        let longest = format!("PROXY UNKNOWN {}\r\n", "x".repeat(LINE_LEN_MAX - 16));
+        let longest = format!("PROXY UNKNOWN {}\r\n", "x".repeat(PROXY_LINE_LEN_MAX - 16));
         assert_eq!(line(&longest), Ok(Origin::Unknown));
         for end in 0..longest.len() {
             assert_eq!(parse(&longest.as_bytes()[..end]), Ok(None));
         }
         let longer = longest.replace("UNKNOWN ", "UNKNOWN  ");
         assert_eq!(parse(longer.as_bytes()), Err(Malformed::TooLong));
-        assert_eq!(parse(&longer.as_bytes()[..LINE_LEN_MAX]), Err(Malformed::TooLong));
+        assert_eq!(parse(&longer.as_bytes()[..PROXY_LINE_LEN_MAX]), Err(Malformed::TooLong));
     }
 
     #[test]
@@ -383,7 +380,7 @@ mod tests {
             let header = binary(0x21, 0x11, &[&IPV4[..], &value(0x20, tls)].concat());
             assert_eq!(parse(&header).unwrap().unwrap().0.tls, expected);
         }
-        let too_long = value(0x05, &[b'x'; UNIQUE_ID_LEN_MAX + 1]);
+        let too_long = value(0x05, &[b'x'; PROXY_UNIQUE_ID_LEN_MAX + 1]);
         let cut = &value(0x01, b"smtp")[..6];
         for values in [
             &too_long[..],

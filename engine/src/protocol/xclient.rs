@@ -6,12 +6,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use smallvec::SmallVec;
 
 use super::command::helo_name;
+use crate::limits::XCLIENT_VALUE_LEN_MAX;
 
 /// What the reply to EHLO lists for those who may use it.
 pub const EXTENSION: &str = "XCLIENT NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT";
-
-/// Octets of one decoded value: a domain is the longest.
-const VALUE_LEN_MAX: usize = 255;
 
 /// What was said about the client; `None` where nothing was. All else is checked for its form only: what the client
 /// calls itself, it says by the EHLO or HELO that follows.
@@ -97,7 +95,7 @@ fn helo(value: &[u8]) -> Option<()> {
 
 /// RFC 3461 §4: `xtext = *( xchar / hexchar )`, xchar being printable but `+` and `=`, hexchar `+` and two digits in
 /// capitals. Small letters are let through.
-fn decode(text: &[u8]) -> Option<SmallVec<[u8; VALUE_LEN_MAX]>> {
+fn decode(text: &[u8]) -> Option<SmallVec<[u8; XCLIENT_VALUE_LEN_MAX]>> {
     let mut value = SmallVec::new();
     let mut rest = text;
     while let Some((&octet, behind)) = rest.split_first() {
@@ -113,7 +111,7 @@ fn decode(text: &[u8]) -> Option<SmallVec<[u8; VALUE_LEN_MAX]>> {
             b'!'..=b'~' => octet,
             _ => return None,
         });
-        if value.len() > VALUE_LEN_MAX {
+        if value.len() > XCLIENT_VALUE_LEN_MAX {
             return None;
         }
     }
@@ -174,7 +172,7 @@ mod tests {
         ] {
             assert_eq!(parse(argument.as_bytes()), None, "{argument}");
         }
-        assert!(parse(&[b"NAME=", &[b'x'; VALUE_LEN_MAX][..]].concat()).is_some());
-        assert_eq!(parse(&[b"NAME=", &[b'x'; VALUE_LEN_MAX + 1][..]].concat()), None);
+        assert!(parse(&[b"NAME=", &[b'x'; XCLIENT_VALUE_LEN_MAX][..]].concat()).is_some());
+        assert_eq!(parse(&[b"NAME=", &[b'x'; XCLIENT_VALUE_LEN_MAX + 1][..]].concat()), None);
     }
 }

@@ -18,9 +18,7 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 
-/// Descriptors that go over in one message; the kernel takes 253 at most.
-const SOCKETS_COUNT_MAX: usize = 64;
-const MESSAGE_LEN_MAX: usize = 256;
+use crate::limits::{BINDER_MESSAGE_LEN_MAX, PASSED_SOCKETS_COUNT_MAX};
 
 /// What binds.
 #[derive(Debug)]
@@ -59,7 +57,7 @@ impl Helper {
         // A Ctrl-C is for the server.
         command.env_clear().stdin(theirs).process_group(0);
         let helper = Self { socket, child: command.spawn()? };
-        let mut octets = [0; MESSAGE_LEN_MAX];
+        let mut octets = [0; BINDER_MESSAGE_LEN_MAX];
         match receive(helper.socket.as_fd(), &mut octets)? {
             (len, _) if octets.starts_with(b"ready") && len == 5 => Ok(helper),
             _ => Err(io::Error::other("the helper that binds did not come up; its error stands above")),
@@ -73,7 +71,7 @@ impl Helper {
             BindError::Other { address, source: io::Error::other(why) }
         };
         send(self.socket.as_fd(), encode(request).as_bytes(), &[]).map_err(failed)?;
-        let mut octets = [0; MESSAGE_LEN_MAX];
+        let mut octets = [0; BINDER_MESSAGE_LEN_MAX];
         let (len, _) = receive(self.socket.as_fd(), &mut octets).map_err(failed)?;
         let answer = String::from_utf8_lossy(&octets[..len]).into_owned();
         let words: Vec<&str> = answer.split(' ').collect();
@@ -117,7 +115,7 @@ impl Drop for Helper {
 /// When the server cannot be answered; without it there is nothing to do.
 pub fn serve_helper(socket: BorrowedFd<'_>) -> io::Result<()> {
     send(socket, b"ready", &[])?;
-    let mut octets = [0; MESSAGE_LEN_MAX];
+    let mut octets = [0; BINDER_MESSAGE_LEN_MAX];
     loop {
         let (len, _) = receive(socket, &mut octets)?;
         if len == 0 {
@@ -129,7 +127,7 @@ pub fn serve_helper(socket: BorrowedFd<'_>) -> io::Result<()> {
             Ok(Listening { address, exclusivity, sockets }) => {
                 let answer = format!("ok {address} {} {}", exclusivity.name(), sockets.len());
                 send(socket, answer.as_bytes(), &[])?;
-                for sockets in sockets.chunks(SOCKETS_COUNT_MAX) {
+                for sockets in sockets.chunks(PASSED_SOCKETS_COUNT_MAX) {
                     let sockets: Vec<BorrowedFd<'_>> = sockets.iter().map(AsFd::as_fd).collect();
                     send(socket, b"sockets", &sockets)?;
                 }
@@ -156,7 +154,7 @@ fn decode(text: &str) -> Option<Request> {
 }
 
 fn send(socket: BorrowedFd<'_>, octets: &[u8], sockets: &[BorrowedFd<'_>]) -> io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(SOCKETS_COUNT_MAX))];
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(PASSED_SOCKETS_COUNT_MAX))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !sockets.is_empty() && !control.push(SendAncillaryMessage::ScmRights(sockets)) {
         return Err(io::Error::other("too many sockets for one message"));
@@ -166,7 +164,7 @@ fn send(socket: BorrowedFd<'_>, octets: &[u8], sockets: &[BorrowedFd<'_>]) -> io
 }
 
 fn receive(socket: BorrowedFd<'_>, octets: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
-    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(SOCKETS_COUNT_MAX))];
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(PASSED_SOCKETS_COUNT_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let received = loop {
         match recvmsg(socket, &mut [IoSliceMut::new(octets)], &mut control, RecvFlags::CMSG_CLOEXEC) {

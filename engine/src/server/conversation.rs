@@ -6,17 +6,13 @@ use std::time::Duration;
 use ringmx_ring::{Completion, Errno, Key, Payload, Ring};
 
 use crate::event::{self, Event, Kind};
-use crate::limits;
+use crate::limits::{self, ALARM_TIME_MAX};
 use crate::server::connection::{Connection, Reason, Recv, State};
 use crate::server::journal::{Appended, Journal, Segments};
 use crate::server::op::{ConnectionOp, Op};
 use crate::server::securing;
 use crate::server::worker::{Port, Worker};
 use crate::session::{Context, Error, Next};
-
-/// A connection is looked at this often, however far away its deadline: the timer wheel holds no entry for longer than
-/// about four minutes, and those of connections that are gone shall not pile up in it.
-const ALARM_TIME_MAX: Duration = Duration::from_secs(30);
 
 impl<R: Ring, S: Segments> Worker<R, S> {
     /// The server's first word.

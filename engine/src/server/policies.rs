@@ -13,8 +13,9 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
 
+use crate::limits::OLDER_GENERATIONS_COUNT_MAX;
 use crate::policy::Policy;
-use crate::session::{LiveTransactions, OLDER_GENERATIONS_COUNT_MAX, Session};
+use crate::session::{LiveTransactions, Session};
 
 /// Where the newest policy is found.
 pub type Published = ArcSwap<Policy>;

@@ -15,11 +15,10 @@ use std::time::{Duration, Instant};
 use ringmx_ring::{Fd, refuse_new};
 
 use super::{ChangeSender, Latch, PortChange, PortId};
+use crate::limits::CLOSE_TIME_MAX;
 
 /// For a handshake under way: its round trip, and one lost packet.
 const HALF_OPEN_TIME: Duration = Duration::from_secs(3);
-/// How long a worker may take to let go of a socket; it does at its next turn.
-const CLOSE_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// An address that is not wanted any more.
 #[derive(Debug)]

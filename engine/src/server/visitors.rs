@@ -11,9 +11,7 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-/// Visitors that may be expected at the same time: one that looks, and those that stay, of whom the oldest is forgotten
-/// when there are too many.
-const EXPECTED_COUNT_MAX: usize = 16;
+use crate::limits::EXPECTED_COUNT_MAX;
 
 /// Names an address that is listened on, for the life of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

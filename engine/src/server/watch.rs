@@ -18,14 +18,8 @@ use socket2::{Domain, Socket, Type};
 
 use super::holder::strangers;
 use super::{Board, Proof, Standing, Visit, Visitors};
+use crate::limits::{OWN_ADDRESSES_COUNT_MAX, PROOF_TIME_MAX, SHOWN_GREETING_LEN_MAX};
 use crate::readiness::{Obstacle, Readiness};
-
-/// How long a worker may take to accept. Longer than any turn; a worker that has no descriptors left pauses for less.
-const ANSWER_TIME_MAX: Duration = Duration::from_secs(5);
-/// Own addresses behind a wildcard that are asked each time, so that a host with very many is not busy with itself.
-const OWN_ADDRESSES_COUNT_MAX: usize = 32;
-/// Octets of a stranger's greeting that are shown.
-const GREETING_LEN_MAX: usize = 100;
 
 /// Who answers at an address of ours, if it is not us.
 #[derive(Debug, thiserror::Error)]
@@ -188,10 +182,15 @@ fn reachable(address: SocketAddr) -> Vec<SocketAddr> {
         let v6 = storage.as_sockaddr_in6().map(nix::sys::socket::SockaddrIn6::ip);
         v4.or_else(|| v6.filter(|ip| !ip.is_unicast_link_local()).map(IpAddr::V6))
     });
+    let asked = std::iter::once(loopback).chain(chosen(own, address));
+    asked.map(|ip| SocketAddr::new(ip, address.port())).collect()
+}
+
+/// Which of this host's addresses are asked, besides the loopback.
+fn chosen(own: impl Iterator<Item = IpAddr>, wildcard: SocketAddr) -> impl Iterator<Item = IpAddr> {
     let own: BTreeSet<IpAddr> =
-        own.filter(|ip| ip.is_ipv4() == address.is_ipv4() && !ip.is_loopback()).collect();
-    let all = std::iter::once(loopback).chain(own.into_iter().take(OWN_ADDRESSES_COUNT_MAX));
-    all.map(|ip| SocketAddr::new(ip, address.port())).collect()
+        own.filter(|ip| ip.is_ipv4() == wildcard.is_ipv4() && !ip.is_loopback()).collect();
+    own.into_iter().take(OWN_ADDRESSES_COUNT_MAX)
 }
 
 /// Connects from a port that the workers are told of, and sees whether one of them accepts.
@@ -210,14 +209,14 @@ fn ask(address: SocketAddr, standing: &Standing, visitors: &Visitors) -> Answer 
         Err(error) => return unreachable(error),
     };
     let expected = visitors.expect(source, Visit::Look);
-    if let Err(error) = socket.connect_timeout(&address.into(), ANSWER_TIME_MAX) {
+    if let Err(error) = socket.connect_timeout(&address.into(), PROOF_TIME_MAX) {
         return unreachable(error);
     }
     let mut stream = TcpStream::from(socket);
     let began = Instant::now();
     let mut greeting = Vec::new();
     // A worker of ours closes without a word.
-    while let Some(left) = ANSWER_TIME_MAX.checked_sub(began.elapsed()).filter(|left| !left.is_zero()) {
+    while let Some(left) = PROOF_TIME_MAX.checked_sub(began.elapsed()).filter(|left| !left.is_zero()) {
         if expected.seen_at() == Some(standing.id) {
             return Answer::Ours;
         }
@@ -226,10 +225,12 @@ fn ask(address: SocketAddr, standing: &Standing, visitors: &Visitors) -> Answer 
         match stream.read(&mut octets) {
             Err(_) if greeting.is_empty() && expected.seen_at().is_none() => {
                 let why =
-                    format!("{address} took a connection, but no worker had it within {ANSWER_TIME_MAX:?}");
+                    format!("{address} took a connection, but no worker had it within {PROOF_TIME_MAX:?}");
                 return Answer::Unreachable(why);
             }
-            Ok(len) if len > 0 && greeting.len() < GREETING_LEN_MAX && !octets[..len].contains(&b'\n') => {
+            Ok(len)
+                if len > 0 && greeting.len() < SHOWN_GREETING_LEN_MAX && !octets[..len].contains(&b'\n') =>
+            {
                 greeting.extend_from_slice(&octets[..len]);
             }
             Ok(len) => {
@@ -248,7 +249,7 @@ fn ask(address: SocketAddr, standing: &Standing, visitors: &Visitors) -> Answer 
         None => {
             let greeting = String::from_utf8_lossy(&greeting);
             let line: String =
-                greeting.lines().next().unwrap_or_default().chars().take(GREETING_LEN_MAX).collect();
+                greeting.lines().next().unwrap_or_default().chars().take(SHOWN_GREETING_LEN_MAX).collect();
             Answer::Other(format!("another program answers at {address}: {}", line.escape_debug()))
         }
     }
@@ -293,7 +294,7 @@ mod tests {
                 let (mut stream, peer) = listener.accept().unwrap();
                 match id {
                     Some(id) => assert_eq!(visitors.arrived(peer, PortId(id)), Some(Visit::Look)),
-                    None => write!(stream, "220 evil\r\n").unwrap(),
+                    None => write!(stream, "220 evil{}\r\n", "!".repeat(2 * SHOWN_GREETING_LEN_MAX)).unwrap(),
                 }
             }
             drop(listener.accept());
@@ -303,6 +304,7 @@ mod tests {
         for part in ["another listener", "another program answers", "without a word"] {
             let unproven = options.look().unwrap_err().to_string();
             assert!(unproven.contains(part), "{unproven}");
+            assert!(unproven.matches('!').count() < SHOWN_GREETING_LEN_MAX, "{unproven}");
             assert!(options.readiness.obstacles().any(|it| it == Obstacle::PortLost));
         }
         answering.join().unwrap();
@@ -337,5 +339,7 @@ mod tests {
         assert_eq!(reachable("[::]:25".parse().unwrap())[0], "[::1]:25".parse().unwrap());
         let one: SocketAddr = "192.0.2.1:25".parse().unwrap();
         assert_eq!(reachable(one), [one]);
+        let many = (0..=OWN_ADDRESSES_COUNT_MAX as u8).map(|last| IpAddr::from([192, 0, 2, last]));
+        assert_eq!(chosen(many, "0.0.0.0:25".parse().unwrap()).count(), OWN_ADDRESSES_COUNT_MAX);
     }
 }

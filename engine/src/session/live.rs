@@ -1,7 +1,6 @@
 //! Which configurations the transactions of a worker were begun under.
 
-/// Configurations older than the newest that transactions may go on under.
-pub const OLDER_GENERATIONS_COUNT_MAX: usize = 2;
+use crate::limits::OLDER_GENERATIONS_COUNT_MAX;
 
 /// Counts of one worker, of its own: no other thread has anything to do with them. A transaction that began under
 /// a configuration too old to be kept goes on under the newest.

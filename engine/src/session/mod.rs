@@ -44,7 +44,7 @@ pub use fault::{Error, Fault};
 use guard::Usage;
 pub use guard::{EarlyTalker, Guard, SessionLimits};
 pub use held::{Piece, Spilled};
-pub use live::{LiveTransactions, OLDER_GENERATIONS_COUNT_MAX};
+pub use live::LiveTransactions;
 use phase::Phase;
 pub use securing::TlsMode;
 pub use service::{Replies, Service, Settings};

@@ -8,21 +8,14 @@ use ringmx_ring::BlockBuffer;
 
 use super::{FORMAT_VERSION, Fields, HEADER_LEN, RECORD_OFFSET_SINCE, Stamp};
 use crate::id::{MessageId, SessionId};
-use crate::limits::{PATH_LEN_MAX, RECIPIENTS_COUNT_MAX};
+use crate::limits::RECORD_CONTENT_LEN_MAX;
 
 /// Bytes of a record before its envelope.
 pub const RECORD_HEADER_LEN: usize = HEADER_LEN;
 /// Records start on a multiple of this.
 pub const RECORD_ALIGN: usize = 8;
-/// Longest envelope in its stored form, in bytes: all recipients with the longest path and their field
-/// headers, and room for what is stored once (client, HELO name, listener, times).
-pub const ENVELOPE_LEN_MAX: usize = RECIPIENTS_COUNT_MAX * (PATH_LEN_MAX + 8) + 4096;
-/// Bytes of trace field in front of the content, at most.
-pub const TRACE_LEN_MAX: usize = 4096;
 
 const MAGIC: &[u8; 4] = b"RMXr";
-/// No length in a header is believed beyond this, so that sums of lengths cannot overflow.
-const CONTENT_LEN_MAX: u64 = 1 << 48;
 
 /// How a record holds its message. The numbers are those on disk; the header of a segment names the kinds that may be
 /// in it, so that a start by an older version, which would not know one, is refused before anything is changed.
@@ -166,7 +159,7 @@ impl RecordHeader {
             content_len: fields.u64(32),
             payload_crc: fields.u32(48),
         };
-        (header.content_len <= CONTENT_LEN_MAX).then_some(header)
+        (header.content_len <= RECORD_CONTENT_LEN_MAX).then_some(header)
     }
 
     /// The headers in `bytes`, read from `offset`, a multiple of [`RECORD_ALIGN`], of the segment with this stamp.
@@ -238,6 +231,14 @@ mod tests {
             damaged[bit / 8] ^= 1 << (bit % 8);
             let header = RecordHeader::parse(&damaged, &STAMP, 4160);
             assert!(header.and_then(|header| header.record(&damaged).map(drop)).is_none(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn no_sum_of_lengths_overflows() {
+        for (content_len, is_read) in [(RECORD_CONTENT_LEN_MAX, true), (RECORD_CONTENT_LEN_MAX + 1, false)] {
+            let header = RecordHeader { meta: META, offset: 0, envelope_len: 1, content_len, payload_crc: 0 };
+            assert_eq!(RecordHeader::parse(&header.encode(7), &STAMP, 0).is_some(), is_read);
         }
     }
 

@@ -1,16 +1,14 @@
 //! A segment's header and the arithmetic of where batches go in it.
 
 use super::batch::{BATCH_HEADER_LEN, BatchHeader};
-use super::record::{self, ENVELOPE_LEN_MAX, RecordKind, TRACE_LEN_MAX};
+use super::record::{self, RecordKind};
 use super::{BLOCK_LEN, FORMAT_VERSION, Fields, HEADER_LEN, Stamp, block_end};
+use crate::limits::{ENVELOPE_LEN_MAX, SEGMENT_SIZE_MAX, TRACE_LEN_MAX};
 
 /// Where the first batch of a segment stands: behind the header's block.
 pub const FIRST_BATCH_AT: u64 = BLOCK_LEN;
 /// A segment's size where the configuration names none.
 pub const SEGMENT_SIZE_DEFAULT: u64 = 64 << 20;
-/// Largest segment. Acknowledgements hold offsets in units of 8 bytes in 32 bits, which would do for 32 GiB;
-/// recovery reads a whole segment, so it is kept well below.
-pub const SEGMENT_SIZE_MAX: u64 = 4 << 30;
 
 const MAGIC: &[u8; 8] = b"RMXspool";
 /// The second copy of the header, in another sector than the first: one damaged sector loses nothing.

@@ -22,10 +22,10 @@ use super::shard::{self, Name, ShardDir};
 use super::site;
 use super::stock::{ShardPlan, Spare};
 use super::storage::Marks;
+use crate::limits::SEGMENT_SIZE_MAX;
 use crate::spool::batch::{BATCH_HEADER_LEN, BatchHeader};
 use crate::spool::segment::{
-    FIRST_BATCH_AT, HeaderFault, Role, SEGMENT_SIZE_DEFAULT, SEGMENT_SIZE_MAX, SegmentHeader,
-    segment_size_min,
+    FIRST_BATCH_AT, HeaderFault, Role, SEGMENT_SIZE_DEFAULT, SegmentHeader, segment_size_min,
 };
 use crate::spool::{BLOCK_LEN, FORMAT_VERSION, ReadAt, block_end};
 

@@ -9,10 +9,11 @@ use super::error::StoreError;
 use super::inspect::{Listed, State, inline_content, names, shards};
 use super::open::read_header;
 use super::shard::{self, Name};
+use crate::limits::SEGMENT_SIZE_MAX;
 use crate::spool::batch::{BATCH_HEADER_LEN, BatchHeader};
 use crate::spool::content_ref::ContentRef;
 use crate::spool::recover::recover;
-use crate::spool::segment::{FIRST_BATCH_AT, HeaderFault, Role, SEGMENT_SIZE_MAX, SegmentHeader};
+use crate::spool::segment::{FIRST_BATCH_AT, HeaderFault, Role, SegmentHeader};
 use crate::spool::walk::{Found, Walk};
 use crate::spool::{BLOCK_LEN, ReadAt};
 

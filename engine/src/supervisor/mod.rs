@@ -19,6 +19,7 @@ use signal_hook::iterator::Signals;
 use crate::admin::control::{self, ControlHandles, SpoolMode};
 use crate::config::Config;
 use crate::egress::{self, EgressError, Router};
+use crate::limits::EVENTS_COUNT_MAX;
 use crate::policy::Policy;
 use crate::privileges::{Identity, PrivilegeError, become_for_good, to_become};
 use crate::readiness::{Obstacle, Readiness};
@@ -33,9 +34,6 @@ use crate::tls::{Renewal, TlsError};
 
 use watch::{Watch, content_max};
 
-/// Events that a worker may be ahead of the log: what it logs in the 50 ms between two looks at the highest rate. About
-/// 4 MiB a worker.
-const EVENTS_COUNT_MAX: usize = 32 * 1024;
 /// Descriptors besides those of connections: sockets, segments, Maildir files.
 const OTHER_DESCRIPTORS_COUNT: u64 = 1024;
 /// Why the server did not start, or ended before it was told to.

@@ -10,7 +10,7 @@ use signal_hook::consts::SIGHUP;
 use super::{Notice, ServeError, raise_descriptor_limit, system};
 use crate::admin::control::{Command, Verb};
 use crate::config::Config;
-use crate::limits::{CERTIFICATE_RENEWAL_TIME_MAX, PORTS_COUNT_MAX};
+use crate::limits::{CERTIFICATE_RENEWAL_TIME_MAX, PORTS_COUNT_MAX, TURN_TIME_MAX};
 use crate::readiness::{Obstacle, Readiness, Warning};
 use crate::reload::{Requests, Takeover};
 use crate::server::{ChangeSender, Listeners, Watch as PortWatch, WatchOptions};
@@ -24,8 +24,6 @@ use crate::tls::Renewal;
 const WATCH_INTERVAL: Duration = Duration::from_millis(250);
 // A change is seen at one look and read at the next; reading takes its part of the time, too.
 const _: () = assert!(4 * WATCH_INTERVAL.as_millis() <= CERTIFICATE_RENEWAL_TIME_MAX.as_millis());
-/// How long workers may take to let go of ports: a turn.
-const TURN_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// What readiness depends on while the server runs.
 pub(super) struct Watch<'a> {

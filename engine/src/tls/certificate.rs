@@ -15,11 +15,9 @@ use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey;
 
 use super::TlsError;
-use crate::limits;
+use crate::limits::{self, PEM_FILE_LEN_MAX};
 use crate::security::Fingerprint;
 
-/// Octets of a PEM file: a chain has some thousands.
-const FILE_LEN_MAX: u64 = 1 << 20;
 /// RFC 9325 §4.5 and the CA/Browser Forum's requirements: shorter RSA keys are weak.
 const RSA_BITS_LEAST: usize = 2048;
 const DAY_SECS: u64 = 24 * 3600;
@@ -118,9 +116,9 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     let unreadable = |why: String| TlsError::Unreadable { path: path.to_owned(), why };
     let mut bytes = Vec::new();
     let file = std::fs::File::open(path).map_err(|error| unreadable(error.to_string()))?;
-    file.take(FILE_LEN_MAX + 1).read_to_end(&mut bytes).map_err(|error| unreadable(error.to_string()))?;
-    if bytes.len() as u64 > FILE_LEN_MAX {
-        return Err(unreadable(format!("it is longer than {FILE_LEN_MAX} octets")));
+    file.take(PEM_FILE_LEN_MAX + 1).read_to_end(&mut bytes).map_err(|error| unreadable(error.to_string()))?;
+    if bytes.len() as u64 > PEM_FILE_LEN_MAX {
+        return Err(unreadable(format!("it is longer than {PEM_FILE_LEN_MAX} octets")));
     }
     Ok(bytes)
 }
@@ -195,6 +193,16 @@ fn key_kind(certificate: &X509Certificate<'_>) -> (String, Option<String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_is_no_chain_is_not_read_to_its_end() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for (len, is_read) in [(PEM_FILE_LEN_MAX, true), (PEM_FILE_LEN_MAX + 1, false)] {
+            file.as_file().set_len(len).unwrap();
+            let why = read(file.path()).err().map(|error| error.to_string());
+            assert_eq!(why.is_none_or(|why| !why.contains("longer than 1048576 octets")), is_read);
+        }
+    }
 
     #[test]
     fn a_certificate_of_21_days_and_less_is_warned_of() {

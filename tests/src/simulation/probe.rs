@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use ringmx::spool::commit::FLIGHTS_COUNT_MAX;
+use ringmx::limits::FLIGHTS_COUNT_MAX;
 use ringmx_ring::sim::SimRing;
 use ringmx_ring::{AcceptMode, BlockBuffer, Clock, Completion, Fd, Lent, Payload, Ring, Token};
 

@@ -6,7 +6,7 @@ use super::one_of;
 use crate::config::reader::Section;
 use crate::config::source::Value;
 use crate::config::value::{parse_rate, parse_size};
-use crate::limits;
+use crate::limits::{self, DELAY_TIME_MOST};
 use crate::policy::clients::{ClientLimits, Rate, ScopeLimits};
 use crate::policy::network::NetworkSet;
 use crate::session::{EarlyTalker, Guard, SessionLimits};
@@ -22,8 +22,6 @@ const NETWORK_CONNECTION_RATE_DEFAULT: Rate = Rate::new(6000, MINUTE);
 const CLIENT_FAULT_RATE_DEFAULT: Rate = Rate::new(300, Duration::from_secs(3600));
 const MINUTE: Duration = Duration::from_secs(60);
 const TARPIT_DEFAULT: Duration = Duration::from_secs(1);
-/// Half of the 5 minutes that a client waits for the greeting at least: RFC 5321 §4.5.3.2.1.
-const DELAY_MOST: Duration = Duration::from_secs(150);
 const NO_LIMIT: &str = "none";
 const LOOPBACK: [&str; 2] = ["127.0.0.0/8", "::1"];
 
@@ -113,9 +111,11 @@ pub(super) fn limits(section: &Section<'_>, defaults: &Limits) -> Limits {
 pub(super) fn guard(listener: &Section<'_>, defaults: &Limits) -> Guard {
     let Limits { unlimited, client: client_limits, session: session_limits } = limits(listener, defaults);
     let delay = |key, default| match listener.duration(key) {
-        Some((delay, span)) if delay > DELAY_MOST => {
-            let message =
-                format!("`{key}` takes up to {} s: clients do not wait for longer", DELAY_MOST.as_secs());
+        Some((delay, span)) if delay > DELAY_TIME_MOST => {
+            let message = format!(
+                "`{key}` takes up to {} s: clients do not wait for longer",
+                DELAY_TIME_MOST.as_secs()
+            );
             listener.reader.error_as("out-of-range", span, message, "");
             default
         }

@@ -9,20 +9,19 @@ use super::{address, domain, one_of, tls};
 use crate::config::Listener;
 use crate::config::reader::Section;
 use crate::config::source::Span;
-use crate::limits::{DOMAIN_LEN_MAX, PORTS_COUNT_MAX, REPLY_LINE_LEN_MAX};
+use crate::limits::{
+    BANNER_LEN_MAX, CONNECTIONS_COUNT_MOST, DOMAIN_LEN_MAX, LISTENER_NAME_LEN_MAX, MESSAGE_SIZE_MOST,
+    PORTS_COUNT_MAX, REPLY_LINE_LEN_MAX,
+};
 use crate::policy::newline::BareNewline;
 use crate::protocol::extension::{Extension, Extensions};
 
-const NAME_LEN_MAX: usize = 32;
-const BANNER_LEN_MAX: usize = 200;
 pub(super) const MAX_MESSAGE_SIZE_DEFAULT: u64 = 50 << 20;
 /// RFC 5321 §4.5.3.1.7: at least 64K octets.
 const MAX_MESSAGE_SIZE_LEAST: u64 = 64 << 10;
-const MAX_MESSAGE_SIZE_MOST: u64 = 1 << 30;
 /// RFC 5321 §4.5.3.2.7 for commands, and more than the 3 minutes of §4.5.3.2.5 for content.
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(5 * 60);
 const CONNECTIONS_MAX_DEFAULT: usize = 16 << 10;
-const CONNECTIONS_MAX_MOST: usize = 1 << 20;
 
 // `220 NAME BANNER` CR LF
 const _: () = assert!(4 + DOMAIN_LEN_MAX + 1 + BANNER_LEN_MAX + 2 <= REPLY_LINE_LEN_MAX);
@@ -70,8 +69,8 @@ fn listener(section: Section<'_>, number: usize, hostname: &str, limits: &Limits
     let reader = section.reader;
     let name = section.text("name").map(|text| {
         let of_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-        if !(1..=NAME_LEN_MAX).contains(&text.text.len()) || !text.text.bytes().all(of_word) {
-            let message = format!("`name` takes 1 to {NAME_LEN_MAX} letters, digits, `-` and `_`");
+        if !(1..=LISTENER_NAME_LEN_MAX).contains(&text.text.len()) || !text.text.bytes().all(of_word) {
+            let message = format!("`name` takes 1 to {LISTENER_NAME_LEN_MAX} letters, digits, `-` and `_`");
             reader.error_as("bad-name", text.span, message, "");
         }
         text.text
@@ -89,7 +88,7 @@ fn listener(section: Section<'_>, number: usize, hostname: &str, limits: &Limits
         Some((timeout, _)) => timeout,
         None => TIMEOUT_DEFAULT,
     };
-    let size = section.size("max_message_size", MAX_MESSAGE_SIZE_LEAST..=MAX_MESSAGE_SIZE_MOST);
+    let size = section.size("max_message_size", MAX_MESSAGE_SIZE_LEAST..=MESSAGE_SIZE_MOST);
     let (tls, client_certificates) = tls::listener(&section);
     let listener = Listener {
         name: name.unwrap_or_else(|| format!("listener-{number}")),
@@ -107,7 +106,7 @@ fn listener(section: Section<'_>, number: usize, hostname: &str, limits: &Limits
         command_timeout: timeout("command_timeout"),
         data_timeout: timeout("data_timeout"),
         connections_max: section
-            .number("connections_max", 1..=CONNECTIONS_MAX_MOST)
+            .number("connections_max", 1..=CONNECTIONS_COUNT_MOST)
             .unwrap_or(CONNECTIONS_MAX_DEFAULT),
         tls,
         client_certificates,

@@ -23,10 +23,9 @@ use super::reader::{Reader, Section, Text, nearest};
 use super::source::{Span, Table, Value};
 use super::value::{Services, parse_bind_with, parse_domain};
 use super::{Config, Log, LogFormat, LogLevel, Timeouts};
+use crate::limits::WORKERS_COUNT_MAX;
 use crate::policy::rules::Hidden;
 
-/// A worker's index is 8 bits of each session id.
-const WORKERS_MAX: usize = 256;
 /// A connection from time to time, and soon enough for a monitor that asks each half minute.
 const WATCH_INTERVAL_DEFAULT: Duration = Duration::from_secs(10);
 const WATCH_INTERVALS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
@@ -70,7 +69,7 @@ pub(super) fn build(reader: &Reader, table: &Table) -> Built {
     };
     services(&root);
     let hostname = hostname(&root);
-    let workers = root.number("workers", 1..=WORKERS_MAX).unwrap_or_else(default_workers);
+    let workers = root.number("workers", 1..=WORKERS_COUNT_MAX).unwrap_or_else(default_workers);
     let limits = limits::limits(&root, &limits::Limits::default());
     let (listeners, listener_places) = listener::listeners(&root, &hostname, &limits);
     let certificates = tls::certificates(&root);
@@ -143,7 +142,7 @@ fn hostname(root: &Section<'_>) -> String {
 }
 
 pub(super) fn default_workers() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from).min(WORKERS_MAX)
+    std::thread::available_parallelism().map_or(1, usize::from).min(WORKERS_COUNT_MAX)
 }
 
 fn domain(reader: &Reader, key: &str, text: &Text) -> Option<String> {

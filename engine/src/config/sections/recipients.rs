@@ -9,10 +9,8 @@ use crate::config::idn::spellings;
 use crate::config::reader::{Reader, Section, Text};
 use crate::config::value::parse_domain;
 use crate::config::{Recipients, list};
+use crate::limits::SEPARATORS_COUNT_MAX;
 use crate::policy::recipient;
-
-/// RFC 5233 §3 leaves the separator to the site; more than these nobody needs at once.
-const SEPARATORS_COUNT_MAX: usize = 8;
 
 pub(super) fn recipients(root: &Section<'_>, hostname: &str) -> Recipients {
     let reader = root.reader;

@@ -4,13 +4,10 @@ use std::collections::BTreeMap;
 
 use crate::config::Replies;
 use crate::config::reader::{Reader, Section, Text};
-use crate::limits::REPLY_LINE_LEN_MAX;
-
-const TEXT_LEN_MAX: usize = 280;
-const HELP_URL_LEN_MAX: usize = 200;
+use crate::limits::{HELP_URL_LEN_MAX, REPLY_LINE_LEN_MAX, REPLY_TEXT_LEN_MAX};
 
 // `550 5.123.123 TEXT URL` CR LF
-const _: () = assert!(4 + 10 + TEXT_LEN_MAX + 1 + HELP_URL_LEN_MAX + 2 <= REPLY_LINE_LEN_MAX);
+const _: () = assert!(4 + 10 + REPLY_TEXT_LEN_MAX + 1 + HELP_URL_LEN_MAX + 2 <= REPLY_LINE_LEN_MAX);
 
 pub(super) fn replies(root: &Section<'_>) -> Replies {
     let Some(section) = root.section("replies") else { return Replies::default() };
@@ -24,8 +21,9 @@ pub(super) fn replies(root: &Section<'_>) -> Replies {
             reader.error_as("bad-status-code", entry.key_span, message, help);
         } else if let Some(text) = reader.text(&entry.key, &entry.node) {
             let printable = text.text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
-            if !printable || !(1..=TEXT_LEN_MAX).contains(&text.text.trim().len()) {
-                let message = format!("a reply's text is one line of 1 to {TEXT_LEN_MAX} ASCII characters");
+            if !printable || !(1..=REPLY_TEXT_LEN_MAX).contains(&text.text.trim().len()) {
+                let message =
+                    format!("a reply's text is one line of 1 to {REPLY_TEXT_LEN_MAX} ASCII characters");
                 reader.error_as("bad-text", text.span, message, "");
             }
             texts.insert(entry.key.clone(), text.text.trim().to_owned());

@@ -12,20 +12,16 @@ use crate::config::reader::Section;
 use crate::config::source::Span;
 use crate::config::value::parse_rate;
 use crate::config::{ClientCertificates, Listener, Recipients};
+use crate::limits::{DELAY_TIME_MOST, RULE_TEXT_LEN_MAX, TAG_LEN_MAX, TAGS_COUNT_MAX};
 use crate::policy::matcher::Patterns;
 use crate::policy::network::Network;
 use crate::policy::rules::{
     Action, Certificates, LIMIT_PER_IPV4, LIMIT_PER_IPV6, Protection, Refusal, RuleLimit, RuleSet, RuleSpec,
-    Stage, TAGS_COUNT_MAX,
+    Stage,
 };
 use crate::protocol::reply::{self, Reply};
 
-/// Clients do not wait longer than 5 minutes for a reply: RFC 5321 §4.5.3.2.
-const DELAY_MOST: Duration = Duration::from_secs(150);
 const DELAY_DEFAULT: Duration = Duration::from_secs(5);
-const TAG_LEN_MAX: usize = 64;
-/// Octets of a text, so that the codes and the line end fit with it.
-const TEXT_LEN_MAX: usize = 400;
 const ACTIONS: [&str; 8] = ["accept", "relay", "reject", "defer", "drop", "tarpit", "tag", "limit"];
 
 /// The rules and what of their texts an analysis needs.
@@ -266,8 +262,8 @@ fn action(section: &Section<'_>, stage: Stage, tags: &mut Vec<Box<str>>) -> Opti
 
 fn delay(section: &Section<'_>) -> Duration {
     match section.duration("delay") {
-        Some((delay, span)) if delay > DELAY_MOST || delay.is_zero() => {
-            let most = DELAY_MOST.as_secs();
+        Some((delay, span)) if delay > DELAY_TIME_MOST || delay.is_zero() => {
+            let most = DELAY_TIME_MOST.as_secs();
             let message =
                 format!("`delay` takes more than 0 and up to {most} s: clients do not wait for longer");
             section.reader.error_as("out-of-range", span, message, "write \"5s\"");
@@ -359,9 +355,9 @@ fn refusal(section: &Section<'_>, stage: Stage, class: u8) -> Refusal {
     });
     let text = section.text("text").and_then(|text| {
         let is_printable = text.text.bytes().all(|octet| matches!(octet, b' '..=b'~'));
-        let is_valid = is_printable && (1..=TEXT_LEN_MAX).contains(&text.text.len());
+        let is_valid = is_printable && (1..=RULE_TEXT_LEN_MAX).contains(&text.text.len());
         if !is_valid {
-            let message = format!("`text` takes 1 to {TEXT_LEN_MAX} printable ASCII characters");
+            let message = format!("`text` takes 1 to {RULE_TEXT_LEN_MAX} printable ASCII characters");
             reader.error_as("bad-text", text.span, message, "");
         }
         is_valid.then_some(text.text)

@@ -8,8 +8,9 @@ use super::super::reader::{Reader, Section, Text};
 use super::super::value::{format_size, parse_duration, parse_size};
 use super::super::{Durability, Listener, SpoolConfig};
 use super::{listener, one_of};
+use crate::limits::SEGMENT_SIZE_MAX;
 use crate::spool::record::content_len_max;
-use crate::spool::segment::{SEGMENT_SIZE_DEFAULT, SEGMENT_SIZE_MAX, segment_size_min};
+use crate::spool::segment::{SEGMENT_SIZE_DEFAULT, segment_size_min};
 use crate::store::Retention;
 
 const SPOOL_PATH_DEFAULT: &str = "/var/spool/ringmx";

@@ -2,14 +2,13 @@
 
 use std::collections::HashMap;
 
+use crate::limits::RULE_LIST_ENTRIES_COUNT_MAX;
+
 /// Position of a rule in its stage.
 pub type RuleIndex = u16;
 
 /// Number of a list of rules.
 pub type Class = u16;
-
-/// Entries of all lists together: 128 MiB. Beyond it a lookup would not be the problem, but the memory.
-const ENTRIES_COUNT_MAX: usize = 1 << 26;
 
 /// The conditions of the rules overlap in more ways than can be told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -88,7 +87,7 @@ impl Classes {
             return Ok(*class);
         }
         let class = Class::try_from(self.len()).map_err(|_| TooManyClasses)?;
-        if self.rules.len() + rules.len() > ENTRIES_COUNT_MAX {
+        if self.rules.len() + rules.len() > RULE_LIST_ENTRIES_COUNT_MAX {
             return Err(TooManyClasses);
         }
         self.rules.extend_from_slice(rules);

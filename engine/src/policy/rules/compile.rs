@@ -4,16 +4,12 @@ use std::collections::HashSet;
 
 use super::action::Action;
 use super::{Protection, Rule, RuleSet, Stage, StageRules};
+use crate::limits::PROTECTIONS_COUNT_MAX;
 use crate::policy::matcher::{
     Classes, Coverage, NameMatcher, NameRules, NetworkMatcher, NetworkRules, Patterns, RuleIndex,
     TooManyClasses,
 };
 use crate::policy::network::Network;
-
-/// Different tags of all rules: a transaction has a bit for each.
-pub const TAGS_COUNT_MAX: usize = 64;
-/// Different things that the rules of a stage ask of TLS: a command has a bit for each.
-const PROTECTIONS_COUNT_MAX: usize = 64;
 
 /// A rule as it is listed. A condition that is `None` holds for all.
 #[derive(Clone, Debug)]

@@ -15,7 +15,7 @@ mod tests;
 use std::net::IpAddr;
 
 pub use action::{Action, LIMIT_PER_IPV4, LIMIT_PER_IPV6, Refusal, RuleLimit};
-pub use compile::{CompileError, Hidden, RuleSpec, TAGS_COUNT_MAX, Why};
+pub use compile::{CompileError, Hidden, RuleSpec, Why};
 pub use protection::{Certificates, Protection};
 
 use crate::policy::matcher::{Key, NameMatcher, NetworkMatcher, RuleIndex, first_common};

@@ -2,16 +2,10 @@
 
 use ringmx_ring::BlockBuffer;
 
-use super::{BATCH_LEN_SOFT_MAX, Ticket};
-
-/// Larger buffers are given back to the allocator after their write, so that one large message is not held for good.
-const BUFFER_KEPT_LEN_MAX: usize = 2 * BATCH_LEN_SOFT_MAX;
-/// Bytes of buffers kept: what a few full batches need, or many small ones.
-const BUFFERS_KEPT_LEN_MAX: usize = 8 * BATCH_LEN_SOFT_MAX;
-/// Buffers kept: more than are in flight and with the reader together.
-const BUFFERS_KEPT_COUNT_MAX: usize = 128;
-/// Lists of tickets kept: those in flight, and one that collects.
-const TICKET_LISTS_KEPT_COUNT_MAX: usize = 8;
+use super::Ticket;
+use crate::limits::{
+    BUFFER_KEPT_LEN_MAX, BUFFERS_KEPT_COUNT_MAX, BUFFERS_KEPT_LEN_MAX, TICKET_LISTS_KEPT_COUNT_MAX,
+};
 
 /// Empty buffers and lists.
 #[derive(Debug, Default)]
@@ -55,6 +49,7 @@ impl Buffers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::BATCH_LEN_SOFT_MAX;
 
     #[test]
     fn what_is_kept_is_bounded_in_bytes_and_in_number() {
@@ -67,5 +62,7 @@ mod tests {
         (0..8).for_each(|_| drop(buffers.take()));
         (0..200).for_each(|_| buffers.give_back(BlockBuffer::with_capacity(1)));
         assert_eq!(buffers.free.len(), BUFFERS_KEPT_COUNT_MAX);
+        (0..=TICKET_LISTS_KEPT_COUNT_MAX).for_each(|_| buffers.drain_tickets(vec![1], &mut Vec::new()));
+        assert_eq!(buffers.ticket_lists.len(), TICKET_LISTS_KEPT_COUNT_MAX);
     }
 }

@@ -30,6 +30,7 @@ use super::batch::Batch;
 use super::record::{self, RecordMeta};
 use super::segment::{FIRST_BATCH_AT, SegmentHeader, batch_len};
 use super::{BLOCK_LEN, block_end};
+use crate::limits::{BATCH_LEN_SOFT_MAX, FLIGHTS_COUNT_MAX};
 
 mod buffers;
 mod flights;
@@ -39,12 +40,6 @@ mod unsynced;
 
 /// The caller's name for one waiting transaction. Opaque here.
 pub type Ticket = u64;
-
-/// A batch that has grown to this many bytes takes no further record; the next one begins behind it.
-pub const BATCH_LEN_SOFT_MAX: usize = 4 << 20;
-/// Writes on their way at once, those counted that have ended and wait for one before them. Beyond three the wait gets
-/// hardly shorter, and each costs a sync.
-pub const FLIGHTS_COUNT_MAX: usize = 4;
 
 /// When a record has to be on stable storage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,30 @@
+//! Records, segments and commits.
+
+use super::{PATH_LEN_MAX, RECIPIENTS_COUNT_MAX};
+
+/// Longest text of an error that is kept, in octets: the reply of a next hop and what we say around it.
+pub const LAST_ERROR_LEN_MAX: usize = 600;
+/// Bytes of envelope that the smallest segment has room for beside the largest content: all recipients with the longest
+/// path and their field headers, and room for what is stored once (client, HELO name, listener, times).
+pub const ENVELOPE_LEN_MAX: usize = RECIPIENTS_COUNT_MAX * (PATH_LEN_MAX + 8) + 4096;
+/// Bytes of trace field in front of the content, at most.
+pub const TRACE_LEN_MAX: usize = 4096;
+/// Octets of content that a header of the spool may say, so that no sum of lengths overflows: one that says more is
+/// damaged.
+pub const RECORD_CONTENT_LEN_MAX: u64 = 1 << 48;
+/// Largest segment. Acknowledgements hold offsets in units of 8 bytes in 32 bits, which would do for 32 GiB; recovery
+/// reads a whole segment, so it is kept well below.
+pub const SEGMENT_SIZE_MAX: u64 = 4 << 30;
+/// A batch that has grown to this many bytes takes no further record; the next one begins behind it.
+pub const BATCH_LEN_SOFT_MAX: usize = 4 << 20;
+/// Writes on their way at once, those counted that have ended and wait for one before them. Beyond three the wait gets
+/// hardly shorter, and each costs a sync.
+pub const FLIGHTS_COUNT_MAX: usize = 4;
+/// Larger buffers are given back to the allocator after their write, so that one large message is not held for good.
+pub const BUFFER_KEPT_LEN_MAX: usize = 2 * BATCH_LEN_SOFT_MAX;
+/// Bytes of buffers kept: what a few full batches need, or many small ones.
+pub const BUFFERS_KEPT_LEN_MAX: usize = 8 * BATCH_LEN_SOFT_MAX;
+/// Buffers kept: more than are in flight and with the reader together.
+pub const BUFFERS_KEPT_COUNT_MAX: usize = 128;
+/// Lists of tickets kept: those in flight, and one that collects.
+pub const TICKET_LISTS_KEPT_COUNT_MAX: usize = 8;
