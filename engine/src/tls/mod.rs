@@ -2,7 +2,7 @@
 //!
 //! - [`certificate`]: a chain and its key, read and checked; names, dates, what is weak.
 //! - [`resolver`]: which certificate a client gets, by the name it asks for.
-//! - [`client`]: what is asked of clients' certificates.
+//! - [`client`]: what is asked of clients' certificates; [`signatures`]: what all verifiers have in common.
 //! - [`tickets`]: resumption without memory.
 //! - [`check`](check()): what is wrong with it before it serves.
 //! - [`acceptor`]: all of it for one listener, exchanged as a whole by one atomic store.
@@ -16,6 +16,7 @@ mod listeners;
 mod renewal;
 mod resolver;
 mod self_signed;
+mod signatures;
 mod tickets;
 
 use std::path::PathBuf;
@@ -28,6 +29,7 @@ pub use certificate::Certificate;
 pub use check::check;
 pub use listeners::{Certified, ListenersTls};
 pub use renewal::{Renewal, Renewed};
+pub(crate) use signatures::signatures_by;
 pub use tickets::Tickets;
 
 /// Why there is no TLS: what, where, and what to do.
