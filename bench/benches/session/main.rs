@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bench::{ENVELOPE, content_with_end};
+use bench::{ENVELOPE, content, content_with_end};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use ratio::Ratio;
 use ringmx::event::EventQueue;
@@ -130,27 +130,47 @@ impl Side {
     }
 }
 
+/// How content comes.
+const FORMS: [(&str, Form); 2] = [("", Form::Data), ("by BDAT, ", Form::Bdat)];
+
+#[derive(Clone, Copy)]
+enum Form {
+    Data,
+    /// In one chunk: RFC 3030.
+    Bdat,
+}
+
 struct Input {
     envelope: Vec<u8>,
     content: Vec<u8>,
 }
 
 impl Input {
-    fn of_len(len: usize) -> Self {
-        let envelope = [&ENVELOPE.join(&b"\r\n"[..])[..], b"\r\n"].concat();
-        Self { envelope, content: content_with_end(len) }
+    fn of_len(len: usize, form: Form) -> Self {
+        let lines = |lines: &[&[u8]]| [&lines.join(&b"\r\n"[..])[..], b"\r\n"].concat();
+        match form {
+            Form::Data => Self { envelope: lines(ENVELOPE), content: content_with_end(len) },
+            Form::Bdat => {
+                let (data, envelope) = ENVELOPE.split_last().expect("commands");
+                assert_eq!(*data, b"DATA");
+                let content = content(len);
+                let chunk = [format!("BDAT {} LAST\r\n", content.len()).as_bytes(), &content].concat();
+                Self { envelope: lines(envelope), content: chunk }
+            }
+        }
     }
 }
 
 fn transaction(c: &mut Criterion) {
     let mut group = c.benchmark_group("session");
-    for len in LENS {
-        let input = Input::of_len(len);
+    for ((form_name, form), len) in FORMS.into_iter().flat_map(|form| LENS.map(|len| (form, len))) {
+        let input = Input::of_len(len, form);
         for (name, mut side) in [
             ("transaction, pipelined", Side::plain()),
             ("transaction, pipelined, all checks on", Side::checked()),
         ] {
             group.throughput(Throughput::Elements(1));
+            let name = format!("{form_name}{name}");
             group.bench_with_input(BenchmarkId::new(name, len), &input, |b, input| {
                 b.iter(|| side.transaction(input));
             });
@@ -168,11 +188,12 @@ fn turn(side: &mut Side, input: &Input, count: usize) -> Duration {
 
 fn ratio(c: &mut Criterion<Ratio>) {
     let mut group = c.benchmark_group("session ratio");
-    for len in LENS {
-        let input = Input::of_len(len);
+    for ((form_name, form), len) in FORMS.into_iter().flat_map(|form| LENS.map(|len| (form, len))) {
+        let input = Input::of_len(len, form);
         let (mut plain, mut checked) = (Side::plain(), Side::checked());
         let count = (TURN_LEN / len).max(1);
-        group.bench_with_input(BenchmarkId::new("all checks on to plain", len), &input, |b, input| {
+        let name = format!("{form_name}all checks on to plain");
+        group.bench_with_input(BenchmarkId::new(name, len), &input, |b, input| {
             b.iter_custom(|turns_count| {
                 let ratios = (0..turns_count).map(|index| {
                     // Who comes second finds warmer caches: each does half the time.
