@@ -205,12 +205,16 @@ fn connections_are_used_again() {
     let hop = NextHop::start(Behaviour { extensions: ALL.to_vec(), ..Behaviour::default() });
     let (home, server) =
         serve(&[Route { more: "connections_max = 1", ..Route::new("a.example", &hop) }], None);
-    for _ in 0..20 {
-        send(&server, &["a@a.example"], CONTENT);
-    }
-    hop.wait_for("20 messages", 20);
+    let count = ringmx::limits::HOP_TRANSACTIONS_COUNT_MAX as usize;
+    let mut client = Client::ready(server.address).expect("a session");
+    let mut send = || client.send("a@client.example", &["a@a.example"], CONTENT).expect("a 250");
+    (0..count).for_each(|_| drop(send()));
+    hop.wait_for("as many messages as one connection takes", count);
     // Two workers share one delivery thread.
     assert_eq!(hop.connections_count(), 1);
+    send();
+    hop.wait_for("one more", count + 1);
+    assert_eq!(hop.connections_count(), 2);
     wait_until_empty(&home);
     server.stop();
 }

@@ -14,19 +14,15 @@ use super::job::Source;
 use super::moves::{Move, MoveKind, Moved, Sources, Target};
 use super::orders::Verb;
 use crate::id::MessageId;
+use crate::limits::{COMPACTION_COUNT_MAX, DEFERRED_INDEX_COUNT_MAX};
 use crate::spool::backlog::Summary;
 use crate::spool::commit::Place;
 use crate::spool::index::{Entry, Handle, Index, Spot};
 use crate::spool::segment::FIRST_BATCH_AT;
 use crate::store::{AckWriter, Deferred, DeferredLog, Done, Segment};
 
-/// Messages that one shard's index holds: 128 MiB of memory at most, twice that while it grows. Those beyond stay in
-/// their segments until the index is made anew.
-const INDEXED_COUNT_MAX: usize = if cfg!(test) { 1000 } else { 4 << 20 };
 /// How long messages stay without a place in a full index: then it is made anew, of those that are due first.
 const RELOAD_WAIT: Duration = Duration::from_secs(600);
-/// Records that one flush moves out of a segment.
-const COMPACTION_COUNT_MAX: usize = 256;
 
 #[derive(Debug)]
 pub(super) struct DeferredMail {
@@ -117,7 +113,7 @@ impl DeferredMail {
             self.segments.insert(piece.epoch, held);
         }
         let mut messages = summary.messages;
-        if messages.len() > INDEXED_COUNT_MAX {
+        if messages.len() > DEFERRED_INDEX_COUNT_MAX {
             messages.sort_by_key(|message| message.due_unix_us);
         }
         for message in messages {
@@ -127,7 +123,7 @@ impl DeferredMail {
     }
 
     fn insert(&mut self, entry: Entry, due_unix_us: Option<u64>) {
-        if self.index.len() >= INDEXED_COUNT_MAX {
+        if self.index.len() >= DEFERRED_INDEX_COUNT_MAX {
             let epoch = self.epoch(entry.message.slot);
             if let Some(held) = self.segments.get_mut(&epoch) {
                 held.unindexed_count += 1;
@@ -142,7 +138,7 @@ impl DeferredMail {
 
     /// Whether the index is to be made anew, because it has room or has kept others out for long enough.
     pub(super) fn wants_reload(&self) -> bool {
-        let has_room = self.index.len() < INDEXED_COUNT_MAX / 2;
+        let has_room = self.index.len() < DEFERRED_INDEX_COUNT_MAX / 2;
         // Orders name messages as this index knows them.
         let is_due = |reload_at| has_room || Instant::now() >= reload_at;
         self.orders.is_empty() && self.reload_at.is_some_and(is_due)

@@ -14,11 +14,9 @@ use super::job::{Attempt, Job, Verdict};
 use super::maildir::{new_directory, sync_directory};
 use super::moves::{self, Move, MoveKind, Moved, Sources, Target};
 use super::plan::Way;
+use crate::limits::DIRECTORY_SYNCS_COUNT_MAX;
 use crate::spool::ack::AckKind;
 use crate::store::{AckWriter, DeferError, DeferredLog};
-
-/// Directories synced at the same time.
-const SYNCS_COUNT_MAX: usize = 64;
 
 /// One round.
 #[derive(Debug)]
@@ -151,7 +149,7 @@ async fn sync_directories(jobs: &[FlushJob]) -> HashMap<PathBuf, Synced> {
     maildirs.sort_unstable();
     maildirs.dedup();
     for maildir in maildirs {
-        if syncs.len() == SYNCS_COUNT_MAX {
+        if syncs.len() == DIRECTORY_SYNCS_COUNT_MAX {
             outcomes.extend(syncs.join_next().await.map(finished));
         }
         let maildir = maildir.to_owned();

@@ -3,14 +3,12 @@
 
 use super::job::{Change, Source};
 use crate::id::MessageId;
+use crate::limits::COMPACTION_LEN_MAX;
 use crate::protocol::deferral::{Deferral, Fate};
 use crate::spool::commit::Place;
 use crate::spool::index::Handle;
 use crate::spool::record::{Record, RecordKind, RecordMeta};
 use crate::store::{DeferError, Deferred, DeferredLog, read_record};
-
-/// Octets that one flush writes for compaction: a delivery's acknowledgement waits for them.
-const COMPACTION_LEN_MAX: u64 = 4 << 20;
 
 /// The message that a record of the log belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,12 +1,9 @@
 //! The notice to a sender whose mail could not be delivered: RFC 3464, in the form of RFC 6522.
 
+use crate::limits::RETURNED_LEN_MAX;
 use crate::protocol::deferral::Failure;
 use crate::protocol::envelope::Recipient;
 use crate::protocol::params::{Notify, Ret};
-
-/// Octets of the message's header section that go into a notice, and of the whole message where its sender wants it
-/// back (RFC 3461 §4.3 leaves the decision with us where it is large).
-const RETURNED_LEN_MAX: usize = 64 << 10;
 
 /// A recipient whose delivery has failed.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,18 +4,15 @@
 //! happens in, so that what it changes is written and acknowledged in the same ways.
 
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::time::Duration;
 
 use super::job::{Failed, Job, Told};
 use super::notice::FailedRecipient;
 use super::tail::Tail;
 use crate::id::MessageId;
+use crate::limits::ORDER_TIME_MAX;
 use crate::protocol::deferral::{Failure, Mark};
 use crate::protocol::envelope::Envelope;
 use crate::spool::commit::Place;
-
-/// How long a delivery thread may take to look at its orders: one that hangs at a dead disk does not.
-const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// What is to be done with a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
@@ -73,7 +70,7 @@ impl Desk {
 
 /// Messages that are known, of all shards that were asked; `None` when one of them did not answer.
 pub(super) fn count(answers: Vec<Option<Receiver<usize>>>) -> Option<usize> {
-    answers.into_iter().map(|answer| answer?.recv_timeout(ANSWER_TIME_MAX).ok()).sum()
+    answers.into_iter().map(|answer| answer?.recv_timeout(ORDER_TIME_MAX).ok()).sum()
 }
 
 impl Tail {

@@ -11,7 +11,8 @@ use super::flush::{Flush, FlushJob, Flushed, FlushedJob, FlushedWriter};
 use super::job::{Origin, Verdict};
 use super::moves::{Move, MoveKind, Moved, Sources, Target};
 use super::report::Topic;
-use super::tail::{Event, FINISHED_COUNT_MAX, Tail};
+use super::tail::{Event, Tail};
+use crate::limits::FINISHED_COUNT_MAX;
 use crate::store::{AckWriter, DeferError};
 
 /// Between two tries to write acknowledgements, and to write to the log of deferred mail.

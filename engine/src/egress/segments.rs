@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::report::{Report, Topic};
 use super::stats::EgressStats;
 use crate::id::MessageId;
+use crate::limits::READING_SEGMENTS_COUNT_MAX;
 use crate::spool::ack::AckKind;
 use crate::spool::backlog::is_copied;
 use crate::spool::commit::Place;
@@ -19,8 +20,6 @@ use crate::spool::record::{Record, RecordKind};
 use crate::spool::walk::{Damage, Found};
 use crate::store::{AckSet, AckWriter, Done, FormerContent, Reader, Segment, describe};
 
-/// Segments open for reading at once: more than a worker fills and has ready, far fewer than a long backlog has.
-const READING_COUNT_MAX: usize = 8;
 /// Between two tries to read a segment.
 const READ_WAIT: Duration = Duration::from_secs(1);
 
@@ -156,7 +155,7 @@ impl Segments {
         self.former_is_known |= former_is_known;
         let mut reading_count = self.open.values().filter(|open| open.reader.is_some()).count();
         while let Some(segment) = self.arriving.front()
-            && reading_count < READING_COUNT_MAX
+            && reading_count < READING_SEGMENTS_COUNT_MAX
         {
             let open = match Open::new(segment, report) {
                 Ok(open) => open,

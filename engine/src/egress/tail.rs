@@ -30,24 +30,16 @@ use super::report::{Report, Topic};
 use super::segments::{Segments, note_unreadable};
 use super::stats::EgressStats;
 use crate::config::Config;
+use crate::limits::{
+    DELIVERED_CONTENT_LEN_MAX, DELIVERIES_COUNT_MAX, FINISHED_COUNT_MAX, RELAY_RETRIES_COUNT_MAX,
+    RELAYS_COUNT_MAX, RETRIES_COUNT_MAX,
+};
 use crate::protocol::deferral::Deferral;
 use crate::spool::index::Handle;
 use crate::store::{FormerMail, Segment, ShardFeed, read_backlog, read_record};
 
-/// Messages being written at the same time: enough for their syncs to share the file system's commits.
-const DELIVERIES_COUNT_MAX: usize = 64;
-/// Of those, second and later attempts: a dead disk behind one route must not take all places.
-const RETRIES_COUNT_MAX: usize = DELIVERIES_COUNT_MAX / 2;
-/// Messages with next hops at the same time, each of which takes some at most: a dozen in trouble leave places.
-const RELAYS_COUNT_MAX: usize = 512;
-/// Of those, second and later attempts.
-const RELAY_RETRIES_COUNT_MAX: usize = RELAYS_COUNT_MAX / 2;
 /// Before a message is tried again whose next hop has no place.
 const HOP_WAIT: Duration = Duration::from_millis(200);
-/// Octets of content held for deliveries. One message more may be held, of whatever length.
-const CONTENT_LEN_MAX: usize = 64 << 20;
-/// Messages tried and neither acknowledged nor deferred yet.
-pub(super) const FINISHED_COUNT_MAX: usize = 1024;
 /// Between two tries to read a deferred message, or all of them.
 const READ_WAIT: Duration = Duration::from_secs(1);
 /// Longest sleep without a look at the segments, should a bell not have rung.
@@ -254,7 +246,7 @@ impl Tail {
         self.acks_at.is_none()
             && self.deliveries.count < DELIVERIES_COUNT_MAX
             && self.relays.count < RELAYS_COUNT_MAX
-            && self.content_len < CONTENT_LEN_MAX
+            && self.content_len < DELIVERED_CONTENT_LEN_MAX
             && self.has_room_to_finish()
     }
 
@@ -267,7 +259,7 @@ impl Tail {
             && self.relays.retries_count < RELAY_RETRIES_COUNT_MAX
             && self.deliveries.count < DELIVERIES_COUNT_MAX
             && self.relays.count < RELAYS_COUNT_MAX
-            && self.content_len < CONTENT_LEN_MAX
+            && self.content_len < DELIVERED_CONTENT_LEN_MAX
             && self.has_room_to_finish()
     }
 

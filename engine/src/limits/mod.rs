@@ -8,11 +8,13 @@
 //! - `server`: connections, what waits on them, and the sockets that they come by.
 //! - `memory`: what content and envelopes hold.
 //! - `spool`: records, segments and commits.
+//! - `delivery`: what is under way to Maildirs and next hops, and how long those may take.
 //! - `config`: what a configuration, a list or a rule set may say.
 //! - `admin`: the log, the admin side, and the commands that ask a server.
 
 mod admin;
 mod config;
+mod delivery;
 mod memory;
 mod protocol;
 mod server;
@@ -21,6 +23,7 @@ mod tls;
 
 pub use admin::*;
 pub use config::*;
+pub use delivery::*;
 pub use memory::*;
 pub use protocol::*;
 pub use server::*;

@@ -28,3 +28,19 @@ pub const BUFFERS_KEPT_LEN_MAX: usize = 8 * BATCH_LEN_SOFT_MAX;
 pub const BUFFERS_KEPT_COUNT_MAX: usize = 128;
 /// Lists of tickets kept: those in flight, and one that collects.
 pub const TICKET_LISTS_KEPT_COUNT_MAX: usize = 8;
+/// Empty files that a shard keeps beyond those that are ready; more are deleted.
+pub const SPARE_FILES_COUNT_MAX: usize = 64;
+/// Most segments that a shard may have ready.
+pub const READY_SEGMENTS_COUNT_MAX: usize = 4;
+/// Delivered segments a shard keeps for reuse beyond those that are ready; more are deleted.
+pub const SPARE_SEGMENTS_COUNT_MAX: usize = 2;
+/// Bytes that one write of deferred messages holds, unless a single record is longer.
+pub const DEFERRED_WRITE_LEN_MAX: usize = 1 << 20;
+/// Bytes of memory that a shard has on loan: a few large batches, or the small ones of some milliseconds.
+pub const LENT_LEN_MAX: usize = 16 << 20;
+/// Batches of one segment on loan.
+pub const LENT_COUNT_MAX: usize = 64;
+/// Times that a tool reads the segments anew because the server has begun another one meanwhile.
+pub const REREADS_COUNT_MAX: usize = 8;
+/// Of the space that must stay free: never more than this where the configuration does not say.
+pub const FREE_MIN_DEFAULT_MAX: u64 = 1 << 30;

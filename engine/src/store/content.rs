@@ -30,12 +30,11 @@ use super::handles::Nudge;
 use super::shard::{open_options, sync_directory};
 use super::stock::ShardPlan;
 use super::storage::{Marks, Room, Storage};
+use crate::limits::SPARE_FILES_COUNT_MAX;
 use crate::spool::content_ref::ContentRef;
 
 /// Files that each shard has ready: what a burst takes until the next ones are made, which share one sync.
 const READY_COUNT: usize = 64;
-/// Empty files that a shard keeps beyond those; more are deleted.
-const SPARES_COUNT_MAX: usize = 64;
 /// Between two looks at the disk while nothing is written to such files, and while something is.
 const IDLE_WAIT: Duration = Duration::from_secs(1);
 const BUSY_WAIT: Duration = Duration::from_millis(100);
@@ -257,7 +256,7 @@ impl Shard {
     }
 
     fn reuse(&mut self, number: u32) {
-        if !self.active || self.spares.len() >= SPARES_COUNT_MAX {
+        if !self.active || self.spares.len() >= SPARE_FILES_COUNT_MAX {
             return self.remove(number);
         }
         match self.open(number, false) {
@@ -268,7 +267,7 @@ impl Shard {
 
     /// Keeps an empty file for the next message.
     fn empty(&mut self, file: Arc<ContentFile>) {
-        if self.spares.len() < SPARES_COUNT_MAX && file.file.set_len(0).is_ok() {
+        if self.spares.len() < SPARE_FILES_COUNT_MAX && file.file.set_len(0).is_ok() {
             self.spares.push(file);
         } else {
             self.remove(file.number);

@@ -9,13 +9,11 @@ use ringmx_ring::BlockBuffer;
 
 use super::handles::Nudge;
 use super::segment::Segment;
+use crate::limits::DEFERRED_WRITE_LEN_MAX;
 use crate::spool::batch::{BATCH_HEADER_LEN, Batch};
 use crate::spool::commit::Place;
 use crate::spool::record::{self, RecordMeta};
 use crate::spool::segment::{FIRST_BATCH_AT, batch_len};
-
-/// Bytes that one write holds, unless a single record is longer.
-const WRITE_LEN_MAX: usize = 1 << 20;
 
 /// Why a record was not deferred. The one it was to replace stays what it is.
 #[derive(Debug, thiserror::Error)]
@@ -113,7 +111,8 @@ impl DeferredLog {
         let room = |filling: &Filling| filling.segment.capacity.saturating_sub(filling.end);
         if let Some(filling) = &mut self.current {
             let batch_len_now = filling.batch.as_ref().map_or(BATCH_HEADER_LEN, Batch::len);
-            if batch_len_now + len > WRITE_LEN_MAX || batch_len(batch_len_now + len) > room(filling) {
+            if batch_len_now + len > DEFERRED_WRITE_LEN_MAX || batch_len(batch_len_now + len) > room(filling)
+            {
                 self.write()?;
             }
         }
@@ -168,7 +167,7 @@ impl DeferredLog {
         let written = filling.segment.file.write_all_at(&bytes, filling.end);
         filling.end += bytes.len() as u64;
         filling.sequence += 1;
-        if bytes.capacity() <= 2 * WRITE_LEN_MAX {
+        if bytes.capacity() <= 2 * DEFERRED_WRITE_LEN_MAX {
             self.buffer = bytes;
         }
         written.map_err(|error| self.fail(error))

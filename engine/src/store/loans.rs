@@ -8,10 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crossbeam_queue::ArrayQueue;
 use ringmx_ring::BlockBuffer;
 
-/// Bytes of memory that a shard has on loan: a few large batches, or the small ones of some milliseconds.
-const LENT_LEN_MAX: usize = 16 << 20;
-/// Batches of one segment on loan.
-pub(super) const LENT_COUNT_MAX: usize = 64;
+use crate::limits::{LENT_COUNT_MAX, LENT_LEN_MAX};
 
 /// What one shard has on loan, and what has come back.
 #[derive(Debug)]

@@ -22,7 +22,7 @@ use super::shard::{self, Name, ShardDir};
 use super::site;
 use super::stock::{ShardPlan, Spare};
 use super::storage::Marks;
-use crate::limits::SEGMENT_SIZE_MAX;
+use crate::limits::{READY_SEGMENTS_COUNT_MAX, SEGMENT_SIZE_MAX};
 use crate::spool::batch::{BATCH_HEADER_LEN, BatchHeader};
 use crate::spool::segment::{
     FIRST_BATCH_AT, HeaderFault, Role, SEGMENT_SIZE_DEFAULT, SegmentHeader, segment_size_min,
@@ -53,7 +53,7 @@ pub struct SpoolOptions {
 impl SpoolOptions {
     pub fn new(path: impl Into<PathBuf>, shards_count: u16, max_message_size: u64) -> Self {
         let segment_size = segment_size_min(max_message_size).max(SEGMENT_SIZE_DEFAULT);
-        let ready_count = super::stock::READY_COUNT_MAX;
+        let ready_count = READY_SEGMENTS_COUNT_MAX;
         let (path, retention, marks) = (path.into(), None, Marks::default());
         Self { path, shards_count, segment_size, max_message_size, ready_count, retention, marks }
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::error::StoreError;
 use super::inspect::{SegmentFile, View, segments};
+use crate::limits::REREADS_COUNT_MAX;
 use crate::protocol::deferral::Deferral;
 use crate::spool::ReadAt;
 use crate::spool::backlog::{Backlog, Message};
@@ -12,9 +13,6 @@ use crate::spool::commit::Place;
 use crate::spool::record::{RecordHeader, RecordKind};
 use crate::spool::segment::Role;
 use crate::spool::walk::{Found, Walk};
-
-/// Times that the segments are read anew because the server has begun another one meanwhile.
-const READS_COUNT_MAX: usize = 8;
 
 /// The deferred mail of a shard, as it was at one time.
 #[derive(Default)]
@@ -30,7 +28,7 @@ impl Overlay {
     pub(super) fn read(spool: &Path, shard: u16) -> Result<Self, StoreError> {
         let mut overlay = Self::default();
         let mut segments = deferred(spool, shard)?;
-        for _ in 0..READS_COUNT_MAX {
+        for _ in 0..REREADS_COUNT_MAX {
             overlay = Self::read_once(&segments, shard)?;
             let again = deferred(spool, shard)?;
             if again == segments {

@@ -11,7 +11,8 @@ use crossbeam_queue::ArrayQueue;
 use ringmx_ring::BlockBuffer;
 
 use super::direct::read_blocks;
-use super::loans::{LENT_COUNT_MAX, Loan, Loans};
+use super::loans::{Loan, Loans};
+use crate::limits::LENT_COUNT_MAX;
 use crate::spool::ReadAt;
 use crate::spool::recover::recover;
 use crate::spool::segment::{FIRST_BATCH_AT, Role, SegmentHeader};

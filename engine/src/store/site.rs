@@ -9,7 +9,7 @@ use rustix::fs::{Mode, OFlags, StatVfs, open, statfs, statvfs};
 use rustix::process::geteuid;
 
 use super::root;
-use super::stock::READY_COUNT_MAX;
+use crate::limits::READY_SEGMENTS_COUNT_MAX;
 
 /// Something an operator should know of the place of a spool.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,7 +78,7 @@ pub fn survey(path: &Path, shards_count: u16, segment_size: u64) -> Vec<Remark> 
     }
     if let Ok(free) = statvfs(&there) {
         // A new spool makes all of its segments ahead; one in use has most of them.
-        let ahead_count = if root::is_marked(path) { 1 } else { READY_COUNT_MAX as u64 };
+        let ahead_count = if root::is_marked(path) { 1 } else { READY_SEGMENTS_COUNT_MAX as u64 };
         remarks.extend(room(path, &free, segment_size.saturating_mul(ahead_count * u64::from(shards_count))));
     }
     if let Some(text) = foreign_owner(path) {

@@ -15,15 +15,12 @@ use super::handles::{Done, FormerContent, KeeperState, Nudge, ShardFeed};
 use super::open::SpoolOptions;
 use super::segment::Segment;
 use super::shard::ShardDir;
+use crate::limits::{READY_SEGMENTS_COUNT_MAX, SPARE_SEGMENTS_COUNT_MAX};
 use crate::spool::FORMAT_VERSION;
 use crate::spool::segment::{FIRST_BATCH_AT, Role, SegmentHeader};
 
 /// Deferred segments that a shard has ready: undelivered mail finds room when the disk is full.
 const DEFERRED_READY_COUNT: usize = 1;
-/// Most segments that a shard may have ready.
-pub(super) const READY_COUNT_MAX: usize = 4;
-/// Delivered segments a shard keeps for reuse beyond those that are ready; more are deleted.
-const SPARES_COUNT_MAX: usize = 2;
 /// What recovery found of one shard.
 #[derive(Debug)]
 pub(super) struct ShardPlan {
@@ -114,7 +111,7 @@ impl Stock {
         let (feed, incoming) = channel();
         let mut shard = Self {
             active,
-            ready: Arc::new(ArrayQueue::new(options.ready_count.clamp(1, READY_COUNT_MAX))),
+            ready: Arc::new(ArrayQueue::new(options.ready_count.clamp(1, READY_SEGMENTS_COUNT_MAX))),
             defers: active || !recovered.is_empty() || !deferred.is_empty(),
             reserve: Arc::clone(&reserve),
             deferred_size,
@@ -177,7 +174,7 @@ impl Stock {
 
     /// Deletes the files that are more than may be needed.
     pub(super) fn drop_surplus(&mut self, state: &KeeperState) {
-        while self.spares.len() > SPARES_COUNT_MAX {
+        while self.spares.len() > SPARE_SEGMENTS_COUNT_MAX {
             let Spare { number, epoch, .. } = self.spares.remove(0);
             self.delete(number, epoch, state);
         }

@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use rustix::fs::StatVfs;
 
-/// Of the space that must stay free: never more than this where the configuration does not say.
-const FREE_MIN_DEFAULT_MAX: u64 = 1 << 30;
+use crate::limits::FREE_MIN_DEFAULT_MAX;
+
 /// Inodes that must stay free: for acknowledgements, deferred segments and deliveries on the same file system.
 const FREE_INODES_MIN: u64 = 1024;
 

@@ -14,14 +14,10 @@ use tokio::time::{Instant, timeout_at};
 use super::letter::{Body, Letter};
 use super::reply::Reply;
 use crate::egress::error::{Problem, RelayError, Status};
+use crate::limits::{GROUPED_CONTENT_LEN_MAX, GROUPED_RECIPIENTS_COUNT_MAX, HOP_QUIT_TIME_MAX};
 
-/// What is sent behind the commands without a look at their replies: no more than sockets take while replies wait.
-const GROUPED_CONTENT_LEN_MAX: u64 = 32 << 10;
-/// Commands of RCPT in one group, so that their replies fit into the sockets between us.
-const GROUPED_RECIPIENTS_COUNT_MAX: usize = 500;
 /// RFC 5321 §4.5.3.2.6 gives the reply to end-of-data twice the time of the others.
 const END_OF_DATA_TIMES: u32 = 2;
-const QUIT_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// What a connection needs of its transport.
 pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin {}
@@ -308,7 +304,7 @@ impl Client {
             drop(self.command("QUIT", "QUIT\r\n").await);
             drop(self.stream.shutdown().await);
         };
-        drop(tokio::time::timeout(QUIT_TIME_MAX, quit).await);
+        drop(tokio::time::timeout(HOP_QUIT_TIME_MAX, quit).await);
     }
 
     async fn command(&mut self, stage: &'static str, line: &str) -> Result<Reply, RelayError> {

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustls::client::danger::{ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
@@ -16,10 +15,8 @@ use tokio_rustls::TlsConnector;
 use super::client::{Client, Transport};
 use crate::config::{NextHop, Relay, RelayProtocol, RelayTls};
 use crate::egress::error::{Problem, RelayError};
+use crate::limits::HOP_CONNECT_TIME_MAX;
 use crate::tls::signatures_by;
-
-/// For one address. A name may have more, and a route more names.
-const CONNECT_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// What TLS to a relay begins with.
 ///
@@ -132,17 +129,18 @@ async fn open_with(
 }
 
 async fn transport(hop: &NextHop) -> io::Result<Box<dyn Transport>> {
-    let late = || io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {CONNECT_TIME_MAX:?}"));
+    let late =
+        || io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {HOP_CONNECT_TIME_MAX:?}"));
     let (host, port) = match hop {
         NextHop::Unix(path) => {
-            let stream = timeout(CONNECT_TIME_MAX, UnixStream::connect(path)).await;
+            let stream = timeout(HOP_CONNECT_TIME_MAX, UnixStream::connect(path)).await;
             return Ok(Box::new(stream.map_err(|_| late())??));
         }
         NextHop::Tcp { host, port } => (host, *port),
     };
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for address in lookup_host((host.as_str(), port)).await? {
-        match timeout(CONNECT_TIME_MAX, TcpStream::connect(address)).await {
+        match timeout(HOP_CONNECT_TIME_MAX, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
                 stream.set_nodelay(true)?;
                 return Ok(Box::new(stream));

@@ -24,21 +24,17 @@ use tokio::time::{Instant, timeout};
 
 use super::error::{Problem, RelayError};
 use crate::config::Relay;
+use crate::limits::{HOP_IDLE_TIME_MAX, HOP_REST_TIME_MAX, HOP_TRANSACTIONS_COUNT_MAX};
 use client::Client;
 pub(super) use client::Sent;
 use connect::{connect, tls_config};
 pub(super) use letter::{Addressee, Body, Letter};
 pub(super) use reply::Reply;
 
-/// How long a connection is kept for the next message. Servers close idle ones after minutes (RFC 5321 §4.5.3.2.7).
-const IDLE_TIME_MAX: Duration = Duration::from_secs(20);
-/// Transactions on one connection: some servers count them.
-const TRANSACTIONS_COUNT_MAX: u32 = 1000;
 /// A hop that has ended no transaction for this long, with all its places taken, is slow.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long a hop is left alone after a failure; twice as long after each further one, up to the second.
 const REST_MIN: Duration = Duration::from_secs(1);
-const REST_MAX: Duration = Duration::from_secs(300);
 
 /// All next hops of one egress thread.
 #[derive(Default)]
@@ -208,8 +204,7 @@ impl Hop {
         // Messages that were under way together fail together.
         let is_another = trouble.as_ref().is_none_or(|trouble| trouble.is_probed);
         let failures_count = failures_count + u32::from(is_another);
-        let rest = REST_MIN.saturating_mul(1_u32 << failures_count.saturating_sub(1).min(16)).min(REST_MAX);
-        let (rests_until, why) = (Instant::now() + rest, error.to_string());
+        let (rests_until, why) = (Instant::now() + rest_after(failures_count), error.to_string());
         *trouble = Some(Trouble { failures_count, rests_until, why, is_probed: false });
         drop(trouble);
         self.idle.borrow_mut().clear();
@@ -257,7 +252,7 @@ impl Hop {
     fn keep(&self, mut client: Client, sent: Vec<Sent>) -> Delivered {
         let tls = client.tls.clone();
         client.used_at = Instant::now();
-        if client.transactions_count < TRANSACTIONS_COUNT_MAX {
+        if client.transactions_count < HOP_TRANSACTIONS_COUNT_MAX {
             self.idle.borrow_mut().push(client);
         } else {
             tokio::task::spawn_local(client.quit());
@@ -266,11 +261,16 @@ impl Hop {
     }
 
     fn reap(&self, now: Instant) {
-        let old = |client: &mut Client| now.saturating_duration_since(client.used_at) >= IDLE_TIME_MAX;
+        let old = |client: &mut Client| now.saturating_duration_since(client.used_at) >= HOP_IDLE_TIME_MAX;
         for client in self.idle.borrow_mut().extract_if(.., old) {
             tokio::task::spawn_local(client.quit());
         }
     }
+}
+
+/// How long a hop is left alone after so many failures in a row.
+fn rest_after(failures_count: u32) -> Duration {
+    REST_MIN.saturating_mul(1_u32 << failures_count.saturating_sub(1).min(16)).min(HOP_REST_TIME_MAX)
 }
 
 /// What came of a transaction.
@@ -278,4 +278,16 @@ pub(super) struct Delivered {
     pub sent: Vec<Sent>,
     /// Protocol and cipher suite; None in clear.
     pub tls: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hop_rests_twice_as_long_each_time_up_to_the_most() {
+        let rests: Vec<u64> = (1..=9).map(|count| rest_after(count).as_secs()).collect();
+        assert_eq!(rests, [1, 2, 4, 8, 16, 32, 64, 128, 256]);
+        assert_eq!((rest_after(10), rest_after(u32::MAX)), (HOP_REST_TIME_MAX, HOP_REST_TIME_MAX));
+    }
 }

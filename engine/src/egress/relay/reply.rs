@@ -1,9 +1,6 @@
 //! A reply of a next hop: RFC 5321 §4.2.
 
-/// Octets of one reply. RFC 5321 §4.5.3.1.5 has 512 a line; EHLO has some dozen lines.
-const REPLY_LEN_MAX: usize = 64 << 10;
-/// Octets of it that are kept as its text.
-const TEXT_LEN_MAX: usize = 400;
+use crate::limits::{HOP_REPLY_LEN_MAX, HOP_REPLY_TEXT_LEN_MAX};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::egress) struct Reply {
@@ -51,7 +48,7 @@ impl Reply {
                 return Ok(Some((reply, at)));
             }
         }
-        if octets.len() > REPLY_LEN_MAX { Err(Garbled::Endless) } else { Ok(None) }
+        if octets.len() > HOP_REPLY_LEN_MAX { Err(Garbled::Endless) } else { Ok(None) }
     }
 
     pub(in crate::egress) fn is_positive(&self) -> bool {
@@ -72,7 +69,7 @@ impl Reply {
     /// In one line.
     pub(in crate::egress) fn text(&self) -> String {
         let mut text = format!("{} {}", self.code, self.lines.join(" "));
-        text.truncate(text.floor_char_boundary(TEXT_LEN_MAX));
+        text.truncate(text.floor_char_boundary(HOP_REPLY_TEXT_LEN_MAX));
         text
     }
 }
@@ -111,6 +108,8 @@ mod tests {
         let (reply, _) = Reply::parse(&whole[len..]).unwrap().unwrap();
         assert_eq!((reply.code, reply.text().as_str()), (354, "354 go on"));
         assert_eq!(Reply::parse(b"220\r\n").unwrap().unwrap().0.text(), "220 ");
+        let long = ["550 ".as_bytes(), &[b'x'; 2 * HOP_REPLY_TEXT_LEN_MAX], b"\r\n"].concat();
+        assert_eq!(Reply::parse(&long).unwrap().unwrap().0.text().len(), HOP_REPLY_TEXT_LEN_MAX);
     }
 
     #[test]

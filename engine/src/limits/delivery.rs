@@ -1,0 +1,52 @@
+//! What is under way to Maildirs and next hops, and how long those may take.
+
+use std::time::Duration;
+
+/// Messages that one shard's index holds: 128 MiB of memory at most, twice that while it grows. Those beyond stay in
+/// their segments until the index is made anew.
+pub const DEFERRED_INDEX_COUNT_MAX: usize = if cfg!(test) { 1000 } else { 4 << 20 };
+/// Records that one flush moves out of a segment.
+pub const COMPACTION_COUNT_MAX: usize = 256;
+/// Octets that one flush writes for compaction: a delivery's acknowledgement waits for them.
+pub const COMPACTION_LEN_MAX: u64 = 4 << 20;
+/// Directories synced at the same time.
+pub const DIRECTORY_SYNCS_COUNT_MAX: usize = 64;
+/// Octets of the message's header section that go into a notice, and of the whole message where its sender wants it
+/// back (RFC 3461 §4.3 leaves the decision with us where it is large).
+pub const RETURNED_LEN_MAX: usize = 64 << 10;
+/// Segments open for reading at once: more than a worker fills and has ready, far fewer than a long backlog has.
+pub const READING_SEGMENTS_COUNT_MAX: usize = 8;
+/// Messages being written at the same time: enough for their syncs to share the file system's commits.
+pub const DELIVERIES_COUNT_MAX: usize = 64;
+/// Of those, second and later attempts: a dead disk behind one route must not take all places.
+pub const RETRIES_COUNT_MAX: usize = DELIVERIES_COUNT_MAX / 2;
+/// Messages with next hops at the same time, each of which takes some at most: a dozen in trouble leave places.
+pub const RELAYS_COUNT_MAX: usize = 512;
+/// Of those, second and later attempts.
+pub const RELAY_RETRIES_COUNT_MAX: usize = RELAYS_COUNT_MAX / 2;
+/// Octets of content held for deliveries. One message more may be held, of whatever length.
+pub const DELIVERED_CONTENT_LEN_MAX: usize = 64 << 20;
+/// Messages tried and neither acknowledged nor deferred yet.
+pub const FINISHED_COUNT_MAX: usize = 1024;
+/// How long one address of a next hop may take to accept a connection. A name may have more, and a route more names.
+pub const HOP_CONNECT_TIME_MAX: Duration = Duration::from_secs(30);
+/// How long a connection to a next hop is kept for the next message. Servers close idle ones after minutes (RFC 5321
+/// §4.5.3.2.7).
+pub const HOP_IDLE_TIME_MAX: Duration = Duration::from_secs(20);
+/// Transactions on one connection to a next hop: some servers count them.
+pub const HOP_TRANSACTIONS_COUNT_MAX: u32 = 1000;
+/// How long a next hop is left alone after failures, at most.
+pub const HOP_REST_TIME_MAX: Duration = Duration::from_secs(300);
+/// Octets of content that are sent behind the commands without a look at their replies: no more than sockets take while
+/// replies wait.
+pub const GROUPED_CONTENT_LEN_MAX: u64 = 32 << 10;
+/// Commands of RCPT in one group, so that their replies fit into the sockets between us.
+pub const GROUPED_RECIPIENTS_COUNT_MAX: usize = 500;
+/// How long a next hop may take to answer QUIT, which nothing depends on.
+pub const HOP_QUIT_TIME_MAX: Duration = Duration::from_secs(5);
+/// Octets of one reply of a next hop. RFC 5321 §4.5.3.1.5 has 512 a line; EHLO has some dozen lines.
+pub const HOP_REPLY_LEN_MAX: usize = 64 << 10;
+/// Octets of it that are kept as its text.
+pub const HOP_REPLY_TEXT_LEN_MAX: usize = 400;
+/// How long a delivery thread may take to look at its orders: one that hangs at a dead disk does not.
+pub const ORDER_TIME_MAX: Duration = Duration::from_secs(10);
