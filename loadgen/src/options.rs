@@ -32,7 +32,9 @@ Examples:
   loadgen run 127.0.0.1:2525 --bdat --chunk 64KiB --corpus ~/Maildir/cur --body 8bitmime
   loadgen run 127.0.0.1:2525 --smtputf8 --to empfänger@example.com
   loadgen run 127.0.0.1:2525 --tls starttls --tls-resume --messages-per-connection 1
-  loadgen run 127.0.0.1:2525 --ledger acknowledged --messages 100000
+  loadgen run 127.0.0.1:2525 --ledger acknowledged --ledger-sync --messages 100000
+  loadgen run 127.0.0.1:2525 --no-pipelining --timeout 10s --fail-fast --fail-on errors
+  loadgen run 127.0.0.1:2525 -c 20000 --source 127.0.0.2-127.0.0.9 --threads 2 --cpu 2-3
 
 Exit status: 0 done, 1 it could not be done, or had errors and --fail-on errors, 2 usage.";
 
@@ -116,6 +118,12 @@ pub struct VerifyArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  loadgen sink --bind 127.0.0.1:2526 --cpu 0
+  loadgen sink --bind 127.0.0.1:0 --threads 2 --no-pipelining
+
+It says where it listens, takes mail until SIGINT or SIGTERM, and then how much, and its CPU per message.")]
 pub struct SinkArgs {
     /// Where to listen; port 0 lets the kernel choose.
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:2526")]

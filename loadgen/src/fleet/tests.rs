@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use super::*;
 use crate::client::Pipelining;
+use crate::crew::Crew;
+use crate::limits::FAILURES_IN_A_ROW_MAX;
 use crate::pace::Pace;
 use crate::profile::Profile;
 use crate::token::Token;

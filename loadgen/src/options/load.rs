@@ -20,11 +20,13 @@ pub struct LoadArgs {
     /// End after so many messages.
     #[arg(long, short = 'm', value_parser = clap::value_parser!(u64).range(1..))]
     pub messages: Option<u64>,
-    /// End after so long: seconds, or a number with ms, s, m or h [default: 10s, unless --messages is given].
+    /// End after so long: seconds, or a number with ms, s, m or h [default: 10s, unless --messages, --ramp or --steps
+    /// is given].
     #[arg(long, short = 'd', value_parser = duration)]
     pub duration: Option<Duration>,
     /// Octets of a message's content as the server stores it: 4096, 4KiB, 1MiB; or drawn for each message from
-    /// lognormal:MEDIAN,SIGMA, where SIGMA is the deviation of the natural logarithm: lognormal:8KiB,1.5.
+    /// lognormal:MEDIAN,SIGMA, where SIGMA is the deviation of the natural logarithm: lognormal:8KiB,1.5. None is
+    /// drawn above 64 MiB.
     #[arg(long, short = 's', default_value = "4096", value_parser = Size::parse)]
     pub size: Size,
     /// Send the files of a directory, each a message, in an order that the seed decides; a field X-Loadgen is put in

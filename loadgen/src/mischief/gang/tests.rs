@@ -1,6 +1,8 @@
 //! A gang driven by hand: what each kind says, and what is counted of it.
 
 use super::*;
+use crate::crew::Crew;
+use crate::stats::ErrorKind;
 use crate::workload::tests::recipe;
 
 const MS: u64 = 1_000_000;
