@@ -75,6 +75,8 @@ pub struct Gang {
     done_count: usize,
     /// Ending: nothing is opened, and when the kernel has had its time, too.
     stopped_until: Option<u64>,
+    /// A turn is no reason to look at all of them.
+    next_tick_at: u64,
     now: u64,
     wishes: Wishes,
 }
@@ -103,6 +105,7 @@ impl Gang {
             open_count: 0,
             done_count: 0,
             stopped_until: None,
+            next_tick_at: 0,
             now: 0,
             wishes: Wishes::default(),
         }

@@ -24,14 +24,18 @@ impl Crew for Gang {
     fn advance(&mut self, now: u64) {
         self.now = now;
         match self.stopped_until {
-            None => (0..self.connections_count()).for_each(|slot| self.tick(slot, now)),
+            None if now < self.next_tick_at => {}
+            None => {
+                self.next_tick_at = now + nanos(MISCHIEF_TICK);
+                (0..self.connections_count()).for_each(|slot| self.tick(slot, now));
+            }
             Some(until) if now >= until => self.done_count = self.rogues.len(),
             Some(_) => {}
         }
     }
 
     fn wake_at(&mut self, now: u64) -> u64 {
-        now + nanos(MISCHIEF_TICK)
+        self.stopped_until.unwrap_or(self.next_tick_at).max(now)
     }
 
     fn stop(&mut self, now: u64, _interrupted: bool) {
