@@ -207,7 +207,11 @@ fn misbehaving(report: &Report) -> String {
         format!("<td>{}: {}</td>{counts}", tally.kind.name(), tally.kind.description())
     });
     let heads = ["kind", "clients", "connections", "done", "refused", "ended by the server", "failed"];
-    section("Clients that misbehaved", &table(&heads, rows), "Nothing of theirs is in the other figures.")
+    section(
+        "Clients that misbehaved",
+        &table(&heads, rows),
+        "Nothing of theirs is in the other figures, but for the generator's CPU.",
+    )
 }
 
 /// What stands in `setup` of the JSON.

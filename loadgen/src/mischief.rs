@@ -1,7 +1,7 @@
 //! Clients that misbehave, in a chosen share, beside those that are measured: what each kind does, and what came of it.
 //!
 //! They have a thread and a ring of their own. Nothing of theirs is in the counts and histograms of the run, and none
-//! of their messages is one that was accepted.
+//! of their messages is one that was accepted; only the generator's CPU is that of all.
 
 mod gang;
 

@@ -115,7 +115,7 @@ pub struct Report {
     pub latencies: Vec<Latency>,
     pub errors_count: u64,
     pub errors: Vec<ErrorEntry>,
-    /// Clients that were asked to; nothing of theirs is in what stands above.
+    /// Clients that were asked to; but for the generator's CPU, nothing of theirs is in what stands above.
     pub misbehaving: Vec<Tally>,
     pub timeline: Rates,
 }

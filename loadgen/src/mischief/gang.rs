@@ -77,6 +77,8 @@ pub struct Gang {
     stopped_until: Option<u64>,
     /// A turn is no reason to look at all of them.
     next_tick_at: u64,
+    /// Who is looked at first then: so many may be opening at once, and each is to have its turn.
+    first_slot: u32,
     now: u64,
     wishes: Wishes,
 }
@@ -106,6 +108,7 @@ impl Gang {
             done_count: 0,
             stopped_until: None,
             next_tick_at: 0,
+            first_slot: 0,
             now: 0,
             wishes: Wishes::default(),
         }

@@ -8,7 +8,9 @@ use socket2::Socket;
 
 use super::{Act, Gang, Link, nanos};
 use crate::crew::{Crew, Wishes};
-use crate::limits::{CLOSE_MAX, DEAF_RECEIVE_BUFFER_LEN, MISCHIEF_PAUSE, MISCHIEF_TICK, OUTCOME_WAIT_MAX};
+use crate::limits::{
+    CLOSE_MAX, DEAF_RECEIVE_BUFFER_LEN, MISCHIEF_PAUSE, MISCHIEF_TICK, OPENING_COUNT_MAX, OUTCOME_WAIT_MAX,
+};
 use crate::mischief::Kind;
 use crate::stats::ErrorKind;
 
@@ -27,7 +29,9 @@ impl Crew for Gang {
             None if now < self.next_tick_at => {}
             None => {
                 self.next_tick_at = now + nanos(MISCHIEF_TICK);
-                (0..self.connections_count()).for_each(|slot| self.tick(slot, now));
+                let (first, count) = (self.first_slot, self.connections_count());
+                (first..count).chain(0..first).for_each(|slot| self.tick(slot, now));
+                self.first_slot = (first + OPENING_COUNT_MAX as u32) % count.max(1);
             }
             Some(until) if now >= until => self.done_count = self.rogues.len(),
             Some(_) => {}

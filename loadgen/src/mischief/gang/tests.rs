@@ -8,10 +8,14 @@ use crate::workload::tests::recipe;
 const MS: u64 = 1_000_000;
 
 fn gang(kind: Kind) -> Gang {
+    gang_of(vec![(kind, 1)])
+}
+
+fn gang_of(counts: Vec<(Kind, u32)>) -> Gang {
     Gang::new(Plan {
         run: 1,
         first_connection: 10,
-        counts: vec![(kind, 1)],
+        counts,
         sources: Vec::new(),
         reply_timeout: Duration::from_secs(1),
         workload: Arc::new(Workload::new(&recipe(1000)).expect("room")),
@@ -142,4 +146,23 @@ fn refusals_closings_and_silence_are_told_apart() {
     let tallies = [refused, closed, silent].map(ended);
     let counts = tallies.map(|tally| [tally.refused, tally.ended_by_server, tally.failed]);
     assert_eq!(counts, [[1, 0, 0], [0, 1, 0], [0, 0, 1]]);
+}
+
+#[test]
+fn all_have_their_turn_where_nobody_can_connect() {
+    let mut gang = gang_of(vec![(Kind::Drip, 1000), (Kind::Vanish, 1000)]);
+    for now in (0..1000).map(|now| now * MS) {
+        gang.advance(now);
+        assert!(gang.opening_count <= OPENING_COUNT_MAX);
+        for slot in std::mem::take(&mut gang.wishes.opening) {
+            gang.on_lost(slot, ErrorKind::ConnectRefused, b"");
+        }
+        for slot in std::mem::take(&mut gang.wishes.closing) {
+            gang.on_closed(slot, now);
+        }
+    }
+    gang.stop(gang.now, false);
+    assert!(gang.is_done());
+    let failed: Vec<u64> = gang.tallies().iter().map(|tally| tally.failed).collect();
+    assert!(failed.iter().all(|&count| count > 4000), "{failed:?}");
 }
