@@ -1,6 +1,7 @@
 //! `ringmx check`
 
 mod across;
+mod hops;
 mod live;
 
 use std::io::{self, Write};

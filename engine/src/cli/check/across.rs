@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use super::hops::{self, Behind};
 use super::live::Running;
 use super::{Subject, finding};
 use crate::config::{Config, Finding, Severity};
@@ -18,6 +19,13 @@ pub(super) fn compare(subjects: &[Subject], running: &[Running]) -> Vec<Finding>
     let known: Vec<SocketAddr> = running.iter().flat_map(|running| running.addresses.clone()).collect();
     if !running.is_empty() {
         findings.extend(configs.iter().flat_map(|&(name, config)| not_running(name, config, &known)));
+    }
+    if subjects.len() + running.len() > 1 {
+        for (index, &front) in configs.iter().enumerate() {
+            let others = [&configs[..index], &configs[index + 1..]].concat();
+            let behind = Behind { others: &others, running: &known, is_own: &hops::is_own };
+            findings.extend(hops::missed(front, &behind));
+        }
     }
     findings
 }
