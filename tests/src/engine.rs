@@ -17,6 +17,7 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, se
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::client::http_get;
 use crate::maildir::Maildir;
 
 /// How long anything that does not depend on a load may take, on a busy machine.
@@ -242,6 +243,17 @@ pub struct Server {
 }
 
 impl Server {
+    /// The sum of a metric over all that its labels tell apart, by its admin HTTP.
+    pub fn metric(&self, name: &str) -> u64 {
+        let line = self.log.find("admin HTTP").expect("the configuration has [admin]");
+        let address = line["address"].as_str().and_then(|text| text.parse().ok()).expect("an address");
+        let (_, text) = http_get(address, "/metrics").expect("metrics");
+        let samples = text.lines().filter_map(|line| line.strip_prefix(name)?.rsplit_once(' '));
+        let is_whole = |labels: &str| labels.is_empty() || labels.starts_with('{');
+        let values = samples.filter(|(labels, _)| is_whole(labels)).map(|(_, value)| value.parse::<f64>());
+        values.map(|value| value.expect("a number") as u64).sum()
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

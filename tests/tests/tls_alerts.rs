@@ -8,7 +8,7 @@ use rustls::pki_types::ServerName;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, ClientConnection, ContentType, SupportedProtocolVersion};
 
-use tests::client::{Client, http_get};
+use tests::client::Client;
 use tests::engine::{Home, Options, PATIENCE, Server, eventually};
 use tests::records::Records;
 use tests::tls::{self, Authority};
@@ -40,15 +40,6 @@ fn serve(mode: &str) -> (Home, Server, std::path::PathBuf) {
     authority.issue(home.path(), "mx", &["mx.example"]);
     let server = home.serve();
     (home, server, path)
-}
-
-/// The sum of a counter over all workers.
-fn metric(server: &Server, name: &str) -> u64 {
-    let line = server.log.find("admin HTTP").expect("a line");
-    let address: SocketAddr = line["address"].as_str().expect("an address").parse().expect("an address");
-    let (_, text) = http_get(address, "/metrics").expect("metrics");
-    let values = text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('{')?.split_once("} "));
-    values.map(|(_, value)| value.parse::<u64>().expect("a number")).sum()
 }
 
 /// Waits for a line of this client's with this word in it.
@@ -195,11 +186,11 @@ fn each_alert_in_each_state_of_a_session() {
             }
         }
     }
-    assert_eq!(metric(&server, "ringmx_tls_failed_total"), failed_count);
-    assert_eq!(metric(&server, "ringmx_handshakes_failed_total"), 0);
+    assert_eq!(server.metric("ringmx_tls_failed_total"), failed_count);
+    assert_eq!(server.metric("ringmx_handshakes_failed_total"), 0);
     let count = (VERSIONS.len() * STATES.len() * ALERTS.len()) as u64;
     for name in ["handshakes", "handshakes_by_cipher", "handshakes_by_client_certificate"] {
-        assert_eq!(metric(&server, &format!("ringmx_{name}_total")), count, "{name}");
+        assert_eq!(server.metric(&format!("ringmx_{name}_total")), count, "{name}");
     }
     server.stop();
     assert_nothing_stored(&home);
@@ -224,7 +215,7 @@ fn alerts_behind_quit_are_not_listened_to() {
             wait_for_line(&server, client, "\"reason\":\"quit\"");
         }
     }
-    assert_eq!(metric(&server, "ringmx_tls_failed_total"), 0);
+    assert_eq!(server.metric("ringmx_tls_failed_total"), 0);
     server.stop();
     assert_nothing_stored(&home);
 }
@@ -332,9 +323,9 @@ fn each_alert_before_and_within_a_handshake() {
                 wait_for_line(&server, client, &format!("\"why\":\"{why}\""));
             }
         }
-        assert_eq!(metric(&server, "ringmx_handshakes_failed_total"), count);
-        assert_eq!(metric(&server, "ringmx_tls_failed_total"), 0);
-        assert_eq!(metric(&server, "ringmx_handshakes_open"), 0);
+        assert_eq!(server.metric("ringmx_handshakes_failed_total"), count);
+        assert_eq!(server.metric("ringmx_tls_failed_total"), 0);
+        assert_eq!(server.metric("ringmx_handshakes_open"), 0);
         server.stop();
         assert_nothing_stored(&home);
     }

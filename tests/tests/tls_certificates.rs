@@ -14,8 +14,8 @@ use serde_json::Value;
 use tests::engine::{Home, Options, Server, allow_descriptors, binary, eventually, text};
 use tests::tls::{self, Authority};
 
-const STARTTLS: &str =
-    "tls = \"starttls\"\n[[certificate]]\nchain = \"live/mx.pem\"\nkey = \"live/mx.key\"\n";
+const STARTTLS: &str = "tls = \"starttls\"\n[[certificate]]\nchain = \"live/mx.pem\"\nkey = \"live/mx.key\"\n\
+                        [admin]\nbind = \"127.0.0.1:0\"\n";
 
 /// A home whose certificates are in a directory that a symbolic link names, as ACME clients have it.
 struct Renewing {
@@ -114,11 +114,15 @@ fn a_bad_certificate_changes_nothing_and_raises_an_alarm() {
     });
     assert!(line.contains("mx.pem") && line.contains("no certificate in it"), "{line}");
     assert!(renewing.serves(&server, "first.example"), "the old one serves");
+    assert_eq!(server.metric("ringmx_certificates_stale"), 1);
+    // Until 2099.
+    assert_eq!(server.metric("ringmx_certificate_not_after_seconds"), 4_070_908_800);
     // What was there before is whole again.
     std::fs::write(live.join("mx.pem"), whole).expect("written");
     eventually("the end of the alarm", || {
         server.log.lines().iter().any(|line| line.contains("certificates are read again")).then_some(())
     });
+    assert_eq!(server.metric("ringmx_certificates_stale"), 0);
     server.stop();
 }
 

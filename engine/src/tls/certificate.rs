@@ -76,7 +76,8 @@ impl Certificate {
     pub fn load(chain: &Path, key: &Path, provider: &CryptoProvider) -> Result<Self, TlsError> {
         let unusable = |path: &Path, why: String| TlsError::Unusable { path: path.to_owned(), why };
         let certificates = read_chain(chain)?;
-        let facts = Facts::of(&certificates[0]).map_err(|why| unusable(chain, why))?;
+        let mut facts = Facts::of(&certificates[0]).map_err(|why| unusable(chain, why))?;
+        facts.weaknesses.extend(gap(&certificates).map_err(|why| unusable(chain, why))?);
         let private = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|error| {
             let help =
                 "it must hold one private key, not encrypted, between -----BEGIN PRIVATE KEY----- lines";
@@ -109,6 +110,29 @@ pub(super) fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, Tl
         return Err(unusable(format!("no certificate in it; {help}")));
     }
     Ok(certificates)
+}
+
+/// Where a chain is none: RFC 8446 §4.4.2 has each certificate certify the one before it. Clients that look no further
+/// do not find the way to their authority.
+///
+/// # Errors
+/// Why one of them is no certificate.
+fn gap(certificates: &[CertificateDer<'_>]) -> Result<Option<String>, String> {
+    let parsed: Result<Vec<_>, String> = certificates
+        .iter()
+        .map(|der| match X509Certificate::from_der(der) {
+            Ok((_, certificate)) => Ok(certificate),
+            Err(error) => Err(format!("not a certificate: {error}")),
+        })
+        .collect();
+    let parsed = parsed?;
+    let is_gap = |pair: &[X509Certificate<'_>]| pair[0].issuer() != pair[1].subject();
+    Ok(parsed.windows(2).position(is_gap).map(|index| {
+        let (of, issuer) = (index + 2, parsed[index].issuer());
+        format!(
+            "no chain: certificate {of} of the file is not that of {issuer}, who issued the one before it"
+        )
+    }))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
@@ -193,6 +217,35 @@ fn key_kind(certificate: &X509Certificate<'_>) -> (String, Option<String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_certificate_certifies_the_one_before() {
+        let issue = |name: &str, issuer: Option<(&rcgen::CertificateParams, &rcgen::KeyPair)>| {
+            let key = rcgen::KeyPair::generate().unwrap();
+            let mut params = rcgen::CertificateParams::new(vec![format!("{name}.example")]).unwrap();
+            params.distinguished_name.push(rcgen::DnType::CommonName, name);
+            let certificate = match issuer {
+                None => params.self_signed(&key),
+                Some((issuer, key_of)) => params.signed_by(&key, &rcgen::Issuer::from_params(issuer, key_of)),
+            };
+            (certificate.unwrap().der().clone(), params, key)
+        };
+        let (root, root_params, root_key) = issue("root", None);
+        let (middle, middle_params, middle_key) = issue("middle", Some((&root_params, &root_key)));
+        let (leaf, ..) = issue("leaf", Some((&middle_params, &middle_key)));
+        for whole in [&[&leaf][..], &[&leaf, &middle], &[&leaf, &middle, &root]] {
+            let chain: Vec<_> = whole.iter().map(|&der| der.clone()).collect();
+            assert_eq!(gap(&chain), Ok(None));
+        }
+        for (broken, of) in
+            [(&[&leaf, &root][..], 2), (&[&leaf, &root, &middle], 2), (&[&leaf, &middle, &leaf], 3)]
+        {
+            let chain: Vec<_> = broken.iter().map(|&der| der.clone()).collect();
+            let why = gap(&chain).unwrap().expect("a gap");
+            assert!(why.contains(&format!("certificate {of} of the file is not that of CN=")), "{why}");
+        }
+        assert!(gap(&[leaf, CertificateDer::from(vec![1, 2, 3])]).is_err());
+    }
 
     #[test]
     fn a_file_that_is_no_chain_is_not_read_to_its_end() {
