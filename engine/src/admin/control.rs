@@ -19,7 +19,7 @@ use super::http::{self, Answers};
 use super::log::EventLog;
 pub use super::metrics::SpoolMode;
 use super::metrics::{self, Sources};
-use crate::egress::{EgressStats, Router};
+use crate::egress::{EgressStats, EventsStats, Router};
 use crate::event::EventQueue;
 use crate::readiness::Readiness;
 use crate::reload::{Requests, RulePlaces};
@@ -79,6 +79,8 @@ pub struct ControlHandles {
     pub visitors: Arc<Visitors>,
     /// By shard.
     pub delivery_stats: Vec<Arc<EgressStats>>,
+    /// Of the events stream.
+    pub told: Arc<EventsStats>,
     pub keeper: Arc<KeeperState>,
     pub tls: Arc<ListenersTls>,
     pub stop: Stop,
@@ -139,13 +141,14 @@ pub fn spawn(handles: ControlHandles) -> io::Result<JoinHandle<io::Result<()>>> 
 pub fn run(handles: ControlHandles) -> io::Result<()> {
     let ControlHandles { worker_stats, events, places, reloads, spool, tls, .. } = handles;
     let ControlHandles { admin, control, commands, egress, readiness, board, visitors, .. } = handles;
-    let ControlHandles { delivery_stats, keeper, stop, .. } = handles;
+    let ControlHandles { delivery_stats, told, keeper, stop, .. } = handles;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let sources = Sources {
         worker_stats,
         events: events.clone(),
         delivery_stats,
+        told,
         tls,
         spool,
         board: Arc::clone(&board),
@@ -221,6 +224,7 @@ mod tests {
             board: Arc::new(Board::example()),
             visitors: Arc::default(),
             delivery_stats: Vec::new(),
+            told: Arc::default(),
             keeper: Arc::default(),
             tls: Arc::default(),
             stop: stop.clone(),

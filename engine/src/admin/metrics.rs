@@ -13,7 +13,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::config::{Config, Durability, SpoolConfig};
-use crate::egress::EgressStats;
+use crate::egress::{EgressStats, EventsStats};
 use crate::event::EventQueue;
 use crate::readiness::Readiness;
 use crate::server::{Board, Proof, Standing};
@@ -54,6 +54,7 @@ pub(super) struct Sources {
     pub(super) worker_stats: Vec<Arc<WorkerStats>>,
     pub(super) events: Vec<EventQueue>,
     pub(super) delivery_stats: Vec<Arc<EgressStats>>,
+    pub(super) told: Arc<EventsStats>,
     pub(super) readiness: Arc<Readiness>,
     pub(super) tls: Arc<ListenersTls>,
     pub(super) spool: SpoolMode,
@@ -112,6 +113,11 @@ impl Collector for Sources {
         let mut files = encoder.encode_descriptor("segment_files", help, None, MetricType::Counter)?;
         for (fate, count) in self.keeper.counts() {
             files.encode_family(&[("fate", fate)])?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+        }
+        let help = "Lines of the events stream since the start, by what became of them.";
+        let mut events = encoder.encode_descriptor("events", help, None, MetricType::Counter)?;
+        for (fate, count) in [("written", self.told.written_count()), ("lost", self.told.lost_count())] {
+            events.encode_family(&[("fate", fate)])?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
         }
         self.encode_listeners(encoder)?;
         encode_certificates(encoder, &self.tls)?;
@@ -285,6 +291,7 @@ mod tests {
             worker_stats: workers.to_vec(),
             events: vec![EventQueue::new(1), EventQueue::new(1)],
             delivery_stats: vec![Arc::default()],
+            told: Arc::default(),
             readiness: Arc::default(),
             spool: SpoolMode::EXAMPLE,
             board: Arc::new(Board::example()),
@@ -319,6 +326,7 @@ mod tests {
             "ringmx_handshakes_by_cipher_total{worker=\"1\",version=\"TLSv1.3\",cipher=\"TLS_AES_128_GCM_SHA256\"} 0",
             "ringmx_handshakes_by_client_certificate_total{worker=\"1\",certificate=\"verified\"} 0",
             "ringmx_handshake_turn_longest_seconds{worker=\"0\"} 0.0015",
+            "ringmx_events_total{fate=\"lost\"} 0",
             "ringmx_delivery_delivered_total{shard=\"0\"} 0",
             "ringmx_delivery_waiting{shard=\"0\"} 0",
             "# EOF",

@@ -138,6 +138,8 @@ enum Failure {
     Store(#[from] StoreError),
     #[error("{0}")]
     Server(String),
+    #[error("cannot read the events at {}: {source}", path.display())]
+    Events { path: PathBuf, source: io::Error },
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
 }

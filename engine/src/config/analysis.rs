@@ -70,6 +70,9 @@ pub(super) fn analyse(reader: &Reader, built: &Built) {
     rule_analysis::analyse(reader, built);
     writable(reader, "the spool", &config.spool.path, places.spool_path.unwrap_or(places.root));
     spool_site(reader, built);
+    if let Some(events) = &config.events {
+        writable_file(reader, &events.path, places.events_path.unwrap_or(places.root));
+    }
     for (route, places) in config.routes.iter().zip(&places.routes) {
         if let Deliver::Maildir { path } = &route.deliver {
             writable(reader, "the Maildir", &path.root(), places.path.unwrap_or(places.route));
@@ -91,6 +94,23 @@ fn writable(reader: &Reader, what: &str, path: &Path, span: Span) {
     };
     let help = "make the directory, or run the check as the user of the server";
     reader.warn_as("directory-not-writable", span, format!("{what} at {}: {why}", path.display()), help);
+}
+
+/// The same for the file of the events, which is made together with its directory.
+fn writable_file(reader: &Reader, path: &Path, span: Span) {
+    let why = match std::fs::metadata(path) {
+        Err(_) => {
+            let directory = path.parent().unwrap_or_else(|| Path::new("."));
+            return writable(reader, "the directory of the events", directory, span);
+        }
+        Ok(found) if !found.is_file() => "it is no regular file".to_owned(),
+        Ok(_) => match access(path, Access::READ_OK | Access::WRITE_OK) {
+            Err(error) => format!("this user cannot write to it: {}", std::io::Error::from(error)),
+            Ok(()) => return,
+        },
+    };
+    let help = "the server will not start; name another file, or run the check as the user of the server";
+    reader.warn_as("events-not-writable", span, format!("the events at {}: {why}", path.display()), help);
 }
 
 /// What the place of the spool is not fit for.

@@ -69,6 +69,8 @@ pub struct Config {
     /// Where the admin HTTP listens; None where it is not wanted.
     pub admin: Option<SocketAddr>,
     pub log: Log,
+    /// Where what happens to messages is told; None where nobody wants to know.
+    pub events: Option<EventsConfig>,
     pub replies: Replies,
     pub timeouts: Timeouts,
     /// How often the server looks who answers at its addresses.
@@ -178,6 +180,18 @@ pub struct Recipients {
 pub struct Log {
     pub format: LogFormat,
     pub level: LogLevel,
+}
+
+/// The file of the events stream, and those before it: `path.1` to `path.N`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventsConfig {
+    pub path: PathBuf,
+    /// Octets of one file.
+    pub max_size: u64,
+    /// Files that are kept besides the newest.
+    pub keep: u32,
+    /// Addresses of senders and recipients are told.
+    pub addresses: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -300,6 +314,7 @@ impl Config {
             ("spool", differ(&self.spool, &other.spool)),
             ("admin", self.admin != other.admin),
             ("log", differ(self.log, other.log)),
+            ("events", self.events != other.events),
             ("timeouts", differ(self.timeouts, other.timeouts)),
         ];
         changes.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()

@@ -52,6 +52,16 @@ pub enum RelayTls {
     Verified,
 }
 
+impl RelayProtocol {
+    /// As the configuration has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Smtp => "smtp",
+            Self::Lmtp => "lmtp",
+        }
+    }
+}
+
 impl RelayTls {
     pub const ALL: [Self; 4] = [Self::Off, Self::Opportunistic, Self::Required, Self::Verified];
 

@@ -18,6 +18,8 @@ pub enum EgressError {
     Ring(io::Error),
     #[error("cannot start a delivery thread: {0}; raise the limits of processes and open files")]
     Thread(io::Error),
+    #[error("cannot write the events to {}: {source}; see `path` in [events]", path.display())]
+    Events { path: PathBuf, source: io::Error },
 }
 
 /// A delivery that did not happen.

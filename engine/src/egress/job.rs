@@ -58,6 +58,8 @@ pub(super) struct Job {
     pub config: Arc<Config>,
     pub discards: bool,
     pub content: Content,
+    /// Of the content as it is stored.
+    pub octets: u64,
     /// Recipients whose delivery has failed for good, in this attempt or before.
     pub failed: Vec<Failed>,
     pub(super) kept_recipients: Vec<u16>,
@@ -98,6 +100,8 @@ pub(super) struct Attempt {
     pub outcomes: Vec<Outcome>,
     /// How the connection was protected.
     pub tls: Option<String>,
+    /// Which one of its next hops has taken it.
+    pub next_hop: Option<String>,
     /// It was tried for as long as its route has it tried: what fails now has failed for good.
     pub is_expired: bool,
 }
@@ -219,7 +223,7 @@ impl Attempt {
     }
 
     /// Those that are to be tried again.
-    fn transient(&self) -> impl Iterator<Item = (u16, &DeliveryError)> + Clone {
+    pub(super) fn transient(&self) -> impl Iterator<Item = (u16, &DeliveryError)> + Clone {
         self.errors().filter(|(.., is_final)| !is_final).map(|(position, error, _)| (position, error))
     }
 
@@ -271,6 +275,7 @@ impl Job {
             octets: 0,
             outcomes: Vec::new(),
             tls: None,
+            next_hop: None,
         };
         let known = |(position, recipient)| Failed { position, recipient, is_new: false, told: Told::Held };
         let mut job = Self {
@@ -279,6 +284,7 @@ impl Job {
             kept,
             config: Arc::clone(config),
             discards,
+            octets: ContentRef::of(record).map_or(record.content.len() as u64, |content| content.len),
             content,
             failed: failed.into_iter().map(known).collect(),
             kept_recipients,
@@ -360,11 +366,12 @@ impl Job {
         let body = self.content.body();
         for attempt in &mut self.copies {
             let Way::Relay { relay, letter } = &attempt.copy.way else { continue };
-            let Delivered { sent, tls } = hops.of(relay).deliver(letter, body, &self.config.hostname).await;
+            let delivered = hops.of(relay).deliver(letter, body, &self.config.hostname).await;
+            let Delivered { sent, tls, next_hop } = delivered;
             let outcome = |sent: Sent| sent.map(Rc::from).map_err(|error| Rc::new(error.into()));
             attempt.outcomes = sent.into_iter().map(outcome).collect();
             attempt.octets = body.len();
-            attempt.tls = tls;
+            (attempt.tls, attempt.next_hop) = (tls, next_hop);
         }
     }
 
@@ -458,7 +465,8 @@ mod tests {
     fn a_copy_that_is_not_durable_is_tried_again_whatever_its_age() {
         let way = Way::Maildir { directory: "/mail".into(), head: Vec::new() };
         let copy = Copy { recipients: vec![0, 2], route_index: 0, way };
-        let mut attempt = Attempt { copy, octets: 0, outcomes: Vec::new(), tls: None, is_expired: true };
+        let mut attempt =
+            Attempt { copy, octets: 0, outcomes: Vec::new(), tls: None, next_hop: None, is_expired: true };
         attempt.set(&Ok(Rc::from("")));
         assert_eq!(attempt.transient().count() + attempt.permanent().count(), 0);
         let error = DeliveryError::of("sync", Path::new("/mail/new"))(io::Error::other("a bad disk"));

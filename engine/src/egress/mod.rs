@@ -5,7 +5,8 @@
 //! 3. A job writes into [`maildir`]s, hands on to next hops ([`relay`]), and tells senders what cannot be delivered
 //!    ([`telling`]); a [`flush`] makes many durable, moves what was not delivered to the [`deferred`] mail, and
 //!    acknowledges them; [`round`] decides what goes into one.
-//! 4. A segment that is sealed and wholly acknowledged goes back to the keeper.
+//! 4. What came of each message is told to the log and to the [`events`].
+//! 5. A segment that is sealed and wholly acknowledged goes back to the keeper.
 //!
 //! A message is acknowledged when all of its copies are durable, not before: a crash in between, or a failed sync,
 //! repeats the delivery. A repeat replaces its file as long as that is still in `new`; where a reader has moved it to
@@ -15,6 +16,7 @@
 
 mod deferred;
 mod error;
+mod events;
 mod flush;
 mod job;
 mod large;
@@ -47,11 +49,13 @@ use arc_swap::ArcSwap;
 use ringmx_ring::Doorbell;
 
 pub use error::EgressError;
+pub use events::{EventsStats, open_for_reading};
 pub use orders::{Named, Verb};
 pub use stats::EgressStats;
 
 use crate::config::Config;
 use crate::store::ShardFeed;
+use events::EventsThread;
 use orders::Desk;
 use relay::Hops;
 use tail::{STOP_WAIT, Tail, TailParts};
@@ -71,6 +75,9 @@ pub struct Egress {
     stats: Vec<Arc<EgressStats>>,
     stopping: Arc<AtomicBool>,
     threads: Vec<EgressThread>,
+    /// None where nobody wants events. Ends behind the threads that tell them.
+    events: Option<EventsThread>,
+    events_stats: Arc<EventsStats>,
 }
 
 /// Changes where mail goes, and what becomes of mail that waits. Clones change the same.
@@ -98,10 +105,12 @@ struct EgressThread {
 /// Starts delivering what the feeds hold and will hold, on `threads` threads (at least one, at most one a shard).
 ///
 /// # Errors
-/// When a thread or its ring cannot be set up; nothing runs then.
+/// When a thread or its ring cannot be set up, or the events cannot be written; nothing runs then.
 pub fn start(feeds: Vec<ShardFeed>, config: Arc<Config>, threads: usize) -> Result<Egress, EgressError> {
     let threads_count = threads.clamp(1, feeds.len().max(1));
     let stopping = Arc::new(AtomicBool::new(false));
+    let events_stats = Arc::<EventsStats>::default();
+    let events = start_events(&config, &events_stats)?;
     let routing = Arc::new(Routing::new(config));
     let (mut shards, mut stats) = (Vec::new(), Vec::new());
     let mut parts: Vec<Vec<TailParts>> = std::iter::repeat_with(Vec::new).take(threads_count).collect();
@@ -112,18 +121,13 @@ pub fn start(feeds: Vec<ShardFeed>, config: Arc<Config>, threads: usize) -> Resu
         shards.push(Shard { number: feed.shard, bell: Arc::clone(&bell), desk });
         stats.push(Arc::clone(&shard_stats));
         let (routing, stopping) = (Arc::clone(&routing), Arc::clone(&stopping));
-        parts[index % threads_count].push(TailParts {
-            feed,
-            routing,
-            bell,
-            stats: shard_stats,
-            stopping,
-            inbox,
-        });
+        let events = events.as_ref().map(|thread| Arc::clone(&thread.events));
+        let tail = TailParts { feed, routing, bell, stats: shard_stats, stopping, inbox, events };
+        parts[index % threads_count].push(tail);
     }
     // Dropped by an error below, it stops the threads that run already.
     let router = Router { routing, shards };
-    let mut egress = Egress { router, stats, stopping, threads: Vec::new() };
+    let mut egress = Egress { router, stats, stopping, threads: Vec::new(), events, events_stats };
     let (ready_sender, ready) = channel();
     for (index, parts) in parts.into_iter().enumerate() {
         let (alive_sender, alive) = channel();
@@ -138,6 +142,12 @@ pub fn start(feeds: Vec<ShardFeed>, config: Arc<Config>, threads: usize) -> Resu
     drop(ready_sender);
     ready.into_iter().take(threads_count).collect::<io::Result<()>>().map_err(EgressError::Ring)?;
     Ok(egress)
+}
+
+fn start_events(config: &Config, stats: &Arc<EventsStats>) -> Result<Option<EventsThread>, EgressError> {
+    let Some(config) = &config.events else { return Ok(None) };
+    let started = EventsThread::start(config, Arc::clone(stats));
+    started.map(Some).map_err(|source| EgressError::Events { path: config.path.clone(), source })
 }
 
 /// The body of a thread: tells once over `ready` whether it could be set up.
@@ -220,7 +230,13 @@ impl Egress {
         &self.stats
     }
 
-    /// Reads no further, ends the deliveries under way, acknowledges them, joins the threads; takes 15 seconds at most.
+    /// What has become of the events.
+    pub fn events_stats(&self) -> &Arc<EventsStats> {
+        &self.events_stats
+    }
+
+    /// Reads no further, ends the deliveries under way, acknowledges them, joins the threads, writes the last
+    /// events; takes 20 seconds at most.
     pub fn stop(self) {
         drop(self);
     }
@@ -243,5 +259,6 @@ impl Drop for Egress {
                 }
             }
         }
+        drop(self.events.take());
     }
 }

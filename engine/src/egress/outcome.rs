@@ -16,6 +16,9 @@ impl Tail {
         let age_ms = unix_us().saturating_sub(meta.received_unix_us) / 1000;
         job.copies.iter().for_each(|attempt| self.note_delivered(&job, attempt, age_ms));
         job.failed.iter().for_each(|failed| self.note_failed(&job, failed));
+        if let Some(events) = &self.events {
+            events.tell_attempt(&job, verdict);
+        }
         if job.wait().is_some() {
             self.note_failures(&job);
         } else if let Some(kept) = &job.kept {
@@ -48,7 +51,9 @@ impl Tail {
             Way::Relay { relay, .. } => {
                 self.stats.relayed.bump();
                 let reply = attempt.outcomes.iter().find_map(|outcome| outcome.as_deref().ok());
-                let (next_hop, tls) = (relay.name(), attempt.tls.as_deref().unwrap_or("off"));
+                let name = || relay.name();
+                let next_hop = attempt.next_hop.clone().unwrap_or_else(name);
+                let tls = attempt.tls.as_deref().unwrap_or("off");
                 tracing::info!(
                     %id, route, next_hop, reply, tls, recipients, octets, age_ms, attempts, "delivered"
                 );

@@ -25,6 +25,8 @@ pub(super) enum Topic {
     Notices,
     /// Mail that nobody can be told of.
     Undeliverable,
+    /// Writing the events stream.
+    Events,
 }
 
 #[derive(Debug, Default)]

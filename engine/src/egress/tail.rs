@@ -21,6 +21,7 @@ use tokio_uring::fs::File;
 
 use super::Routing;
 use super::deferred::DeferredMail;
+use super::events::Events;
 use super::flush::{Flushed, unix_us};
 use super::job::{Job, Origin, Ticket};
 use super::moves::{Move, Sources};
@@ -56,6 +57,7 @@ pub(super) struct TailParts {
     pub stats: Arc<EgressStats>,
     pub stopping: Arc<AtomicBool>,
     pub inbox: Inbox,
+    pub events: Option<Arc<Events>>,
 }
 
 pub(super) struct Tail {
@@ -70,6 +72,7 @@ pub(super) struct Tail {
     stopping: Arc<AtomicBool>,
     /// What an operator wants done.
     pub(super) inbox: Inbox,
+    pub(super) events: Option<Arc<Events>>,
     pub(super) segments: Segments,
     /// Of the shard.
     directory: Arc<Path>,
@@ -124,7 +127,7 @@ pub(super) enum Event {
 impl Tail {
     /// Within the runtime of its thread.
     pub(super) fn new(parts: TailParts, hops: &Rc<Hops>) -> io::Result<Self> {
-        let TailParts { feed, routing, bell, stats, stopping, inbox } = parts;
+        let TailParts { feed, routing, bell, stats, stopping, inbox, events } = parts;
         let rung = Rc::new(Notify::new());
         let eventfd = StdFile::from(bell.as_fd().try_clone_to_owned()?);
         tokio_uring::spawn(listen(File::from_std(eventfd), Rc::clone(&rung)));
@@ -138,6 +141,7 @@ impl Tail {
             stats,
             stopping,
             inbox,
+            events,
             deferred: DeferredMail::new(log, &unread, done.clone(), unix_us() / 1000),
             segments: Segments::new(recovered, former_content, incoming, done),
             directory,
@@ -421,6 +425,9 @@ impl Tail {
     }
 
     fn start(&mut self, mut job: Job) {
+        if let Some(events) = self.events.as_ref().filter(|_| !job.ticket.is_retry()) {
+            events.tell_accepted(&job);
+        }
         if job.is_idle() {
             self.finished.push(job);
             return;

@@ -50,3 +50,7 @@ pub const HOP_REPLY_LEN_MAX: usize = 64 << 10;
 pub const HOP_REPLY_TEXT_LEN_MAX: usize = 400;
 /// How long a delivery thread may take to look at its orders: one that hangs at a dead disk does not.
 pub const ORDER_TIME_MAX: Duration = Duration::from_secs(10);
+/// Octets of events that wait for their file, besides those of the last tail that found room.
+pub const EVENTS_WAITING_LEN_MAX: usize = 1 << 20;
+/// Octets of one event for its readers: a message has a thousand recipients, and each some hundred octets, escaped.
+pub const EVENT_LEN_MAX: usize = 4 << 20;

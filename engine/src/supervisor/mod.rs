@@ -117,11 +117,10 @@ pub fn run(config: Config, path: Option<&Path>) -> Result<(), ServeError> {
     let reader = |shard| egress.doorbell(shard).expect("the spool gives a feed for each shard with handles");
     let mut workers = Workers::start(shards, reader, &options, ended)?;
 
-    let (commands, commanded) = channel();
+    let ((commands, commanded), stop_control) = (channel(), control::Stop::default());
     let (readiness, tls) = (Arc::new(Readiness::new()), Arc::clone(renewal.tls()));
     let (reloads, reloading) =
         start_reloads(&kept, path, publisher, &places, &workers, (owner, egress.router()))?;
-    let stop_control = control::Stop::default();
     let control = control::spawn(ControlHandles {
         worker_stats: workers.stats.clone(),
         events: workers.events.clone(),
@@ -136,6 +135,7 @@ pub fn run(config: Config, path: Option<&Path>) -> Result<(), ServeError> {
         board: Arc::clone(listeners.board()),
         visitors: Arc::clone(&visitors),
         delivery_stats: egress.stats().to_vec(),
+        told: Arc::clone(egress.events_stats()),
         keeper: Arc::clone(keeper.state()),
         tls,
         stop: stop_control.clone(),

@@ -1,6 +1,7 @@
 //! `ringmx spool`: reads a spool, also while a server runs on it.
 
 mod export;
+mod history;
 mod show;
 
 use std::io::Write;
@@ -13,7 +14,7 @@ use serde_json::json;
 use self::export::ExportArgs;
 pub(super) use self::show::{envelope_json, line};
 use super::Failure;
-use crate::config::{Config, format_size};
+use crate::config::{Config, EventsConfig, format_size};
 use crate::id::MessageId;
 use crate::store::inspect::{self, Listed, ShardStat, State};
 use crate::store::{StoreError, list_set_aside};
@@ -25,6 +26,7 @@ Without --spool or --config, the spool of the quick start: ./ringmx-data.
 
 Examples:
   ringmx spool ls --spool /var/spool/ringmx
+  ringmx spool show 0CH1611EAG081-1 --config /etc/ringmx.toml
   ringmx spool cat 0CH1611EAG081-1 --config /etc/ringmx.toml > message.eml
   ringmx spool verify --json
   ringmx spool export --to rescued --set-aside
@@ -61,6 +63,17 @@ enum SpoolCommand {
         #[command(flatten)]
         common: Common,
     },
+    /// Tell all that is known of a message: where it is, and what the events say has happened to it
+    Show {
+        /// As the reply to the client and the log give it
+        #[arg(value_name = "ID")]
+        id: MessageId,
+        /// Look into damaged segments that were set aside, too
+        #[arg(long)]
+        set_aside: bool,
+        #[command(flatten)]
+        common: Common,
+    },
     /// Read every record and tell what is damaged
     Verify {
         #[command(flatten)]
@@ -88,11 +101,17 @@ pub(super) struct Common {
 
 impl Common {
     pub(super) fn path(&self) -> Result<PathBuf, Failure> {
-        match (&self.spool, &self.config) {
-            (Some(path), _) => Ok(path.clone()),
-            (None, Some(config)) => Ok(Config::load(config)?.spool.path),
-            (None, None) => Ok(Config::quick_start().spool.path),
-        }
+        Ok(self.places()?.0)
+    }
+
+    /// The spool, and where events are told.
+    fn places(&self) -> Result<(PathBuf, Option<EventsConfig>), Failure> {
+        let config = match (&self.spool, &self.config) {
+            (Some(path), _) => return Ok((path.clone(), None)),
+            (None, Some(config)) => Config::load(config)?,
+            (None, None) => Config::quick_start(),
+        };
+        Ok((config.spool.path, config.events))
     }
 }
 
@@ -102,6 +121,7 @@ pub(super) fn run(args: &SpoolArgs, output: &mut dyn Write) -> Result<u8, Failur
         SpoolCommand::Ls { all, set_aside, common } => ls(*all, *set_aside, common, output)?,
         SpoolCommand::Export(args) => export::run(args, output)?,
         SpoolCommand::Cat { id, set_aside, common } => cat(*id, *set_aside, common, output)?,
+        SpoolCommand::Show { id, set_aside, common } => history::run(*id, *set_aside, common, output)?,
         SpoolCommand::Verify { common } => verify(common, output)?,
         SpoolCommand::Stat { common } => stat(common, output)?,
     };

@@ -1,6 +1,7 @@
 //! Builds a [`Config`] out of the tree, section by section. A value that is wrong is reported and replaced by its
 //! default, so that the rest is checked too; the result counts only if nothing was reported as an error.
 
+mod events;
 mod limits;
 mod listener;
 mod names;
@@ -51,6 +52,7 @@ pub(super) struct Places {
     pub(super) durability: Option<Span>,
     pub(super) routes: Vec<RoutePlaces>,
     pub(super) admin: Option<Span>,
+    pub(super) events_path: Option<Span>,
 }
 
 #[derive(Debug)]
@@ -96,6 +98,7 @@ pub(super) fn build(reader: &Reader, table: &Table) -> Built {
         bounce: relay::bounce(&root),
         admin: admin(&root),
         log: log(&root),
+        events: events::events(&root),
         replies: replies::replies(&root),
         timeouts: timeouts(&root),
         watch_interval: watch_interval(&root),
@@ -110,6 +113,7 @@ pub(super) fn build(reader: &Reader, table: &Table) -> Built {
         durability: place_in("spool", "durability"),
         routes: route_places,
         admin: place_in("admin", "bind"),
+        events_path: place_in("events", "path"),
     };
     Built { config, places, rules, hidden_rules }
 }

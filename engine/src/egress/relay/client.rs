@@ -65,7 +65,7 @@ pub(super) struct Client {
     /// Octets received behind the last reply.
     received: Vec<u8>,
     /// As the configuration names it.
-    hop: String,
+    pub(super) hop: String,
     is_lmtp: bool,
     pub(super) offered: Offered,
     timeout: Duration,

@@ -152,8 +152,10 @@ impl Hop {
 
     /// One transaction. The result is one for each recipient, in order, and how the connection was protected.
     pub(super) async fn deliver(&self, letter: &Letter, body: Body<'_>, hostname: &str) -> Delivered {
-        let all =
-            |error: RelayError| Delivered { sent: vec![Err(error); letter.recipients.len()], tls: None };
+        let all = |error: RelayError| {
+            let sent = vec![Err(error); letter.recipients.len()];
+            Delivered { sent, tls: None, next_hop: None }
+        };
         if let Some(error) = self.resting() {
             return all(error);
         }
@@ -250,14 +252,14 @@ impl Hop {
     }
 
     fn keep(&self, mut client: Client, sent: Vec<Sent>) -> Delivered {
-        let tls = client.tls.clone();
+        let (tls, next_hop) = (client.tls.clone(), Some(client.hop.clone()));
         client.used_at = Instant::now();
         if client.transactions_count < HOP_TRANSACTIONS_COUNT_MAX {
             self.idle.borrow_mut().push(client);
         } else {
             tokio::task::spawn_local(client.quit());
         }
-        Delivered { sent, tls }
+        Delivered { sent, tls, next_hop }
     }
 
     fn reap(&self, now: Instant) {
@@ -278,6 +280,8 @@ pub(super) struct Delivered {
     pub sent: Vec<Sent>,
     /// Protocol and cipher suite; None in clear.
     pub tls: Option<String>,
+    /// Whom it was with, as the configuration names it.
+    pub next_hop: Option<String>,
 }
 
 #[cfg(test)]
