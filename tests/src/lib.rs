@@ -37,6 +37,7 @@ pub mod phases;
 pub mod privilege;
 pub mod proxy;
 pub mod random;
+pub mod receiver;
 pub mod records;
 pub mod reloading;
 pub mod simulation;

@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use finding::{ConfigError, Finding, Place, Severity};
-pub use relay::{NextHop, Relay, RelayProtocol, RelayTls};
+pub use relay::{HttpTarget, NextHop, Relay, RelayProtocol, RelayTls, Secret};
 pub use route::{Addressed, Bounce, Conditions, Deliver, DomainPattern, Route};
 pub use template::PathTemplate;
 pub use value::{format_size, parse_bind, parse_port};

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The next hop of a route, or of the notices. Two that are equal share connections and what is known of the hop.
@@ -22,11 +23,70 @@ pub struct Relay {
     pub timeout: Duration,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum RelayProtocol {
     Smtp,
     /// RFC 2033: a reply for each recipient.
     Lmtp,
+    /// A POST for each message.
+    Http(Arc<HttpTarget>),
+}
+
+/// Where messages are posted, besides at which host.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HttpTarget {
+    /// Host and port as in the URL.
+    pub authority: String,
+    /// With the query; begins with `/`.
+    pub path: String,
+    /// The key of the signature.
+    pub secret: Secret,
+}
+
+/// A text that no log shows.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    pub fn octets(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+impl fmt::Debug for Secret {
+    /// Two that differ look different: configurations are compared by how they look.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, self.octets());
+        write!(f, "Secret({:02x?})", &digest.as_ref()[..8])
+    }
+}
+
+impl HttpTarget {
+    /// The parts of `http(s)://host[:port][/path][?query]`: whether it is https, the host, and this.
+    ///
+    /// # Errors
+    /// Says what is wrong with it.
+    pub(super) fn parse(url: &str, secret: Secret) -> Result<(bool, NextHop, Self), String> {
+        let (is_secure, rest) = match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
+            (Some(rest), _) => (true, rest),
+            (_, Some(rest)) => (false, rest),
+            _ => return Err("it begins with neither https:// nor http://".into()),
+        };
+        if !url.bytes().all(|octet| octet.is_ascii_graphic()) || url.contains('#') {
+            return Err("a URL is printable ASCII without spaces and #; write others as %20".into());
+        }
+        let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        let hop = NextHop::parse(authority, Some(if is_secure { 443 } else { 80 }))?;
+        let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+        if !matches!(hop, NextHop::Tcp { .. }) {
+            return Err("there is no host name or address in it".into());
+        }
+        Ok((is_secure, hop, Self { authority: authority.to_owned(), path, secret }))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -54,10 +114,11 @@ pub enum RelayTls {
 
 impl RelayProtocol {
     /// As the configuration has it.
-    pub fn name(self) -> &'static str {
+    pub fn name(&self) -> &'static str {
         match self {
             Self::Smtp => "smtp",
             Self::Lmtp => "lmtp",
+            Self::Http(_) => "http",
         }
     }
 }
@@ -133,6 +194,38 @@ impl Relay {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn urls_are_read() {
+        let parse = |url: &str| HttpTarget::parse(url, Secret::new("key"));
+        for (url, is_secure, hop, path) in [
+            ("http://in.example", false, "in.example:80", "/"),
+            ("https://in.example/mail?x=1", true, "in.example:443", "/mail?x=1"),
+            ("https://in.example:8443?x=1", true, "in.example:8443", "/?x=1"),
+            ("http://[2001:db8::1]:81/a/b", false, "[2001:db8::1]:81", "/a/b"),
+        ] {
+            let (secure, found, target) = parse(url).unwrap();
+            assert_eq!((secure, found.to_string().as_str(), target.path.as_str()), (is_secure, hop, path));
+        }
+        for url in [
+            "in.example",
+            "ftp://in.example",
+            "http://",
+            "http://u:p@in.example",
+            "http://a/b c",
+            "http://a/#b",
+            "http://unix:/x",
+        ] {
+            assert!(parse(url).is_err(), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_secret_is_not_shown_and_differs_from_another() {
+        let shown = |text: &str| format!("{:?}", Secret::new(text));
+        assert!(shown("key") == shown("key") && shown("key") != shown("other"));
+        assert!(!shown("key").contains("key"));
+    }
 
     #[test]
     fn next_hops_are_read() {

@@ -76,7 +76,7 @@ pub enum Deliver {
     Maildir {
         path: PathTemplate,
     },
-    /// Over SMTP or LMTP.
+    /// Over SMTP, LMTP or HTTP.
     Relay(Arc<Relay>),
     /// Acknowledged without a trace.
     Discard,

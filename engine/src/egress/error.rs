@@ -47,6 +47,8 @@ pub(super) struct Status(pub &'static str);
 pub(super) enum Problem {
     /// It refused something.
     Said(&'static str, Reply),
+    /// By HTTP: not with success, with this first line.
+    Answered(u16, String),
     Unreachable(String),
     Lost(&'static str, String),
     TimedOut(&'static str, Duration),
@@ -73,6 +75,8 @@ impl fmt::Display for RelayError {
         let hop = &self.hop;
         match &self.problem {
             Problem::Said(what, reply) => write!(f, "{hop} refused {what}: {}", reply.text()),
+            Problem::Answered(code, line) if line.is_empty() => write!(f, "{hop} answered {code}"),
+            Problem::Answered(code, line) => write!(f, "{hop} answered {code}: {line}"),
             Problem::Unreachable(why) => write!(f, "cannot reach {hop}: {why}"),
             Problem::Lost(stage, why) => write!(f, "connection to {hop} lost at {stage}: {why}"),
             Problem::TimedOut(stage, time) => write!(f, "{hop} did not go on at {stage} within {time:?}"),
@@ -98,7 +102,7 @@ impl RelayError {
             // RFC 5321 §4.5.3.1.10: too many recipients, in the code of former times.
             Problem::Said("RCPT", Reply { code: 552, .. }) => false,
             Problem::Said("MAIL" | "RCPT" | "DATA" | "the message", reply) => reply.is_permanent(),
-            Problem::Lacks(..) => true,
+            Problem::Lacks(..) | Problem::Answered(406, _) => true,
             _ => false,
         }
     }
@@ -107,6 +111,10 @@ impl RelayError {
     pub(super) fn is_of_hop(&self) -> bool {
         match &self.problem {
             Problem::Said(stage, _) => !matches!(*stage, "MAIL" | "RCPT" | "DATA" | "the message"),
+            // 500 may be about this message alone.
+            Problem::Answered(code, _) => {
+                matches!(code, 300..=399 | 401 | 403..=405 | 429 | 501..)
+            }
             Problem::Unreachable(_) | Problem::Tls(_) => true,
             Problem::Lost(stage, _) | Problem::TimedOut(stage, _) => *stage == "the greeting",
             Problem::Garbled(_) => false,
@@ -118,6 +126,8 @@ impl RelayError {
         match &self.problem {
             Problem::Said(_, reply) => reply.status(),
             Problem::Lacks(_, Status(status)) => (*status).to_owned(),
+            Problem::Answered(..) if self.is_permanent() => "5.0.0".to_owned(),
+            Problem::Answered(..) => "4.0.0".to_owned(),
             Problem::Unreachable(_) | Problem::Resting(_) => "4.4.1".to_owned(),
             Problem::Lost(..) | Problem::TimedOut(..) | Problem::Busy => "4.4.2".to_owned(),
             Problem::Tls(_) => "4.7.5".to_owned(),
@@ -153,6 +163,11 @@ impl DeliveryError {
             Self::File { .. } => ("4.3.0".to_owned(), String::new(), "mailbox not available".to_owned()),
             Self::Relay(error) => match &error.problem {
                 Problem::Said(_, reply) => (reply.status(), error.hop.clone(), reply.text()),
+                // No server of mail has said it, and which one did is not for strangers.
+                Problem::Answered(_, line) => {
+                    let reason = if line.is_empty() { "not accepted" } else { line };
+                    (error.status(), String::new(), reason.to_owned())
+                }
                 _ => (error.status(), error.hop.clone(), error.to_string()),
             },
         };
@@ -191,6 +206,7 @@ impl RelayError {
             Problem::Busy => "see why it is slow, or raise `connections_max` of the route",
             Problem::Lacks(..) => "the sender is told; a next hop that offers it would take the mail",
             Problem::Spool(_) => "see the state of the spool's file system",
+            Problem::Answered(..) => "see the receiver's log, and `url` and `secret` of the route",
             Problem::Said(..) | Problem::Lost(..) | Problem::TimedOut(..) | Problem::Garbled(_) => {
                 "see the next hop's log"
             }

@@ -252,7 +252,12 @@ impl Job {
     ) -> Self {
         let before = ticket.deferral.as_ref().map_or(Mark::None, |deferral| deferral.mark);
         let mark = order.map_or(before, |verb| verb.mark(before));
-        let Plan { copies, failed, kept, kept_recipients, discards } = Plan::new(envelope, config, mark);
+        let Plan { mut copies, failed, kept, kept_recipients, discards } = Plan::new(envelope, config, mark);
+        for copy in &mut copies {
+            if let Way::Relay { letter, .. } = &mut copy.way {
+                letter.id = ticket.meta.id.to_string();
+            }
+        }
         let has_maildirs = copies.iter().any(|copy| matches!(copy.way, Way::Maildir { .. }));
         let has_relays = copies.iter().any(|copy| matches!(copy.way, Way::Relay { .. }));
         let content = match ContentRef::of(record) {

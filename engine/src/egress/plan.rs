@@ -7,14 +7,15 @@ use std::sync::Arc;
 use super::maildir;
 use super::notice::FailedRecipient;
 use super::relay::{Addressee, Letter};
-use crate::config::{Addressed, Config, Deliver, Relay, idn};
+use crate::config::{Addressed, Config, Deliver, Relay, RelayProtocol, idn};
+use crate::limits::HTTP_RECIPIENTS_COUNT_MAX;
 use crate::protocol::deferral::{Failure, Mark};
 use crate::protocol::envelope::{Envelope, EnvelopeError, Recipient};
 
 /// The whole way of one message that is left to go.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
-    /// One for each directory and each next hop, in the order of their first recipients.
+    /// One for each directory and each next hop, by HTTP for each fifty recipients, in the order of their first ones.
     pub copies: Vec<Copy>,
     /// Recipients whose delivery has failed in a former attempt, and whose sender is to be told.
     pub failed: Vec<(u16, FailedRecipient)>,
@@ -124,12 +125,30 @@ impl Plan {
             });
             places[at].recipients.push((position, recipient));
         }
-        plan.copies = places.into_iter().map(|place| place.copy(&envelope)).collect();
+        plan.copies = places.into_iter().flat_map(Place::split).map(|place| place.copy(&envelope)).collect();
         plan
     }
 }
 
 impl Place<'_> {
+    /// As many as one request of HTTP names recipients.
+    fn split(mut self) -> Vec<Self> {
+        let is_http = |relay: &Relay| matches!(relay.protocol, RelayProtocol::Http(_));
+        let mut places = Vec::new();
+        if let Destination::Relay(relay) = &self.destination
+            && is_http(relay)
+        {
+            while self.recipients.len() > HTTP_RECIPIENTS_COUNT_MAX {
+                let rest = self.recipients.split_off(HTTP_RECIPIENTS_COUNT_MAX);
+                let recipients = std::mem::replace(&mut self.recipients, rest);
+                let destination = self.destination.clone();
+                places.push(Place { route_index: self.route_index, destination, recipients });
+            }
+        }
+        places.push(self);
+        places
+    }
+
     fn copy(self, envelope: &Envelope<'_>) -> Copy {
         let Place { route_index, destination, recipients } = self;
         let way = match destination {

@@ -50,6 +50,12 @@ pub const HOP_REPLY_LEN_MAX: usize = 64 << 10;
 pub const HOP_REPLY_TEXT_LEN_MAX: usize = 400;
 /// How long a delivery thread may take to look at its orders: one that hangs at a dead disk does not.
 pub const ORDER_TIME_MAX: Duration = Duration::from_secs(10);
+/// Octets of an answer's header section by HTTP, and of what is read of its body: any web server's is shorter.
+pub const HTTP_ANSWER_LEN_MAX: usize = 64 << 10;
+/// Fields of its header section.
+pub const HTTP_ANSWER_FIELDS_COUNT_MAX: usize = 100;
+/// Recipients of one request: each is a header field, and most servers take 8 KiB or a hundred of them.
+pub const HTTP_RECIPIENTS_COUNT_MAX: usize = 50;
 /// Octets of events that wait for their file, besides those of the last tail that found room.
 pub const EVENTS_WAITING_LEN_MAX: usize = 1 << 20;
 /// Octets of one event for its readers: a message has a thousand recipients, and each some hundred octets, escaped.

@@ -126,7 +126,7 @@ fn deliver(section: &Section<'_>) -> Option<Deliver> {
     let path = section.text("path");
     let Some(deliver) = section.text("deliver") else {
         if section.entry("deliver").is_none() {
-            let help = r#"write deliver = "smtp", "lmtp", "maildir", "discard" or "hold""#;
+            let help = r#"write deliver = "smtp", "lmtp", "http", "maildir", "discard" or "hold""#;
             reader.error(section.span(), "the route has no `deliver`", help);
         }
         return None;
@@ -136,10 +136,16 @@ fn deliver(section: &Section<'_>) -> Option<Deliver> {
         "lmtp" => Some(RelayProtocol::Lmtp),
         _ => None,
     };
-    for key in relay::KEYS.into_iter().filter(|_| protocol.is_none()) {
-        if let Some(entry) = section.entry(key) {
-            let message = format!("`{key}` means nothing to deliver = \"{}\"", deliver.text);
-            reader.error(entry.node.span, message, "remove it, or write deliver = \"smtp\" or \"lmtp\"");
+    let (is_http, is_carried) = (deliver.text == "http", deliver.text == "http" || protocol.is_some());
+    let by_mail = r#"deliver = "smtp" or "lmtp""#;
+    for (keys, is_meant, by) in [
+        (&relay::KEYS[..], protocol.is_some(), by_mail),
+        (&relay::HTTP_KEYS, is_http, r#"deliver = "http""#),
+        (&relay::SHARED_KEYS, is_carried, by_mail),
+    ] {
+        for entry in keys.iter().filter(|_| !is_meant).filter_map(|key| section.entry(key)) {
+            let message = format!("`{}` means nothing to deliver = \"{}\"", entry.key, deliver.text);
+            reader.error(entry.node.span, message, format!("remove it, or write {by}"));
         }
     }
     let without_path = match deliver.text.as_str() {
@@ -154,14 +160,14 @@ fn deliver(section: &Section<'_>) -> Option<Deliver> {
             let directory = reader.path("", path.span);
             return template.ok().map(|template| Deliver::Maildir { path: template.below(&directory) });
         }
+        "http" => Deliver::Relay(relay::http(section)?),
         "discard" => Deliver::Discard,
         "hold" => Deliver::Hold,
-        _ => match protocol.and_then(|protocol| relay::relay(section, protocol)) {
-            Some(relay) => Deliver::Relay(relay),
+        _ => match protocol {
+            Some(protocol) => Deliver::Relay(relay::relay(section, protocol)?),
             None => {
-                if protocol.is_none() {
-                    one_of(reader, "deliver", &deliver, &["smtp", "lmtp", "maildir", "discard", "hold"]);
-                }
+                let choices = ["smtp", "lmtp", "http", "maildir", "discard", "hold"];
+                one_of(reader, "deliver", &deliver, &choices);
                 return None;
             }
         },

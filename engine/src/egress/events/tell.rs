@@ -255,6 +255,10 @@ impl<'a> Groups<'a> {
 fn said<'a>(error: &DeliveryError) -> (Option<Cow<'a, str>>, Option<String>) {
     let DeliveryError::Relay(error) = error else { return (None, None) };
     let hop = Some(error.hop.clone()).filter(|hop| !hop.is_empty());
-    let reply = if let Problem::Said(_, reply) = &error.problem { Some(reply.text()) } else { None };
+    let reply = match &error.problem {
+        Problem::Said(_, reply) => Some(reply.text()),
+        Problem::Answered(code, line) => Some(format!("{code} {line}").trim_end().to_owned()),
+        _ => None,
+    };
     (hop.map(Cow::Owned), reply)
 }

@@ -1,11 +1,12 @@
-//! One connection to a next hop, as a client of SMTP (RFC 5321) or LMTP (RFC 2033).
+//! One connection to a next hop, as a client of SMTP (RFC 5321) or LMTP (RFC 2033). By HTTP it is [`super::http`] that
+//! speaks.
 //!
 //! The commands up to DATA go out in one group where the next hop offers PIPELINING (RFC 2920), with the content behind
 //! them where it is small and CHUNKING is offered (RFC 3030), so that such a message costs one round trip. By BDAT the
 //! content goes as it is stored; for DATA a dot is added where a line begins with one, and what is left of stray CR and
 //! LF becomes a space: servers that take them for line ends would see another message in there.
 
-use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -13,6 +14,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::letter::{Body, Letter};
 use super::reply::Reply;
+use crate::config::{Relay, RelayProtocol};
 use crate::egress::error::{Problem, RelayError, Status};
 use crate::limits::{GROUPED_CONTENT_LEN_MAX, GROUPED_RECIPIENTS_COUNT_MAX, HOP_QUIT_TIME_MAX};
 
@@ -63,35 +65,42 @@ pub(in crate::egress) type Sent = Result<String, RelayError>;
 pub(super) struct Client {
     stream: Box<dyn Transport>,
     /// Octets received behind the last reply.
-    received: Vec<u8>,
+    pub(super) received: Vec<u8>,
     /// As the configuration names it.
     pub(super) hop: String,
-    is_lmtp: bool,
+    protocol: RelayProtocol,
     pub(super) offered: Offered,
-    timeout: Duration,
+    pub(super) timeout: Duration,
     /// Protocol and cipher suite; None in clear.
     pub(super) tls: Option<String>,
     pub(super) transactions_count: u32,
     pub(super) used_at: Instant,
     /// Something was said in the present transaction: what fails from here on did not fail because the next hop had
     /// closed an idle connection.
-    has_replied: bool,
+    pub(super) has_replied: bool,
+    /// No other transaction may follow.
+    pub(super) is_spent: bool,
 }
 
 impl Client {
-    pub(super) fn new(stream: Box<dyn Transport>, hop: String, is_lmtp: bool, timeout: Duration) -> Self {
+    pub(super) fn new(stream: Box<dyn Transport>, hop: String, relay: &Relay) -> Self {
         Self {
             stream,
             received: Vec::new(),
             hop,
-            is_lmtp,
+            protocol: relay.protocol.clone(),
             offered: Offered::default(),
-            timeout,
+            timeout: relay.timeout,
             tls: None,
             transactions_count: 0,
             used_at: Instant::now(),
             has_replied: false,
+            is_spent: false,
         }
+    }
+
+    fn is_lmtp(&self) -> bool {
+        self.protocol == RelayProtocol::Lmtp
     }
 
     /// Whether the connection failed before the next hop said anything to the present transaction.
@@ -117,10 +126,10 @@ impl Client {
 
     /// Again behind STARTTLS (RFC 3207 §4.2).
     pub(super) async fn hello(&mut self, hostname: &str) -> Result<(), RelayError> {
-        let verb = if self.is_lmtp { "LHLO" } else { "EHLO" };
+        let verb = if self.is_lmtp() { "LHLO" } else { "EHLO" };
         let mut reply = self.command(verb, &format!("{verb} {hostname}\r\n")).await?;
         // RFC 5321 §3.2: an old server knows HELO only.
-        if reply.is_permanent() && !self.is_lmtp && self.tls.is_none() {
+        if reply.is_permanent() && !self.is_lmtp() && self.tls.is_none() {
             reply = self.command("HELO", &format!("HELO {hostname}\r\n")).await?;
             self.offered = Offered::default();
         } else {
@@ -150,6 +159,11 @@ impl Client {
     /// The connection cannot be used any more; nobody knows whether the message was taken if that came behind its end.
     pub(super) async fn send(&mut self, letter: &Letter, body: &Body<'_>) -> Result<Vec<Sent>, RelayError> {
         self.has_replied = false;
+        if let RelayProtocol::Http(target) = &self.protocol {
+            self.transactions_count += 1;
+            let target = Arc::clone(target);
+            return self.post(&target, letter, body).await;
+        }
         let count = letter.recipients.len();
         if let Err(lacking) = self.check(letter, body) {
             return Ok(vec![Err(lacking); count]);
@@ -260,7 +274,7 @@ impl Client {
     /// The reply to the whole message; by LMTP one for each recipient that was accepted (RFC 2033 §4.2).
     async fn end(&mut self, transfer: Transfer) -> Result<Vec<Sent>, RelayError> {
         let Transfer { accepted, mut outcomes, .. } = transfer;
-        if accepted.is_empty() || !self.is_lmtp {
+        if accepted.is_empty() || !self.is_lmtp() {
             let reply = self.reply_to_end().await?;
             let outcome = self.demand(reply.is_positive(), "the message", &reply).map(|()| reply.text());
             accepted.into_iter().for_each(|index| outcomes[index] = outcome.clone());
@@ -301,7 +315,9 @@ impl Client {
     /// Says goodbye, for a short time.
     pub(super) async fn quit(mut self) {
         let quit = async {
-            drop(self.command("QUIT", "QUIT\r\n").await);
+            if !matches!(self.protocol, RelayProtocol::Http(_)) {
+                drop(self.command("QUIT", "QUIT\r\n").await);
+            }
             drop(self.stream.shutdown().await);
         };
         drop(tokio::time::timeout(HOP_QUIT_TIME_MAX, quit).await);
@@ -312,7 +328,7 @@ impl Client {
         self.reply(stage).await
     }
 
-    async fn write(&mut self, octets: &[u8], stage: &'static str) -> Result<(), RelayError> {
+    pub(super) async fn write(&mut self, octets: &[u8], stage: &'static str) -> Result<(), RelayError> {
         let written = async {
             self.stream.write_all(octets).await?;
             self.stream.flush().await
@@ -345,16 +361,24 @@ impl Client {
                 Ok(None) => {}
                 Err(garbled) => return Err(self.problem(Problem::Garbled(format!("{garbled}, to {stage}")))),
             }
-            match timeout_at(until, self.stream.read_buf(&mut self.received)).await {
-                Ok(Ok(0)) => {
-                    let closed = io::Error::new(io::ErrorKind::UnexpectedEof, "the next hop has closed it");
-                    return Err(self.problem(Problem::Lost(stage, closed.to_string())));
-                }
-                Ok(Ok(_)) => {}
-                Ok(Err(error)) => return Err(self.problem(Problem::Lost(stage, error.to_string()))),
-                Err(_) => return Err(self.problem(Problem::TimedOut(stage, time))),
-            }
+            self.receive(until, stage, time).await?;
         }
+    }
+
+    /// More octets. `time`: what the wait until then is called.
+    pub(super) async fn receive(
+        &mut self,
+        until: Instant,
+        stage: &'static str,
+        time: Duration,
+    ) -> Result<(), RelayError> {
+        let problem = match timeout_at(until, self.stream.read_buf(&mut self.received)).await {
+            Ok(Ok(0)) => Problem::Lost(stage, "the next hop has closed it".to_owned()),
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(error)) => Problem::Lost(stage, error.to_string()),
+            Err(_) => Problem::TimedOut(stage, time),
+        };
+        Err(self.problem(problem))
     }
 
     fn demand(&self, is_met: bool, stage: &'static str, reply: &Reply) -> Result<(), RelayError> {
@@ -365,7 +389,7 @@ impl Client {
         self.problem(Problem::Said(stage, reply.clone()))
     }
 
-    fn problem(&self, problem: Problem) -> RelayError {
+    pub(super) fn problem(&self, problem: Problem) -> RelayError {
         problem.at(&self.hop)
     }
 }

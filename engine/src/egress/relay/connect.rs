@@ -96,8 +96,13 @@ async fn open_with(
     let name = hop.to_string();
     let unreachable = |error: io::Error| Problem::Unreachable(error.to_string()).at(&name);
     let stream = transport(hop).await.map_err(unreachable)?;
-    let is_lmtp = relay.protocol == RelayProtocol::Lmtp;
-    let mut client = Client::new(stream, name.clone(), is_lmtp, relay.timeout);
+    if let RelayProtocol::Http(_) = relay.protocol {
+        return match tls {
+            Some(tls) => secure(relay, hop, tls, stream).await,
+            None => Ok(Client::new(stream, name, relay)),
+        };
+    }
+    let mut client = Client::new(stream, name.clone(), relay);
     client.greet(hostname).await?;
     let demands_tls = matches!(relay.tls, RelayTls::Required | RelayTls::Verified);
     let Some(tls) = tls.filter(|_| client.offered.starttls) else {
@@ -109,11 +114,24 @@ async fn open_with(
         };
     };
     client.start_tls().await?;
+    let mut client = secure(relay, hop, tls, client.into_stream()).await?;
+    client.hello(hostname).await?;
+    Ok(client)
+}
+
+/// The handshake.
+async fn secure(
+    relay: &Relay,
+    hop: &NextHop,
+    tls: &Arc<ClientConfig>,
+    stream: Box<dyn Transport>,
+) -> Result<Client, RelayError> {
+    let name = hop.to_string();
     let host = if let NextHop::Tcp { host, .. } = hop { host.clone() } else { "localhost".to_owned() };
     let failed = |why: String| Problem::Tls(why).at(&name);
     let server_name = ServerName::try_from(host).map_err(|error| failed(error.to_string()))?;
     let connector = TlsConnector::from(Arc::clone(tls));
-    let handshake = timeout(relay.timeout, connector.connect(server_name, client.into_stream()));
+    let handshake = timeout(relay.timeout, connector.connect(server_name, stream));
     let stream = match handshake.await {
         Ok(stream) => stream.map_err(|error| failed(error.to_string()))?,
         Err(_) => return Err(failed(format!("no handshake within {:?}", relay.timeout))),
@@ -122,9 +140,8 @@ async fn open_with(
     let version = connection.protocol_version().and_then(|version| version.as_str().map(str::to_owned));
     let cipher =
         connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str().map(str::to_owned));
-    let mut client = Client::new(Box::new(stream), name, is_lmtp, relay.timeout);
+    let mut client = Client::new(Box::new(stream), name, relay);
     client.tls = Some(format!("{} {}", version.unwrap_or_default(), cipher.unwrap_or_default()));
-    client.hello(hostname).await?;
     Ok(client)
 }
 

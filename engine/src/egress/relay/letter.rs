@@ -12,6 +12,8 @@ const PIECE_LEN: usize = 64 << 10;
 /// The envelope of one transaction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::egress) struct Letter {
+    /// The message's, where it has one.
+    pub id: String,
     /// Empty: the null reverse-path.
     pub reverse_path: Vec<u8>,
     pub recipients: Vec<Addressee>,
@@ -33,6 +35,7 @@ impl Letter {
     /// Without recipients.
     pub(in crate::egress) fn of(envelope: &Envelope<'_>) -> Self {
         Self {
+            id: String::new(),
             reverse_path: envelope.reverse_path().to_vec(),
             recipients: Vec::new(),
             eight_bit: envelope.body() == Some(BodyType::EightBitMime),

@@ -9,6 +9,7 @@
 
 mod client;
 mod connect;
+mod http;
 mod letter;
 mod reply;
 
@@ -254,7 +255,7 @@ impl Hop {
     fn keep(&self, mut client: Client, sent: Vec<Sent>) -> Delivered {
         let (tls, next_hop) = (client.tls.clone(), Some(client.hop.clone()));
         client.used_at = Instant::now();
-        if client.transactions_count < HOP_TRANSACTIONS_COUNT_MAX {
+        if client.transactions_count < HOP_TRANSACTIONS_COUNT_MAX && !client.is_spent {
             self.idle.borrow_mut().push(client);
         } else {
             tokio::task::spawn_local(client.quit());
