@@ -60,6 +60,8 @@ impl<'a> Addressed<'a> {
 #[derive(Clone, Debug)]
 pub struct Bounce {
     pub relay: Arc<Relay>,
+    /// How long mail is tried before who wants to know (RFC 3461 §4.1) is told that it takes long.
+    pub delay_after: Duration,
     /// Waits between attempts, at least one; the last repeats.
     pub retry: Vec<Duration>,
 }

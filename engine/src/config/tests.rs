@@ -481,7 +481,7 @@ fn a_listener_says_what_it_offers() {
     assert!(own.bare_newline_exclude.contains("192.0.2.9".parse().unwrap()));
     for (wrong, why) in [
         ("disable_extensions = [\"CHUNKNG\"]", "did you mean \"CHUNKING\"?"),
-        ("disable_extensions = [\"DSN\"]", "write one of \"PIPELINING\", \"SIZE\", "),
+        ("disable_extensions = [\"XYZZY\"]", "write one of \"PIPELINING\", \"SIZE\", "),
         (
             "disable_extensions = [\"ENHANCEDSTATUSCODES\"]",
             "cannot be disabled: every reply carries its code",

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::relay::Reply;
-use crate::protocol::deferral::Failure;
+use crate::protocol::deferral::{Action, Failure};
 
 /// Why egress cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -173,7 +173,14 @@ impl DeliveryError {
         };
         // RFC 3463 §3.5: the last attempt's reason says why it never was delivered.
         let status = if is_expired && !self.is_permanent() { "5.4.7".to_owned() } else { status };
-        Failure { status, remote, reason }
+        Failure { action: Action::Failed, status, remote, reason }
+    }
+
+    /// As the sender is told while it is still tried: RFC 3464 §2.3.4 wants a status of class 4.
+    pub(super) fn delay(&self) -> Failure {
+        let failure = self.failure(false);
+        let status = if failure.status.starts_with('4') { failure.status } else { "4.0.0".to_owned() };
+        Failure { action: Action::Delayed, status, ..failure }
     }
 
     /// What an operator can do about it.

@@ -15,8 +15,8 @@ use super::orders::Verb;
 use super::plan::{Copy, Kept, Plan, Way};
 use super::relay::{Body, Delivered, Hops, Place, Sent};
 use super::waiting::retry_wait;
-use crate::config::{Config, Relay};
-use crate::protocol::deferral::{Deferral, Failure, Mark};
+use crate::config::{Config, Relay, RelayProtocol};
+use crate::protocol::deferral::{Action, Deferral, Failure, Mark};
 use crate::spool::ack::AckKind;
 use crate::spool::content_ref::ContentRef;
 use crate::spool::index::Handle;
@@ -60,11 +60,13 @@ pub(super) struct Job {
     pub content: Content,
     /// Of the content as it is stored.
     pub octets: u64,
-    /// Recipients whose delivery has failed for good, in this attempt or before.
+    /// Recipients whose delivery has ended and whose sender is to be told, of this attempt and of former ones.
     pub failed: Vec<Failed>,
     pub(super) kept_recipients: Vec<u16>,
     /// What an operator has said of it.
     mark: Mark,
+    /// The sender knows that it takes long.
+    pub(super) delay_told: bool,
     /// By an operator.
     pub(super) is_removed: bool,
     /// The present one, which may not be the record's.
@@ -102,11 +104,13 @@ pub(super) struct Attempt {
     pub tls: Option<String>,
     /// Which one of its next hops has taken it.
     pub next_hop: Option<String>,
+    /// The next hop tells the sender of its delivery (RFC 3461 §5.2.1).
+    pub is_told_by_hop: bool,
     /// It was tried for as long as its route has it tried: what fails now has failed for good.
     pub is_expired: bool,
 }
 
-/// A recipient whose delivery has failed for good.
+/// A recipient whose delivery has ended, and whose sender is to be told: mostly, it has failed for good.
 #[derive(Debug)]
 pub(super) struct Failed {
     /// In the envelope.
@@ -153,6 +157,7 @@ pub(super) struct Change {
     pub attempts: u32,
     pub last_error: String,
     pub mark: Mark,
+    pub delay_told: bool,
 }
 
 impl Ticket {
@@ -222,6 +227,22 @@ impl Attempt {
         })
     }
 
+    /// Each recipient that was delivered, as its sender is told.
+    pub(super) fn delivered(&self) -> impl Iterator<Item = (u16, Failure)> {
+        let outcomes = self.copy.recipients.iter().zip(&self.outcomes);
+        outcomes.filter_map(|(&position, outcome)| {
+            let reply = outcome.as_ref().ok()?.to_string();
+            let (action, remote) = match &self.copy.way {
+                Way::Relay { relay, .. } if relay.protocol == RelayProtocol::Smtp => {
+                    (Action::Relayed, relay.name())
+                }
+                Way::Relay { relay, .. } => (Action::Delivered, relay.name()),
+                Way::Maildir { .. } => (Action::Delivered, String::new()),
+            };
+            Some((position, Failure { action, status: "2.0.0".to_owned(), remote, reason: reply }))
+        })
+    }
+
     /// Those that are to be tried again.
     pub(super) fn transient(&self) -> impl Iterator<Item = (u16, &DeliveryError)> + Clone {
         self.errors().filter(|(.., is_final)| !is_final).map(|(position, error, _)| (position, error))
@@ -250,7 +271,7 @@ impl Job {
         directory: &Arc<Path>,
         order: Option<Verb>,
     ) -> Self {
-        let before = ticket.deferral.as_ref().map_or(Mark::None, |deferral| deferral.mark);
+        let Deferral { mark: before, delay_told, .. } = ticket.deferral.clone().unwrap_or_default();
         let mark = order.map_or(before, |verb| verb.mark(before));
         let Plan { mut copies, failed, kept, kept_recipients, discards } = Plan::new(envelope, config, mark);
         for copy in &mut copies {
@@ -281,6 +302,7 @@ impl Job {
             outcomes: Vec::new(),
             tls: None,
             next_hop: None,
+            is_told_by_hop: false,
         };
         let known = |(position, recipient)| Failed { position, recipient, is_new: false, told: Told::Held };
         let mut job = Self {
@@ -294,6 +316,7 @@ impl Job {
             failed: failed.into_iter().map(known).collect(),
             kept_recipients,
             mark,
+            delay_told,
             is_removed: false,
             envelope: envelope.into(),
             places: Vec::new(),
@@ -372,11 +395,11 @@ impl Job {
         for attempt in &mut self.copies {
             let Way::Relay { relay, letter } = &attempt.copy.way else { continue };
             let delivered = hops.of(relay).deliver(letter, body, &self.config.hostname).await;
-            let Delivered { sent, tls, next_hop } = delivered;
+            let Delivered { sent, tls, next_hop, dsn } = delivered;
             let outcome = |sent: Sent| sent.map(Rc::from).map_err(|error| Rc::new(error.into()));
             attempt.outcomes = sent.into_iter().map(outcome).collect();
             attempt.octets = body.len();
-            (attempt.tls, attempt.next_hop) = (tls, next_hop);
+            (attempt.tls, attempt.next_hop, attempt.is_told_by_hop) = (tls, next_hop, dsn);
         }
     }
 
@@ -430,6 +453,7 @@ impl Job {
             attempts: self.ticket.attempts() + u32::from(wait.is_some()),
             last_error: self.last_error(),
             mark: self.mark,
+            delay_told: self.delay_told,
         })
     }
 
@@ -448,7 +472,8 @@ impl Job {
 
     /// Of a message with nothing left to do.
     fn kind(&self) -> AckKind {
-        if !self.failed.is_empty() {
+        let has_failed = |failed: &Failed| failed.recipient.failure.action == Action::Failed;
+        if self.failed.iter().any(has_failed) {
             return AckKind::Failed;
         }
         if self.is_removed {
@@ -470,8 +495,15 @@ mod tests {
     fn a_copy_that_is_not_durable_is_tried_again_whatever_its_age() {
         let way = Way::Maildir { directory: "/mail".into(), head: Vec::new() };
         let copy = Copy { recipients: vec![0, 2], route_index: 0, way };
-        let mut attempt =
-            Attempt { copy, octets: 0, outcomes: Vec::new(), tls: None, next_hop: None, is_expired: true };
+        let mut attempt = Attempt {
+            copy,
+            octets: 0,
+            outcomes: Vec::new(),
+            tls: None,
+            next_hop: None,
+            is_told_by_hop: false,
+            is_expired: true,
+        };
         attempt.set(&Ok(Rc::from("")));
         assert_eq!(attempt.transient().count() + attempt.permanent().count(), 0);
         let error = DeliveryError::of("sync", Path::new("/mail/new"))(io::Error::other("a bad disk"));

@@ -150,7 +150,16 @@ impl Move {
                 let deferral = Deferral::read(former).unwrap_or_default();
                 Deferral { origin_epoch, origin_offset, ..deferral }.rewrite(former, |_| Fate::Stays, out);
             }
-            Some(Change { stays, failed, since_unix_us, due_unix_us, attempts, last_error, mark }) => {
+            Some(Change {
+                stays,
+                failed,
+                since_unix_us,
+                due_unix_us,
+                attempts,
+                last_error,
+                mark,
+                delay_told,
+            }) => {
                 let deferral = Deferral {
                     origin_epoch,
                     origin_offset,
@@ -159,6 +168,7 @@ impl Move {
                     attempts: *attempts,
                     last_error: last_error.clone(),
                     mark: *mark,
+                    delay_told: *delay_told,
                 };
                 let fate = |position: usize| {
                     let position = u16::try_from(position).unwrap_or(u16::MAX);

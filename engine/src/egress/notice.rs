@@ -1,11 +1,11 @@
-//! The notice to a sender whose mail could not be delivered: RFC 3464, in the form of RFC 6522.
+//! The notice to a sender of what has become of its mail: RFC 3464, in the form of RFC 6522.
 
 use crate::limits::RETURNED_LEN_MAX;
-use crate::protocol::deferral::Failure;
+use crate::protocol::deferral::{Action, Failure};
 use crate::protocol::envelope::Recipient;
 use crate::protocol::params::{Notify, Ret};
 
-/// A recipient whose delivery has failed.
+/// A recipient whose delivery has ended, or takes long.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct FailedRecipient {
     pub path: Vec<u8>,
@@ -31,7 +31,9 @@ pub(super) struct Subject<'a> {
     pub sender: &'a [u8],
     pub envid: Option<&'a [u8]>,
     pub ret: Option<Ret>,
+    /// At least one, and what has become of all of them.
     pub recipients: &'a [FailedRecipient],
+    pub action: Action,
     /// RFC 5322 dates: of the notice, and of the message's receipt.
     pub now: &'a str,
     pub received: &'a str,
@@ -55,7 +57,8 @@ impl Subject<'_> {
         };
         line(&format!("From: Mail Delivery System <MAILER-DAEMON@{hostname}>"));
         line(&format!("To: <{}>", ascii(self.sender)));
-        line("Subject: Your message could not be delivered");
+        let (subject, explanation) = self.words();
+        line(&format!("Subject: {subject}"));
         line(&format!("Date: {now}"));
         line(&format!("Message-ID: <{id}.notice@{hostname}>"));
         // RFC 3834 §5: no machine is to answer it.
@@ -69,7 +72,7 @@ impl Subject<'_> {
         line("");
         line(&format!("This is the mail server {hostname}."));
         line("");
-        line("Your message could not be delivered to these recipients. It will not be tried again.");
+        line(explanation);
         for recipient in self.recipients {
             line("");
             line(&format!("<{}>", ascii(&recipient.path)));
@@ -104,6 +107,27 @@ impl Subject<'_> {
         out
     }
 
+    /// The subject, and what it means.
+    fn words(&self) -> (&'static str, &'static str) {
+        match self.action {
+            Action::Failed => (
+                "Your message could not be delivered",
+                "Your message could not be delivered to these recipients. It will not be tried again.",
+            ),
+            Action::Delayed => (
+                "Your message is delayed",
+                "Your message waits for these recipients. It is still tried; you need not send it again.",
+            ),
+            Action::Delivered => {
+                ("Your message was delivered", "Your message was delivered to these recipients.")
+            }
+            Action::Relayed => (
+                "Your message was handed on",
+                "Your message was handed on to a server that does not tell whether it is delivered.",
+            ),
+        }
+    }
+
     /// RFC 3464 §2.3.
     fn write_status(&self, recipient: &FailedRecipient, line: &mut impl FnMut(&str)) {
         if let Some(orcpt) = &recipient.orcpt {
@@ -111,7 +135,7 @@ impl Subject<'_> {
             line(&format!("Original-Recipient: {}; {}", ascii(kind), ascii(&from_xtext(address))));
         }
         line(&format!("Final-Recipient: rfc822; {}", ascii(&recipient.path)));
-        line("Action: failed");
+        line(&format!("Action: {}", self.action.name()));
         line(&format!("Status: {}", ascii(recipient.failure.status.as_bytes())));
         if !recipient.failure.remote.is_empty() {
             line(&format!("Remote-MTA: dns; {}", ascii(recipient.failure.remote.as_bytes())));
@@ -119,8 +143,12 @@ impl Subject<'_> {
         }
     }
 
+    /// RFC 3461 §4.3: RET=FULL is about failures alone.
     fn returns_all(&self) -> bool {
-        self.ret == Some(Ret::Full) && self.is_whole && self.content.len() <= RETURNED_LEN_MAX
+        self.action == Action::Failed
+            && self.ret == Some(Ret::Full)
+            && self.is_whole
+            && self.content.len() <= RETURNED_LEN_MAX
     }
 
     fn returned(&self) -> &[u8] {
@@ -191,6 +219,7 @@ mod tests {
             envid: Some(b"e+3D1"),
             ret: None,
             recipients,
+            action: Action::Failed,
             now: "Sun, 22 Nov 2026 16:00:00 +0000",
             received: "Sun, 22 Nov 2026 15:00:00 +0000",
             content: CONTENT,
@@ -203,6 +232,7 @@ mod tests {
             status: status.into(),
             remote: remote.into(),
             reason: reason.into(),
+            action: Action::Failed,
         };
         vec![
             FailedRecipient {
@@ -258,5 +288,20 @@ mod tests {
         assert!(text(Ret::Full, true).contains("Received: no\r\n"));
         assert!(!text(Ret::Full, false).contains("Received: no\r\n"));
         assert!(!text(Ret::Headers, true).contains("Received: no\r\n"));
+    }
+
+    #[test]
+    fn each_action_has_its_words() {
+        let recipients = recipients();
+        for (action, expected) in [
+            (Action::Delayed, ["Subject: Your message is delayed", "Action: delayed"]),
+            (Action::Delivered, ["Subject: Your message was delivered", "Action: delivered"]),
+            (Action::Relayed, ["Subject: Your message was handed on", "Action: relayed"]),
+        ] {
+            let subject = Subject { action, ret: Some(Ret::Full), ..subject(&recipients) };
+            let text = String::from_utf8(subject.write()).unwrap();
+            assert!(expected.iter().all(|line| text.lines().any(|found| found == *line)), "{text}");
+            assert!(!text.contains("Received: no"), "the body is not returned");
+        }
     }
 }

@@ -7,6 +7,7 @@ use super::job::{Attempt, Failed, Job, Told, Verdict};
 use super::plan::{Kept, Way};
 use super::report::Topic;
 use super::tail::Tail;
+use crate::protocol::deferral::Action;
 use crate::spool::ack::AckKind;
 
 impl Tail {
@@ -65,6 +66,12 @@ impl Tail {
     fn note_failed(&self, job: &Job, failed: &Failed) {
         let (id, attempts) = (job.ticket.meta.id, job.ticket.attempts() + 1);
         let failure = &failed.recipient.failure;
+        if failure.action != Action::Failed {
+            let (action, is_told) = (failure.action.name(), matches!(failed.told, Told::Sender));
+            tracing::info!(%id, action, is_told, "its sender is told what became of a recipient");
+            self.stats.notices.add(u64::from(is_told));
+            return;
+        }
         let (status, next_hop, reason) = (&failure.status, &failure.remote, &failure.reason);
         let told = match &failed.told {
             Told::Sender => "its sender",

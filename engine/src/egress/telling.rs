@@ -1,4 +1,4 @@
-//! Telling the sender of a message what could not be delivered.
+//! Telling the sender of a message what has become of it.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use super::error::DeliveryError;
 use super::flush::unix_us;
-use super::job::{Content, Failed, Job, Told};
+use super::job::{Attempt, Content, Failed, Job, Told};
 use super::notice::{FailedRecipient, Subject};
 use super::plan::Kept;
 use super::relay::{Addressee, Body, Hops, Letter};
 use crate::config::Relay;
+use crate::protocol::deferral::{Action, Failure};
 use crate::protocol::envelope::Envelope;
 use crate::protocol::params::Notify;
 use crate::session::DateCache;
@@ -20,14 +21,15 @@ use crate::time::Now;
 const NOTICE_LIFETIME: Duration = Duration::from_secs(10 * 24 * 3600);
 
 impl Job {
-    /// Decides for each recipient whose delivery has failed for good who hears of it, and sends the notice.
+    /// Decides for each recipient whose delivery has ended who hears of it, and sends the notices.
     pub(super) async fn tell_sender(&mut self, hops: &Hops) {
         let octets = std::mem::take(&mut self.envelope);
         if let Ok(envelope) = Envelope::parse(&octets) {
-            self.note_failed(&envelope);
-            if !self.failed.is_empty() {
-                self.tell(&envelope, hops).await;
+            self.note_ended(&envelope);
+            for action in [Action::Failed, Action::Delivered, Action::Relayed] {
+                self.tell(action, &envelope, hops).await;
             }
+            self.tell_of_delay(&envelope, hops).await;
         }
         self.envelope = octets;
         if self.failed.iter().any(|failed| matches!(failed.told, Told::Held)) {
@@ -35,36 +37,56 @@ impl Job {
         }
     }
 
-    /// Those of this attempt join those of former ones.
-    fn note_failed(&mut self, envelope: &Envelope<'_>) {
+    /// Those of this attempt join those of former ones: all that have failed, and of those that are delivered the ones
+    /// of which the sender wants to know and nobody else will tell it (RFC 3461 §5.2).
+    fn note_ended(&mut self, envelope: &Envelope<'_>) {
         let recipients: Vec<_> = envelope.recipients_with_params().collect();
         for attempt in &self.copies {
-            for (position, error) in attempt.permanent() {
+            let failed =
+                attempt.permanent().map(|(position, error)| (position, error.failure(attempt.is_expired)));
+            let delivered = attempt.delivered().filter(|_| !attempt.is_told_by_hop);
+            let delivered = delivered.filter(|(position, _)| {
+                let recipient = recipients.get(usize::from(*position));
+                recipient.and_then(|it| it.params.notify).is_some_and(|notify| notify.has(Notify::SUCCESS))
+            });
+            for (position, failure) in failed.chain(delivered) {
                 let Some(recipient) = recipients.get(usize::from(position)) else { continue };
-                let recipient = FailedRecipient::of(recipient, error.failure(attempt.is_expired));
+                let recipient = FailedRecipient::of(recipient, failure);
                 self.failed.push(Failed { position, recipient, is_new: true, told: Told::Held });
             }
         }
     }
 
-    async fn tell(&mut self, envelope: &Envelope<'_>, hops: &Hops) {
-        // RFC 5321 §6.1: a notice is never the answer to a notice.
-        if envelope.reverse_path().is_empty() {
-            self.failed.iter_mut().for_each(|failed| failed.told = Told::Nobody("null reverse-path"));
+    /// Of all recipients of which there is this to tell.
+    async fn tell(&mut self, action: Action, envelope: &Envelope<'_>, hops: &Hops) {
+        let (mine, others): (Vec<Failed>, Vec<Failed>) = std::mem::take(&mut self.failed)
+            .into_iter()
+            .partition(|failed| failed.recipient.failure.action == action);
+        self.failed = others;
+        if mine.is_empty() {
             return;
         }
-        let wants = |notify: Option<Notify>| notify.is_none_or(|notify| notify.has(Notify::FAILURE));
+        // RFC 5321 §6.1: a notice is never the answer to a notice.
+        if envelope.reverse_path().is_empty() {
+            let nobody = |failed| Failed { told: Told::Nobody("null reverse-path"), ..failed };
+            self.failed.extend(mine.into_iter().map(nobody));
+            return;
+        }
+        let wants = |notify: Option<Notify>| {
+            action != Action::Failed || notify.is_none_or(|notify| notify.has(Notify::FAILURE))
+        };
         let (wanted, unwanted): (Vec<Failed>, Vec<Failed>) =
-            std::mem::take(&mut self.failed).into_iter().partition(|failed| wants(failed.recipient.notify));
+            mine.into_iter().partition(|failed| wants(failed.recipient.notify));
         let nobody = |failed| Failed { told: Told::Nobody("its sender wants no notice"), ..failed };
-        self.failed = unwanted.into_iter().map(nobody).collect();
+        self.failed.extend(unwanted.into_iter().map(nobody));
         if wanted.is_empty() {
             return;
         }
+        let recipients: Vec<FailedRecipient> = wanted.iter().map(|failed| failed.recipient.clone()).collect();
         let told = match &self.config.bounce {
             None => Err(None),
             Some(bounce) => {
-                let sent = self.send_notice(envelope, &wanted, &bounce.relay, hops).await;
+                let sent = self.send_notice(action, envelope, &recipients, &bounce.relay, hops).await;
                 sent.map_err(|error| Some(Rc::new(error)))
             }
         };
@@ -72,6 +94,8 @@ impl Job {
         self.failed.extend(wanted.into_iter().map(|failed| {
             let told = match &told {
                 Ok(()) => Told::Sender,
+                // Good news is not worth holding the mail for.
+                Err(None) if action != Action::Failed => Told::Nobody("no [bounce]"),
                 Err(None) => Told::Held,
                 Err(Some(error)) if error.is_permanent() => {
                     Told::Nobody("the notice to its sender was refused")
@@ -83,14 +107,44 @@ impl Job {
         }));
     }
 
+    /// Once a message, and only who wants to know (RFC 3461 §4.1). A notice that is not taken is tried again with the
+    /// message.
+    async fn tell_of_delay(&mut self, envelope: &Envelope<'_>, hops: &Hops) {
+        let Some(bounce) = &self.config.bounce else { return };
+        let tried = self.ticket.tried_for(unix_us());
+        if self.delay_told || tried < bounce.delay_after || envelope.reverse_path().is_empty() {
+            return;
+        }
+        let waiting: Vec<(u16, Failure)> = self
+            .copies
+            .iter()
+            .flat_map(Attempt::transient)
+            .map(|(position, error)| (position, error.delay()))
+            .collect();
+        let all: Vec<_> = envelope.recipients_with_params().collect();
+        let wants = |(position, failure): (u16, Failure)| {
+            let recipient = all.get(usize::from(position))?;
+            let notify = recipient.params.notify?;
+            notify.has(Notify::DELAY).then(|| FailedRecipient::of(recipient, failure))
+        };
+        let recipients: Vec<FailedRecipient> = waiting.into_iter().filter_map(wants).collect();
+        if recipients.is_empty() {
+            return;
+        }
+        let relay = Arc::clone(&bounce.relay);
+        let sent = self.send_notice(Action::Delayed, envelope, &recipients, &relay, hops).await;
+        // One that was refused is given up.
+        self.delay_told = sent.is_ok() || sent.is_err_and(|error| error.is_permanent());
+    }
+
     async fn send_notice(
         &self,
+        action: Action,
         envelope: &Envelope<'_>,
-        failed: &[Failed],
+        recipients: &[FailedRecipient],
         relay: &Arc<Relay>,
         hops: &Hops,
     ) -> Result<(), DeliveryError> {
-        let recipients: Vec<FailedRecipient> = failed.iter().map(|failed| failed.recipient.clone()).collect();
         let first_piece;
         let (content, is_whole) = match &self.content {
             Content::Inline { stored, .. } => (&stored[..], true),
@@ -105,7 +159,8 @@ impl Job {
             sender: envelope.reverse_path(),
             envid: envelope.envid(),
             ret: envelope.ret(),
-            recipients: &recipients,
+            recipients,
+            action,
             now: &date(unix_us()),
             received: &date(self.ticket.meta.received_unix_us),
             content,

@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | 32 | deferral | the five numbers of [`Deferral`] in their order, little endian; the last of 4 octets, others of 8 |
 //! | 33 | last error | why the last attempt failed, UTF-8 |
+//! | 35 | delay told | empty: its sender was told that it takes long |
 //! | 134 | mark | what an operator has said of it: 1 held, 2 released (see [`Mark`]) |
 //!
 //! They stand in front, so that they can be read where the rest cannot.
@@ -14,6 +15,7 @@ use crate::limits::LAST_ERROR_LEN_MAX;
 
 const TAG_DEFERRAL: u8 = 32;
 const TAG_LAST_ERROR: u8 = 33;
+const TAG_DELAY_TOLD: u8 = 35;
 const VALUE_LEN: usize = 36;
 const HELD: u64 = u64::MAX;
 
@@ -33,6 +35,8 @@ pub struct Deferral {
     /// Empty where none has failed. Cut at [`LAST_ERROR_LEN_MAX`] octets when it is written.
     pub last_error: String,
     pub mark: Mark,
+    /// The sender knows that it takes long.
+    pub delay_told: bool,
 }
 
 /// What an operator has said of a message. A reader that does not know it would deliver what is held, so its tag is one
@@ -48,9 +52,23 @@ pub enum Mark {
     Released,
 }
 
-/// Why the delivery to a recipient has failed for good. Its stored form is three texts with an octet 0 between them.
+/// What has become of a recipient, of which the sender is to be told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Action {
+    #[default]
+    Failed,
+    /// It is still being tried.
+    Delayed,
+    Delivered,
+    /// A next hop has it that tells nobody.
+    Relayed,
+}
+
+/// How the delivery to a recipient has ended, of which the sender is to be told: mostly, that it has failed for good.
+/// Its stored form is four texts with an octet 0 between them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Failure {
+    pub action: Action,
     /// Enhanced status code: RFC 3463.
     pub status: String,
     /// The next hop that said so; empty if none did.
@@ -68,16 +86,32 @@ pub enum Fate<'a> {
     Failed(&'a Failure),
 }
 
+impl Action {
+    const ALL: [Self; 4] = [Self::Failed, Self::Delayed, Self::Delivered, Self::Relayed];
+
+    /// As a notice has it: RFC 3464 §2.3.3.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Failed => "failed",
+            Self::Delayed => "delayed",
+            Self::Delivered => "delivered",
+            Self::Relayed => "relayed",
+        }
+    }
+}
+
 impl Failure {
     pub fn read(stored: &[u8]) -> Self {
         let mut texts =
             stored.split(|&octet| octet == 0).map(|text| String::from_utf8_lossy(text).into_owned());
         let mut next = || texts.next().unwrap_or_default();
-        Self { status: next(), remote: next(), reason: next() }
+        let (status, remote, reason, action) = (next(), next(), next(), next());
+        let is = |of: &Action| of.name() == action;
+        Self { action: Action::ALL.into_iter().find(is).unwrap_or_default(), status, remote, reason }
     }
 
     fn write(&self, out: &mut Vec<u8>) {
-        let texts = [&self.status, &self.remote, &self.reason];
+        let texts = [&self.status, &self.remote, &self.reason, self.action.name()];
         for (index, text) in texts.into_iter().enumerate() {
             out.extend((index > 0).then_some(0));
             let len = text.floor_char_boundary(LAST_ERROR_LEN_MAX);
@@ -110,7 +144,8 @@ impl Deferral {
             next = if tag == wanted { after } else { next };
             Some(value).filter(|_| tag == wanted)
         };
-        let (last_error, mark) = (next_if(TAG_LAST_ERROR), next_if(TAG_MARK));
+        let (last_error, delay_told, mark) =
+            (next_if(TAG_LAST_ERROR), next_if(TAG_DELAY_TOLD), next_if(TAG_MARK));
         Some(Self {
             origin_epoch: number(0),
             origin_offset: number(8),
@@ -119,6 +154,7 @@ impl Deferral {
             attempts: u32::from_le_bytes(std::array::from_fn(|index| value[32 + index])),
             last_error: last_error.map(|text| String::from_utf8_lossy(text).into_owned()).unwrap_or_default(),
             mark: mark.and_then(Mark::read).unwrap_or_default(),
+            delay_told: delay_told.is_some(),
         })
     }
 
@@ -132,7 +168,7 @@ impl Deferral {
             let whole = &rest[..rest.len() - after.len()];
             rest = after;
             let is_wanted = match tag {
-                TAG_DEFERRAL | TAG_LAST_ERROR | TAG_MARK => false,
+                TAG_DEFERRAL | TAG_LAST_ERROR | TAG_DELAY_TOLD | TAG_MARK => false,
                 TAG_FORWARD_PATH => {
                     present = fate(position);
                     position += 1;
@@ -167,6 +203,9 @@ impl Deferral {
             let len = self.last_error.floor_char_boundary(LAST_ERROR_LEN_MAX);
             let text = &self.last_error.as_bytes()[..len];
             writer.field_with(TAG_LAST_ERROR, |out| out.extend_from_slice(text));
+        }
+        if self.delay_told {
+            writer.field_with(TAG_DELAY_TOLD, |_| {});
         }
         let mark = match self.mark {
             Mark::None => return,
@@ -208,6 +247,7 @@ mod tests {
             attempts: 2,
             last_error: "no room \u{2013} \u{e9}".into(),
             mark: Mark::Held,
+            delay_told: true,
         }
     }
 
@@ -238,6 +278,7 @@ mod tests {
     #[test]
     fn a_failure_stays_with_its_recipient() {
         let failure = Failure {
+            action: Action::Relayed,
             status: "5.1.1".into(),
             remote: "mail.internal:25".into(),
             reason: "550 5.1.1 nobody\u{e9}".into(),

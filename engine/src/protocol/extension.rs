@@ -17,7 +17,7 @@ pub enum Extension {
     Chunking,
     /// RFC 9422.
     Limits,
-    /// RFC 3461. Parsed and kept, but not offered before delivery honours it.
+    /// RFC 3461. For those who can send notices: see [`Extensions::DEFAULT`].
     Dsn,
 }
 
@@ -53,7 +53,7 @@ impl Extension {
 pub struct Extensions(u16);
 
 impl Extensions {
-    /// What a listener offers unless it is told otherwise: all that the engine honours to the end.
+    /// What a listener offers unless it is told otherwise: all that needs nothing else. DSN needs a way to senders.
     pub const DEFAULT: Self = Self((1 << Extension::ALL.len()) - 1).without(Extension::Dsn);
 
     pub const fn with(self, extension: Extension) -> Self {

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::protocol::deferral::{Deferral, Failure, Mark};
+use crate::protocol::deferral::{Action, Deferral, Failure, Mark};
 use crate::protocol::envelope::Envelope;
 use crate::security::{ClientCertificate, Security};
 use crate::store::inspect::{Listed, State};
@@ -59,7 +59,10 @@ pub(in crate::cli) fn envelope_json(listed: &Listed<'_>) -> Value {
             object["listener"] = envelope.listener().into();
             object["tags"] = envelope.tags().collect();
             let failed = envelope.recipients_with_params().filter_map(|recipient| {
-                let Failure { status, remote, reason } = Failure::read(recipient.failed?);
+                let Failure { action, status, remote, reason } = Failure::read(recipient.failed?);
+                if action != Action::Failed {
+                    return None;
+                }
                 let path = text(recipient.path);
                 Some(json!({ "recipient": path, "status": status, "next_hop": remote, "reason": reason }))
             });
@@ -151,8 +154,12 @@ mod tests {
         listed.envelope = &tagged;
         assert!(line(&listed).ends_with(", <postmaster>  tags partner, no.spf"), "{}", line(&listed));
         assert_eq!(envelope_json(&listed)["tags"], json!(["partner", "no.spf"]));
-        let failure =
-            Failure { status: "5.1.1".into(), remote: "hop:25".into(), reason: "550 nobody".into() };
+        let failure = Failure {
+            status: "5.1.1".into(),
+            remote: "hop:25".into(),
+            reason: "550 nobody".into(),
+            ..Failure::default()
+        };
         let deferral = Deferral {
             since_unix_us: 1_763_780_000_000_000,
             attempts: 3,

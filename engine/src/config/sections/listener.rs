@@ -26,7 +26,13 @@ const CONNECTIONS_MAX_DEFAULT: usize = 16 << 10;
 // `220 NAME BANNER` CR LF
 const _: () = assert!(4 + DOMAIN_LEN_MAX + 1 + BANNER_LEN_MAX + 2 <= REPLY_LINE_LEN_MAX);
 
-pub(super) fn listeners(root: &Section<'_>, hostname: &str, limits: &Limits) -> (Vec<Listener>, Vec<Span>) {
+/// `offered`: what each listener offers unless it is told otherwise.
+pub(super) fn listeners(
+    root: &Section<'_>,
+    hostname: &str,
+    limits: &Limits,
+    offered: Extensions,
+) -> (Vec<Listener>, Vec<Span>) {
     let mut listeners: Vec<Listener> = Vec::new();
     let mut places = Vec::new();
     let sections = root.sections("listener");
@@ -41,7 +47,7 @@ pub(super) fn listeners(root: &Section<'_>, hostname: &str, limits: &Limits) -> 
     }
     for section in sections {
         let (span, reader) = (section.span(), section.reader);
-        let listener = listener(section, listeners.len() + 1, hostname, limits);
+        let listener = listener(section, listeners.len() + 1, hostname, limits, offered);
         for earlier in &listeners {
             if earlier.name == listener.name {
                 let message = format!("a second listener of the name `{}`", listener.name);
@@ -65,7 +71,13 @@ pub(super) fn listeners(root: &Section<'_>, hostname: &str, limits: &Limits) -> 
     (listeners, places)
 }
 
-fn listener(section: Section<'_>, number: usize, hostname: &str, limits: &Limits) -> Listener {
+fn listener(
+    section: Section<'_>,
+    number: usize,
+    hostname: &str,
+    limits: &Limits,
+    offered: Extensions,
+) -> Listener {
     let reader = section.reader;
     let name = section.text("name").map(|text| {
         let of_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
@@ -99,7 +111,7 @@ fn listener(section: Section<'_>, number: usize, hostname: &str, limits: &Limits
             .and_then(|text| domain(reader, "hostname", &text))
             .unwrap_or_else(|| hostname.to_owned()),
         banner: banner(&section),
-        extensions: extensions(&section),
+        extensions: extensions(&section, offered),
         bare_newline: bare_newline(&section),
         bare_newline_exclude: section.networks("bare_newline_exclude"),
         max_message_size: size.map_or(MAX_MESSAGE_SIZE_DEFAULT, |(size, _)| size),
@@ -145,10 +157,10 @@ fn banner(section: &Section<'_>) -> Option<String> {
     None
 }
 
-fn extensions(section: &Section<'_>) -> Extensions {
-    let (mut extensions, reader) = (Extensions::DEFAULT, section.reader);
+fn extensions(section: &Section<'_>, offered: Extensions) -> Extensions {
+    let (mut extensions, reader) = (offered, section.reader);
     for text in section.texts("disable_extensions").map_or_else(Vec::new, |list| list.texts) {
-        let named = Extensions::DEFAULT.iter().find(|it| it.keyword().eq_ignore_ascii_case(&text.text));
+        let named = Extension::ALL.into_iter().find(|it| it.keyword().eq_ignore_ascii_case(&text.text));
         match named {
             Some(Extension::EnhancedStatusCodes) => {
                 let message = "ENHANCEDSTATUSCODES cannot be disabled: every reply carries its code";
@@ -156,8 +168,7 @@ fn extensions(section: &Section<'_>) -> Extensions {
             }
             Some(extension) => extensions = extensions.without(extension),
             None => {
-                let keywords: Vec<_> = Extensions::DEFAULT.iter().map(Extension::keyword).collect();
-                one_of(reader, "disable_extensions", &text, &keywords);
+                one_of(reader, "disable_extensions", &text, &Extension::ALL.map(Extension::keyword));
             }
         }
     }

@@ -26,6 +26,7 @@ use super::value::{Services, parse_bind_with, parse_domain};
 use super::{Config, Log, LogFormat, LogLevel, Timeouts};
 use crate::limits::WORKERS_COUNT_MAX;
 use crate::policy::rules::Hidden;
+use crate::protocol::extension::{Extension, Extensions};
 
 /// A connection from time to time, and soon enough for a monitor that asks each half minute.
 const WATCH_INTERVAL_DEFAULT: Duration = Duration::from_secs(10);
@@ -73,7 +74,11 @@ pub(super) fn build(reader: &Reader, table: &Table) -> Built {
     let hostname = hostname(&root);
     let workers = root.number("workers", 1..=WORKERS_COUNT_MAX).unwrap_or_else(default_workers);
     let limits = limits::limits(&root, &limits::Limits::default());
-    let (listeners, listener_places) = listener::listeners(&root, &hostname, &limits);
+    let bounce = relay::bounce(&root);
+    // RFC 3461 §5: who offers DSN sends the notices, or hands mail on to who does.
+    let offered =
+        if bounce.is_some() { Extensions::DEFAULT.with(Extension::Dsn) } else { Extensions::DEFAULT };
+    let (listeners, listener_places) = listener::listeners(&root, &hostname, &limits, offered);
     let certificates = tls::certificates(&root);
     tls::check(&root, &listeners, &certificates);
     let spool = spool::spool(&root, &listeners);
@@ -95,7 +100,7 @@ pub(super) fn build(reader: &Reader, table: &Table) -> Built {
         recipients,
         rules: Arc::new(rule_set),
         routes,
-        bounce: relay::bounce(&root),
+        bounce,
         admin: admin(&root),
         log: log(&root),
         events: events::events(&root),

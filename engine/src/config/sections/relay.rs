@@ -12,6 +12,8 @@ use crate::config::{Bounce, HttpTarget, NextHop, Relay, RelayProtocol, RelayTls,
 
 /// Where distributions keep the authorities that they trust.
 const AUTHORITIES_DEFAULT: &str = "/etc/ssl/certs/ca-certificates.crt";
+/// What RFC 3461 leaves to us; senders' users begin to wonder after half a day's work.
+const DELAY_AFTER_DEFAULT: Duration = Duration::from_secs(4 * 3600);
 const CONNECTIONS_DEFAULT: usize = 20;
 const CONNECTIONS: RangeInclusive<usize> = 1..=1000;
 /// RFC 5321 §4.5.3.2.
@@ -124,10 +126,11 @@ fn timeout(section: &Section<'_>, default: Duration) -> Duration {
     timeout
 }
 
-/// `[bounce]`: whom the notices of mail that could not be delivered are given to.
+/// `[bounce]`: whom the notices of what has become of mail are given to.
 pub(super) fn bounce(root: &Section<'_>) -> Option<Bounce> {
     let section = root.section("bounce")?;
     let (relay, retry) = (relay(&section, RelayProtocol::Smtp), retry(&section));
+    let delay_after = section.duration("delay_after").map_or(DELAY_AFTER_DEFAULT, |(after, _)| after);
     section.finish();
-    Some(Bounce { relay: relay?, retry })
+    Some(Bounce { relay: relay?, delay_after, retry })
 }

@@ -155,7 +155,7 @@ impl Hop {
     pub(super) async fn deliver(&self, letter: &Letter, body: Body<'_>, hostname: &str) -> Delivered {
         let all = |error: RelayError| {
             let sent = vec![Err(error); letter.recipients.len()];
-            Delivered { sent, tls: None, next_hop: None }
+            Delivered { sent, tls: None, next_hop: None, dsn: false }
         };
         if let Some(error) = self.resting() {
             return all(error);
@@ -253,14 +253,15 @@ impl Hop {
     }
 
     fn keep(&self, mut client: Client, sent: Vec<Sent>) -> Delivered {
-        let (tls, next_hop) = (client.tls.clone(), Some(client.hop.clone()));
+        let (tls, next_hop, dsn) =
+            (client.tls.clone(), Some(client.hop.clone()), client.offered.dsn);
         client.used_at = Instant::now();
         if client.transactions_count < HOP_TRANSACTIONS_COUNT_MAX && !client.is_spent {
             self.idle.borrow_mut().push(client);
         } else {
             tokio::task::spawn_local(client.quit());
         }
-        Delivered { sent, tls, next_hop }
+        Delivered { sent, tls, next_hop, dsn }
     }
 
     fn reap(&self, now: Instant) {
@@ -283,6 +284,8 @@ pub(super) struct Delivered {
     pub tls: Option<String>,
     /// Whom it was with, as the configuration names it.
     pub next_hop: Option<String>,
+    /// The hop was given what the sender wants to be told of.
+    pub dsn: bool,
 }
 
 #[cfg(test)]
