@@ -99,7 +99,8 @@ impl Session {
                 }
                 None => out.extend_from_slice(b"501 BDAT takes a length, and LAST\r\n"),
             },
-            Some(b"EHLO") => {
+            // By LMTP with one recipient a message, whose reply is the same.
+            Some(b"EHLO" | b"LHLO") => {
                 let pipelining: &[u8] = if pipelining { b"250-PIPELINING\r\n" } else { b"" };
                 out.extend_from_slice(b"250-sink.invalid\r\n");
                 out.extend_from_slice(pipelining);
