@@ -1,10 +1,13 @@
-//! What senders ask to be told, and are: delivery status notifications (RFC 3461, RFC 3464).
+//! What senders ask for, and get: delivery status notifications (RFC 3461, RFC 3464), and TLS on all of the way (RFC
+//! 8689).
 
 use std::fmt::Write as _;
+use std::io::Write as _;
 
 use tests::client::Client;
 use tests::engine::{Home, Options, Server, eventually, text};
 use tests::next_hop::{Act, Behaviour, NextHop, Taken};
+use tests::tls::{Authority, Stream, client_config, reply, say, start_tls};
 
 const SENDER: &str = "ada@client.example";
 const CONTENT: &[u8] = b"Subject: x\r\n\r\nhello\r\n.\r\n";
@@ -219,4 +222,75 @@ fn who_asks_hears_once_that_mail_takes_long() {
     wait_until_empty(&home);
     assert_eq!(bounce.taken().len(), 1, "not again, and nothing of its delivery");
     server.stop();
+}
+
+/// A whole transaction under TLS; the id that its 250 names.
+fn send_secured(stream: &mut Stream, mail: &str, to: &str) -> String {
+    for (line, code) in [
+        ("EHLO client.example".to_owned(), "250"),
+        (format!("MAIL FROM:<{SENDER}> {mail}"), "250"),
+        (format!("RCPT TO:<{to}>"), "250"),
+        ("DATA".to_owned(), "354"),
+    ] {
+        let said = say(stream, &line).expect("a reply");
+        assert!(said.starts_with(code), "{line}: {said}");
+    }
+    stream.write_all(&tests::client::stuffed(CONTENT)).expect("content is taken");
+    let said = reply(stream).expect("a reply");
+    said.rsplit(' ').next().expect("an id").to_owned()
+}
+
+#[test]
+fn who_asks_for_tls_gets_it_on_all_of_the_way() {
+    const TLS: &str = "tls = \"starttls\"\n[[certificate]]\nchain = \"mx.pem\"\nkey = \"mx.key\"\n";
+    let authority = Authority::new("ringmx tests");
+    let clear = NextHop::start(Behaviour { extensions: vec!["REQUIRETLS"], ..Behaviour::default() });
+    // Who can send notices offers it.
+    let bounce = format!("[bounce]\nnext_hop = [\"{}\"]\n", clear.address);
+    let serve = |listener: String, deliver: Option<String>| {
+        let (listener, deliver) = (&*listener.leak(), deliver.map(|deliver| &*deliver.leak()));
+        let home = Home::new(&Options { listener, deliver, ..Options::default() });
+        authority.issue(home.path(), "mx", &["localhost", "127.0.0.1"]);
+        let server = home.serve();
+        (home, server)
+    };
+    let (back_home, back) = serve(format!("{TLS}{bounce}"), None);
+    let (plain_home, plain) = serve(TLS.to_owned(), None);
+    let pem = authority.write(back_home.path());
+    let deliver = format!(
+        "deliver = \"smtp\"\nnext_hop = [\"localhost:{}\"]\ntls = \"verified\"\nauthorities = \"{}\"",
+        back.address.port(),
+        pem.display()
+    );
+    let (home, server) = serve(format!("{TLS}{bounce}"), Some(deliver.clone()));
+    let mut in_clear = Client::ready(server.address).expect("a session");
+    in_clear.say(&format!("MAIL FROM:<{SENDER}> REQUIRETLS"), 555).expect("it is not offered in clear");
+    let mut stream = start_tls(server.address, &client_config(&pem), "localhost").expect("a handshake");
+    send_secured(&mut stream, "REQUIRETLS", "a@example.com");
+    wait_until_empty(&home);
+    let listed = eventually("the message behind", || {
+        Some(text(&back_home.run(["spool", "ls", "--all", "--json"]).stdout)).filter(|it| !it.is_empty())
+    });
+    assert!(listed.contains("\"requiretls\":true"), "{listed}");
+    server.stop();
+    // A next hop that does not offer it, and one without a certificate that anybody has verified.
+    let port = |server: &Server| server.address.port().to_string();
+    let elsewhere = deliver.replace(&port(&back), &port(&plain));
+    let unverified = format!("deliver = \"smtp\"\nnext_hop = [\"{}\"]", clear.address);
+    for (deliver, status) in [(elsewhere, "5.7.30"), (unverified, "5.7.10")] {
+        let (home, server) = serve(format!("{TLS}{bounce}"), Some(deliver));
+        let mut stream = start_tls(server.address, &client_config(&pem), "localhost").expect("a handshake");
+        send_secured(&mut stream, "REQUIRETLS", "a@example.com");
+        let line = eventually(status, || server.log.find("cannot be delivered to a recipient"));
+        assert_eq!(
+            (&line["status"], &line["told"]),
+            (&status.into(), &"the notice to its sender was refused".into())
+        );
+        wait_until_empty(&home);
+        server.stop();
+    }
+    assert_eq!(clear.taken(), [], "neither mail nor notice goes in clear");
+    drop(plain_home);
+    plain.stop();
+    back.stop();
 }

@@ -275,8 +275,8 @@ mod tests {
         assert_eq!((gone.kept, gone.copies.len()), (Some(Kept::NoRoute("gone.example".into())), 0));
         assert_eq!(gone.kept_recipients, [0, 1]);
         let config = Config::parse(CONFIG, "/etc/test.toml").unwrap();
-        let damaged = Plan::new(b"\x87\0\0", &config, Mark::None);
-        assert_eq!(damaged.kept, Some(Kept::Unreadable(EnvelopeError::UnknownTag(135))));
+        let damaged = Plan::new(b"\x88\0\0", &config, Mark::None);
+        assert_eq!(damaged.kept, Some(Kept::Unreadable(EnvelopeError::UnknownTag(136))));
     }
 
     #[test]

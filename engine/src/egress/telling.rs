@@ -158,7 +158,7 @@ impl Job {
             id: &self.ticket.meta.id.to_string(),
             sender: envelope.reverse_path(),
             envid: envelope.envid(),
-            ret: envelope.ret(),
+            ret: envelope.ret().filter(|_| !envelope.requiretls()),
             recipients,
             action,
             now: &date(unix_us()),
@@ -170,6 +170,8 @@ impl Job {
         let letter = Letter {
             recipients: vec![Addressee { path: envelope.reverse_path().to_vec(), ..Addressee::default() }],
             smtputf8: !envelope.reverse_path().is_ascii(),
+            // RFC 8689 §5: what was not to be seen is not to be seen in a notice either.
+            requiretls: envelope.requiretls(),
             ..Letter::default()
         };
         let body = Body::Memory(&notice);

@@ -24,6 +24,7 @@
 //! | 132 | orcpt | ORCPT of the RCPT before it (§4.2): `addr-type;xtext` |
 //! | 133 | failed | of a recipient whose delivery has failed, and whose sender is to be told: see [`super::deferral::Failure`] |
 //! | 134 | mark | of a message that was tried before, in front of all others but 32 and 33: see [`super::deferral::Mark`] |
+//! | 135 | requiretls | empty: MAIL had REQUIRETLS (RFC 8689), so that no next hop gets it without TLS |
 //!
 //! Tags below 128 are optional, may stand once (8 may be repeated), and a reader skips those that it does not know. Of
 //! the others it must know each one, since leaving it out would deliver wrongly: an unknown one is an error.
@@ -53,6 +54,7 @@ pub(super) const TAG_NOTIFY: u8 = 131;
 pub(super) const TAG_ORCPT: u8 = 132;
 pub(super) const TAG_FAILED: u8 = 133;
 pub(super) const TAG_MARK: u8 = 134;
+const TAG_REQUIRETLS: u8 = 135;
 
 /// Octets of a field before its value.
 const FIELD_HEADER_LEN: usize = 3;
@@ -88,6 +90,10 @@ impl Writer<'_> {
 
     pub fn smtputf8(&mut self) {
         self.field_with(TAG_SMTPUTF8, |_| {});
+    }
+
+    pub fn requiretls(&mut self) {
+        self.field_with(TAG_REQUIRETLS, |_| {});
     }
 
     pub fn ret(&mut self, ret: Ret) {
@@ -191,6 +197,7 @@ pub struct Envelope<'a> {
     listener: Option<&'a str>,
     received_unix_us: Option<u64>,
     smtputf8: bool,
+    requiretls: bool,
     ret: Option<Ret>,
     envid: Option<&'a [u8]>,
     security: Option<Security>,
@@ -199,7 +206,7 @@ pub struct Envelope<'a> {
 impl<'a> Envelope<'a> {
     /// Checks the whole of the envelope once; the readers below do not fail.
     pub fn parse(octets: &'a [u8]) -> Result<Self, EnvelopeError> {
-        let (mut reverse_path, mut smtputf8, mut mark) = (None, None, None);
+        let (mut reverse_path, mut smtputf8, mut requiretls, mut mark) = (None, None, None, None);
         let mut params = None;
         let mut envelope = Self {
             fields: octets,
@@ -211,6 +218,7 @@ impl<'a> Envelope<'a> {
             listener: None,
             received_unix_us: None,
             smtputf8: false,
+            requiretls: false,
             ret: None,
             envid: None,
             security: None,
@@ -234,6 +242,7 @@ impl<'a> Envelope<'a> {
                     params = Some(RcptParams::default());
                 }
                 TAG_SMTPUTF8 => set(&mut smtputf8, tag, value.is_empty().then_some(()))?,
+                TAG_REQUIRETLS => set(&mut requiretls, tag, value.is_empty().then_some(()))?,
                 TAG_RET => set(&mut envelope.ret, tag, ret(value))?,
                 TAG_ENVID => set(&mut envelope.envid, tag, Some(value))?,
                 TAG_SECURITY => set(&mut envelope.security, tag, Security::read(value))?,
@@ -248,7 +257,7 @@ impl<'a> Envelope<'a> {
             }
         }
         envelope.reverse_path = reverse_path.ok_or(EnvelopeError::NoReversePath)?;
-        envelope.smtputf8 = smtputf8.is_some();
+        (envelope.smtputf8, envelope.requiretls) = (smtputf8.is_some(), requiretls.is_some());
         if envelope.recipients_count == 0 { Err(EnvelopeError::NoForwardPath) } else { Ok(envelope) }
     }
 
@@ -329,6 +338,11 @@ impl<'a> Envelope<'a> {
     /// Addresses and header section may be UTF-8.
     pub fn smtputf8(&self) -> bool {
         self.smtputf8
+    }
+
+    /// No next hop may get it without TLS.
+    pub fn requiretls(&self) -> bool {
+        self.requiretls
     }
 
     pub fn ret(&self) -> Option<Ret> {
@@ -477,7 +491,7 @@ mod tests {
     fn unknown_optional_fields_are_skipped_and_others_refused() {
         let with = |field: &[u8]| [&sample()[..], field].concat();
         assert!(Envelope::parse(&with(b"\x7f\x02\0xx")).is_ok());
-        assert_eq!(Envelope::parse(&with(b"\x87\0\0")).err(), Some(EnvelopeError::UnknownTag(135)));
+        assert_eq!(Envelope::parse(&with(b"\x88\0\0")).err(), Some(EnvelopeError::UnknownTag(136)));
         assert_eq!(Envelope::parse(&with(b"\x82\0\0")).err(), Some(EnvelopeError::Duplicate(130)));
         assert_eq!(Envelope::parse(&with(b"\x83\x01\0\x08")).err(), Some(EnvelopeError::BadValue(131)));
         let twice = with(b"\x84\x01\0a\x84\x01\0b");
@@ -523,7 +537,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_octets_are_read_without_panic(
-            octets in proptest::collection::vec(prop_oneof![any::<u8>(), 0u8..8, 128u8..135], 0..60),
+            octets in proptest::collection::vec(prop_oneof![any::<u8>(), 0u8..8, 128u8..136], 0..60),
         ) {
             if let Ok(envelope) = Envelope::parse(&octets) {
                 prop_assert_eq!(envelope.recipients().count(), envelope.recipients_count());

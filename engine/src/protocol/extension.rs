@@ -17,13 +17,15 @@ pub enum Extension {
     Chunking,
     /// RFC 9422.
     Limits,
-    /// RFC 3461. For those who can send notices: see [`Extensions::DEFAULT`].
+    /// RFC 3461. Offered by those who can send notices.
     Dsn,
+    /// RFC 8689: offered under TLS alone, to those who can send notices.
+    RequireTls,
 }
 
 impl Extension {
     /// All of them, as they are announced.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Pipelining,
         Self::Size,
         Self::EightBitMime,
@@ -32,6 +34,7 @@ impl Extension {
         Self::Chunking,
         Self::Limits,
         Self::Dsn,
+        Self::RequireTls,
     ];
 
     pub fn keyword(self) -> &'static str {
@@ -44,6 +47,7 @@ impl Extension {
             Self::Chunking => "CHUNKING",
             Self::Limits => "LIMITS",
             Self::Dsn => "DSN",
+            Self::RequireTls => "REQUIRETLS",
         }
     }
 }
@@ -53,8 +57,11 @@ impl Extension {
 pub struct Extensions(u16);
 
 impl Extensions {
-    /// What a listener offers unless it is told otherwise: all that needs nothing else. DSN needs a way to senders.
-    pub const DEFAULT: Self = Self((1 << Extension::ALL.len()) - 1).without(Extension::Dsn);
+    /// What a listener offers unless it is told otherwise: all that needs nothing else.
+    pub const DEFAULT: Self =
+        Self((1 << Extension::ALL.len()) - 1).without(Extension::Dsn).without(Extension::RequireTls);
+    /// The same where there is a way to senders, so that notices reach them.
+    pub const WITH_NOTICES: Self = Self::DEFAULT.with(Extension::Dsn).with(Extension::RequireTls);
 
     pub const fn with(self, extension: Extension) -> Self {
         Self(self.0 | 1 << extension as u16)
@@ -89,7 +96,9 @@ mod tests {
         for extension in Extension::ALL {
             let without = Extensions::DEFAULT.without(extension);
             assert!(!without.has(extension) && without.with(extension).has(extension));
-            assert_eq!(without.iter().count(), 7 - usize::from(extension != Extension::Dsn));
+            let is_default = Extensions::DEFAULT.has(extension);
+            assert_eq!(without.iter().count(), 7 - usize::from(is_default));
+            assert!(Extensions::WITH_NOTICES.has(extension));
         }
     }
 }

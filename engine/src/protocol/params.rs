@@ -1,5 +1,5 @@
-//! The ESMTP parameters of MAIL and RCPT (RFC 5321 §4.1.2): SIZE (RFC 1870), BODY (RFC 6152), SMTPUTF8 (RFC 6531), and
-//! those of DSN (RFC 3461). A parameter of an extension that is not offered is as unknown as any other.
+//! The ESMTP parameters of MAIL and RCPT (RFC 5321 §4.1.2): SIZE (RFC 1870), BODY (RFC 6152), SMTPUTF8 (RFC 6531), DSN
+//! (RFC 3461) and REQUIRETLS (RFC 8689). A parameter of an extension that is not offered is as unknown as any other.
 
 use super::command::Malformed;
 use super::extension::{Extension, Extensions};
@@ -17,6 +17,8 @@ pub struct MailParams<'a> {
     pub ret: Option<Ret>,
     /// In xtext, as the client wrote it.
     pub envid: Option<&'a [u8]>,
+    /// The message goes through TLS alone, as far as it goes.
+    pub requiretls: bool,
 }
 
 /// The parameters of RCPT.
@@ -96,12 +98,9 @@ impl<'a> MailParams<'a> {
             } else if is(b"BODY", Extension::EightBitMime) {
                 set(&mut params.body, body(value)?)?;
             } else if is(b"SMTPUTF8", Extension::SmtpUtf8) {
-                // RFC 6531 §3.4: no value.
-                match (value, std::mem::replace(&mut params.smtputf8, true)) {
-                    (None, false) => {}
-                    (None, true) => return Err(Malformed::DuplicateParam),
-                    (Some(_), _) => return Err(Malformed::BadParam),
-                }
+                flag(&mut params.smtputf8, value)?;
+            } else if is(b"REQUIRETLS", Extension::RequireTls) {
+                flag(&mut params.requiretls, value)?;
             } else if is(b"RET", Extension::Dsn) {
                 set(&mut params.ret, ret(value)?)?;
             } else if is(b"ENVID", Extension::Dsn) {
@@ -130,6 +129,15 @@ impl<'a> RcptParams<'a> {
             }
         }
         Ok(params)
+    }
+}
+
+/// A parameter without a value: RFC 6531 §3.4, RFC 8689 §2.
+fn flag(slot: &mut bool, value: Option<&[u8]>) -> Result<(), Malformed> {
+    match (value, std::mem::replace(slot, true)) {
+        (None, false) => Ok(()),
+        (None, true) => Err(Malformed::DuplicateParam),
+        (Some(_), _) => Err(Malformed::BadParam),
     }
 }
 
@@ -282,6 +290,14 @@ mod tests {
         let (ret, envid) = (Some(Ret::Headers), Some(&b"a+2Bb+20"[..]));
         assert_eq!(mail(" ret=hdrs EnvId=a+2Bb+20"), Ok(MailParams { ret, envid, ..MailParams::default() }));
         assert_eq!(mail(" RET=FULL").map(|params| params.ret), Ok(Some(Ret::Full)));
+    }
+
+    #[test]
+    fn requiretls_is_a_word_where_it_is_offered() {
+        let mail = |text: &'static str| MailParams::parse(text.as_bytes(), Extensions::WITH_NOTICES);
+        assert_eq!(mail(" requiretls"), Ok(MailParams { requiretls: true, ..MailParams::default() }));
+        assert_eq!(mail(" REQUIRETLS=1"), Err(Malformed::BadParam));
+        assert_eq!(mail(" REQUIRETLS REQUIRETLS"), Err(Malformed::DuplicateParam));
     }
 
     #[test]

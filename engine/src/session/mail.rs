@@ -7,6 +7,7 @@ use crate::protocol::command::{HeloName, Mail, Malformed, Rcpt, Side};
 use crate::protocol::reply;
 use crate::session::phase::Phase;
 use crate::session::rules::Asking;
+use crate::session::service::Offer;
 use crate::session::{Context, Error, Fault, Next, Session, TlsMode};
 
 impl Session {
@@ -29,7 +30,12 @@ impl Session {
         self.helo.extend_from_slice(name.0);
         self.extended = extended;
         out.extend_from_slice(if extended {
-            cx.service.ehlo_reply(self.is_offered_starttls(cx), self.may_xclient)
+            let offer = match self.secured {
+                Some(_) => Offer::Secured,
+                None if self.is_offered_starttls(cx) => Offer::StartTls,
+                None => Offer::Nothing,
+            };
+            cx.service.ehlo_reply(offer, self.may_xclient)
         } else {
             &cx.service.helo_reply
         });

@@ -220,7 +220,7 @@ impl Session {
             Framed::Line { line, consumed } => {
                 self.active_at = cx.now.monotonic;
                 cx.pool.stats.commands.bump();
-                let next = match command::parse(line, cx.service.settings.extensions) {
+                let next = match command::parse(line, cx.service.offered(self.secured.is_some())) {
                     // RFC 3207 §6: read behind the handshake, it would pass for something that came through TLS.
                     Ok(Command::StartTls) if consumed < input.len() && self.is_offered_starttls(cx) => {
                         let next = self.dismiss(cx, Fault::ClearBehindStartTls, out);

@@ -61,37 +61,51 @@ impl Settings {
     }
 }
 
+/// What a reply to EHLO has to say of TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Offer {
+    Nothing,
+    StartTls,
+    /// There is TLS: what needs it can be offered (RFC 8689 §2).
+    Secured,
+}
+
 /// A listener's settings and the replies made of them: immutable, shared by the sessions of a worker.
 #[derive(Debug)]
 pub struct Service {
     pub settings: Settings,
     pub(super) greeting: Box<[u8]>,
-    /// By whether STARTTLS is in it, and then whether XCLIENT is.
-    ehlo_replies: [[Box<[u8]>; 2]; 2],
+    /// By [`Offer`], and then whether XCLIENT is in it.
+    ehlo_replies: [[Box<[u8]>; 2]; 3],
     pub(super) helo_reply: Box<[u8]>,
 }
 
 impl Service {
     pub fn new(settings: Settings) -> Self {
         let (mut greeting, mut helo_reply) = (Vec::new(), Vec::new());
-        let lines: Vec<String> = settings.extensions.iter().map(|it| ehlo_line(it, &settings)).collect();
-        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
         reply::encode_greeting(&settings.hostname, settings.banner.as_deref(), &mut greeting);
-        let ehlo_reply = |more: &[&str]| {
+        let ehlo_reply = |offer: Offer, more: &[&str]| {
+            let offered = offered(settings.extensions, offer == Offer::Secured);
+            let lines: Vec<String> = offered.iter().map(|it| ehlo_line(it, &settings)).collect();
+            let lines = lines.iter().map(String::as_str);
+            let lines: Vec<&str> = lines.chain((offer == Offer::StartTls).then_some(STARTTLS)).collect();
             let mut ehlo_reply = Vec::new();
             reply::encode_ehlo(&settings.hostname, &[&lines, more].concat(), &mut ehlo_reply);
             ehlo_reply.into_boxed_slice()
         };
-        let ehlo_replies = [
-            [ehlo_reply(&[]), ehlo_reply(&[xclient::EXTENSION])],
-            [ehlo_reply(&[STARTTLS]), ehlo_reply(&[STARTTLS, xclient::EXTENSION])],
-        ];
+        let ehlo_replies = [Offer::Nothing, Offer::StartTls, Offer::Secured]
+            .map(|offer| [ehlo_reply(offer, &[]), ehlo_reply(offer, &[xclient::EXTENSION])]);
         reply::encode_helo(&settings.hostname, &mut helo_reply);
         Self { settings, greeting: greeting.into(), ehlo_replies, helo_reply: helo_reply.into() }
     }
 
-    pub(super) fn ehlo_reply(&self, starttls: bool, xclient: bool) -> &[u8] {
-        &self.ehlo_replies[usize::from(starttls)][usize::from(xclient)]
+    pub(super) fn ehlo_reply(&self, offer: Offer, xclient: bool) -> &[u8] {
+        &self.ehlo_replies[offer as usize][usize::from(xclient)]
+    }
+
+    /// What a session is offered.
+    pub(super) fn offered(&self, is_secured: bool) -> Extensions {
+        offered(self.settings.extensions, is_secured)
     }
 
     /// What is done about the line ends of a client's content.
@@ -102,6 +116,10 @@ impl Service {
             self.settings.bare_newline
         }
     }
+}
+
+fn offered(extensions: Extensions, is_secured: bool) -> Extensions {
+    if is_secured { extensions } else { extensions.without(Extension::RequireTls) }
 }
 
 /// An extension with what it announces: the numbers that are enforced.

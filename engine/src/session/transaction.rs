@@ -119,6 +119,9 @@ impl Transaction {
         if smtputf8 {
             writer.smtputf8();
         }
+        if mail.params.requiretls {
+            writer.requiretls();
+        }
         if let Some(ret) = mail.params.ret {
             writer.ret(ret);
         }

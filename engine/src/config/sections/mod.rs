@@ -26,7 +26,7 @@ use super::value::{Services, parse_bind_with, parse_domain};
 use super::{Config, Log, LogFormat, LogLevel, Timeouts};
 use crate::limits::WORKERS_COUNT_MAX;
 use crate::policy::rules::Hidden;
-use crate::protocol::extension::{Extension, Extensions};
+use crate::protocol::extension::Extensions;
 
 /// A connection from time to time, and soon enough for a monitor that asks each half minute.
 const WATCH_INTERVAL_DEFAULT: Duration = Duration::from_secs(10);
@@ -76,8 +76,7 @@ pub(super) fn build(reader: &Reader, table: &Table) -> Built {
     let limits = limits::limits(&root, &limits::Limits::default());
     let bounce = relay::bounce(&root);
     // RFC 3461 §5: who offers DSN sends the notices, or hands mail on to who does.
-    let offered =
-        if bounce.is_some() { Extensions::DEFAULT.with(Extension::Dsn) } else { Extensions::DEFAULT };
+    let offered = if bounce.is_some() { Extensions::WITH_NOTICES } else { Extensions::DEFAULT };
     let (listeners, listener_places) = listener::listeners(&root, &hostname, &limits, offered);
     let certificates = tls::certificates(&root);
     tls::check(&root, &listeners, &certificates);

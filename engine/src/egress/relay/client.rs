@@ -35,6 +35,7 @@ pub(super) struct Offered {
     pub smtputf8: bool,
     pub dsn: bool,
     pub starttls: bool,
+    pub requiretls: bool,
     /// Octets; `Some(0)` is no limit that it tells. RFC 1870.
     pub size: Option<u64>,
 }
@@ -51,6 +52,7 @@ impl Offered {
                 "SMTPUTF8" => offered.smtputf8 = true,
                 "DSN" => offered.dsn = true,
                 "STARTTLS" => offered.starttls = true,
+                "REQUIRETLS" => offered.requiretls = true,
                 "SIZE" => offered.size = Some(words.next().and_then(|size| size.parse().ok()).unwrap_or(0)),
                 _ => {}
             }
@@ -73,6 +75,8 @@ pub(super) struct Client {
     pub(super) timeout: Duration,
     /// Protocol and cipher suite; None in clear.
     pub(super) tls: Option<String>,
+    /// By an authority that the route trusts.
+    pub(super) is_verified: bool,
     pub(super) transactions_count: u32,
     pub(super) used_at: Instant,
     /// Something was said in the present transaction: what fails from here on did not fail because the next hop had
@@ -92,6 +96,7 @@ impl Client {
             offered: Offered::default(),
             timeout: relay.timeout,
             tls: None,
+            is_verified: false,
             transactions_count: 0,
             used_at: Instant::now(),
             has_replied: false,
@@ -159,6 +164,12 @@ impl Client {
     /// The connection cannot be used any more; nobody knows whether the message was taken if that came behind its end.
     pub(super) async fn send(&mut self, letter: &Letter, body: &Body<'_>) -> Result<Vec<Sent>, RelayError> {
         self.has_replied = false;
+        // RFC 8689 §4.2.1: TLS, and a certificate that is verified.
+        if letter.requiretls && !self.is_verified {
+            let what = "a verified TLS connection (`tls = \"verified\"`), which REQUIRETLS wants";
+            let lacking = self.problem(Problem::Lacks(what.to_owned(), Status("5.7.10")));
+            return Ok(vec![Err(lacking); letter.recipients.len()]);
+        }
         if let RelayProtocol::Http(target) = &self.protocol {
             self.transactions_count += 1;
             let target = Arc::clone(target);
@@ -297,6 +308,10 @@ impl Client {
     /// What the message needs and the next hop lacks.
     fn check(&self, letter: &Letter, body: &Body<'_>) -> Result<(), RelayError> {
         let lacks = |what: &str, status| Err(self.problem(Problem::Lacks(what.to_owned(), Status(status))));
+        // And a hop that does the same.
+        if letter.requiretls && !self.offered.requiretls {
+            return lacks("REQUIRETLS, which the message needs", "5.7.30");
+        }
         if letter.smtputf8 && !self.offered.smtputf8 {
             return lacks("SMTPUTF8, which the message needs", "5.6.7");
         }

@@ -142,6 +142,7 @@ async fn secure(
         connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str().map(str::to_owned));
     let mut client = Client::new(Box::new(stream), name, relay);
     client.tls = Some(format!("{} {}", version.unwrap_or_default(), cipher.unwrap_or_default()));
+    client.is_verified = relay.tls == RelayTls::Verified;
     Ok(client)
 }
 

@@ -20,6 +20,8 @@ pub(in crate::egress) struct Letter {
     /// BODY=8BITMIME, as the client said.
     pub eight_bit: bool,
     pub smtputf8: bool,
+    /// It goes to hops alone that prove who they are under TLS, and promise the same.
+    pub requiretls: bool,
     pub ret: Option<Ret>,
     pub envid: Option<Vec<u8>>,
 }
@@ -40,6 +42,7 @@ impl Letter {
             recipients: Vec::new(),
             eight_bit: envelope.body() == Some(BodyType::EightBitMime),
             smtputf8: envelope.smtputf8(),
+            requiretls: envelope.requiretls(),
             ret: envelope.ret(),
             envid: envelope.envid().map(<[u8]>::to_vec),
         }
@@ -58,6 +61,9 @@ impl Letter {
         }
         if self.smtputf8 {
             line.extend_from_slice(b" SMTPUTF8");
+        }
+        if self.requiretls {
+            line.extend_from_slice(b" REQUIRETLS");
         }
         if offered.dsn {
             match self.ret {
