@@ -98,6 +98,7 @@ fn a_message_is_followed_from_its_250_to_its_end() {
         [
             "client=\"127.0.0.1\"",
             "event=\"accepted\"",
+            "listener=\"mx\"",
             &format!("octets={octets}"),
             "recipients=3",
             "tls=\"off\""
@@ -150,7 +151,7 @@ fn a_message_is_followed_from_its_250_to_its_end() {
     {
         assert!(shown.contains(part), "{part}:\n{shown}");
     }
-    assert!(shown.lines().any(|line| line.contains("  accepted  client=127.0.0.1 ")), "{shown}");
+    assert!(shown.lines().any(|line| line.contains("  accepted  listener=mx client=127.0.0.1 ")), "{shown}");
     hop.behave(behaviour(None));
     eventually("the rest", || (names(&events(&home, &id)).last() == Some(&"delivered")).then_some(()));
     eventually("an empty spool", || home.undelivered().is_empty().then_some(()));

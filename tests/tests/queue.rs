@@ -18,11 +18,11 @@ fn refusing() -> Behaviour {
 /// One next hop for `a.example` and `b.example`, another for notices; what is tagged is held.
 fn serve(hop: &NextHop, bounce: &NextHop) -> (Home, Server) {
     let home = Home::new(&Options::default());
-    let mut config = "hostname = \"mx.example\"\nworkers = 2\n[[listener]]\nbind = [\"127.0.0.1:0\"]\n[spool]\n\
+    let mut config = "hostname = \"mx.example\"\nworkers = 2\n[[listener]]\nname = \"internet\"\nbind = [\"127.0.0.1:0\"]\n[spool]\n\
                       path = \"spool\"\nsegment_size = \"4MiB\"\n[recipients]\n\
                       domains = [\"a.example\", \"b.example\"]\n\
                       [[rule]]\nstage = \"mail\"\nfrom = [\"spam.example\"]\naction = \"tag\"\ntag = \"suspect\"\n\
-                      [[route]]\ntag = [\"suspect\"]\ndeliver = \"hold\"\n"
+                      [[route]]\ntag = [\"suspect\"]\nlistener = [\"internet\"]\ndeliver = \"hold\"\n"
         .to_owned();
     let _ = write!(
         config,

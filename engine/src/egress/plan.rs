@@ -186,7 +186,7 @@ mod tests {
         [[listener]]
         bind = ["127.0.0.1:0"]
         [recipients]
-        domains = ["a.example", "b\u00fccher.example", "b.example", "hold.example", "drop.example"]
+        domains = ["a.example", "b\u00fccher.example", "b.example", "hold.example", "drop.example", "http.example"]
         [[route]]
         domains = ["a.example", "b\u00fccher.example"]
         deliver = "maildir"
@@ -201,6 +201,11 @@ mod tests {
         [[route]]
         domains = ["drop.example"]
         deliver = "discard"
+        [[route]]
+        domains = ["http.example"]
+        deliver = "http"
+        url = "http://127.0.0.1:8080/"
+        secret = "x"
     "#;
 
     fn directory(copy: &Copy) -> &Path {
@@ -251,6 +256,17 @@ mod tests {
             r#"Return-Path: <s@sender.example>\nDelivered-To: X@A.example\nDelivered-To: \"x\"@a.example\n"#
         );
         assert!(plan.kept.is_none() && !plan.discards);
+    }
+
+    #[test]
+    fn by_http_a_request_has_so_many_recipients() {
+        let recipients: Vec<String> =
+            (0..=HTTP_RECIPIENTS_COUNT_MAX).map(|number| format!("{number}@http.example")).collect();
+        let plan = plan(&recipients.iter().map(String::as_str).collect::<Vec<_>>());
+        let counts: Vec<usize> = plan.copies.iter().map(|copy| copy.recipients.len()).collect();
+        assert_eq!(counts, [HTTP_RECIPIENTS_COUNT_MAX, 1]);
+        let all: Vec<u16> = plan.copies.into_iter().flat_map(|copy| copy.recipients).collect();
+        assert!(all.into_iter().eq(0..=HTTP_RECIPIENTS_COUNT_MAX as u16));
     }
 
     #[test]

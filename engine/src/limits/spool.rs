@@ -7,6 +7,8 @@ pub const LAST_ERROR_LEN_MAX: usize = 600;
 /// Bytes of envelope that the smallest segment has room for beside the largest content: all recipients with the longest
 /// path and their field headers, and room for what is stored once (client, HELO name, listener, times).
 pub const ENVELOPE_LEN_MAX: usize = RECIPIENTS_COUNT_MAX * (PATH_LEN_MAX + 8) + 4096;
+/// Of these what follows the last recipient, and its field headers: security, listener, time of receipt.
+pub const ENVELOPE_REST_LEN_MAX: usize = 512;
 /// Bytes of trace field in front of the content, at most.
 pub const TRACE_LEN_MAX: usize = 4096;
 /// Octets of content that a header of the spool may say, so that no sum of lengths overflows: one that says more is

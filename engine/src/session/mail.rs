@@ -1,7 +1,6 @@
 //! EHLO, HELO, MAIL and RCPT: the envelope.
 
 use crate::id::MessageId;
-use crate::limits;
 use crate::policy::rules::Stage;
 use crate::protocol::command::{HeloName, Mail, Malformed, Rcpt, Side};
 use crate::protocol::reply;
@@ -75,7 +74,8 @@ impl Session {
         };
         self.transactions_count = self.transactions_count.saturating_add(1);
         let message = MessageId { session: self.id, transaction: self.transactions_count };
-        transaction.begin(message, cx.now, self.client, &self.helo, mail);
+        let listener = &cx.service.settings.listener;
+        transaction.begin(message, cx.now, self.client, &self.helo, listener, mail);
         transaction.add_tags(self.tags_before_mail(cx) | asked.tags, &cx.policy.rules);
         if let Some(secured) = self.secured_by() {
             transaction.secure(&secured.security);
@@ -106,7 +106,7 @@ impl Session {
             return self.refuse(cx, Fault::from(why), out);
         }
         let Phase::Mail(transaction) = &mut self.phase else { unreachable!("checked by `obey`") };
-        if transaction.recipients_count() >= limits::RECIPIENTS_COUNT_MAX {
+        if transaction.has_all_recipients() {
             return self.refuse(cx, Fault::TooManyRecipients, out);
         }
         transaction.add_tags(asked.tags, &cx.policy.rules);

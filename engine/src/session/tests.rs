@@ -31,7 +31,7 @@ fn begin(transaction: &mut Transaction) {
     let id = MessageId { session: SessionId(1), transaction: 1 };
     let client: SocketAddr = CLIENT.parse().unwrap();
     let now = Now { monotonic: Duration::from_secs(1), unix: Duration::from_secs(1_795_317_300) };
-    transaction.begin(id, now, client, b"client.example", &mail());
+    transaction.begin(id, now, client, b"client.example", "mx", &mail());
 }
 
 /// Takes recipients until there is no memory for another, or as many as may be.
@@ -59,6 +59,27 @@ fn an_envelope_is_small_while_memory_is_short() {
     assert!(transaction.recipients_count() > limits::RECIPIENTS_COUNT_MAX);
     transaction.clear(&mut memory);
     assert_eq!(memory.held_len(), 0);
+}
+
+/// All 1,000 of any length without parameters, and with the longest ORCPT hundreds: RFC 5321 §4.5.3.1.8 wants 100.
+#[test]
+fn an_envelope_never_outgrows_its_record() {
+    let path = format!("{}@{}{}", "x".repeat(64), "y.".repeat(91), "example");
+    let orcpt = format!(" ORCPT=rfc822;{}", "z".repeat(limits::ORCPT_LEN_MAX - "rfc822;".len()));
+    for (params, least) in [("", limits::RECIPIENTS_COUNT_MAX), (&*orcpt, 300)] {
+        let line = format!("RCPT TO:<{path}>{params}");
+        let Ok(Command::Rcpt(rcpt)) = command::parse(line.as_bytes(), Extensions::WITH_NOTICES) else {
+            panic!("{line}");
+        };
+        let (mut transaction, mut memory) = (Transaction::default(), Memory::new(1 << 30));
+        begin(&mut transaction);
+        while !transaction.has_all_recipients() {
+            assert!(transaction.add_recipient(&rcpt, &mut memory));
+        }
+        let (count, len) = (transaction.recipients_count(), transaction.envelope().len());
+        assert!(count >= least, "{count}");
+        assert!(len + limits::ENVELOPE_REST_LEN_MAX <= limits::ENVELOPE_LEN_MAX, "{len}");
+    }
 }
 
 #[test]

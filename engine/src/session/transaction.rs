@@ -91,6 +91,7 @@ impl Transaction {
         now: Now,
         client: SocketAddr,
         helo: &[u8],
+        listener: &str,
         mail: &Mail<'_>,
     ) {
         let (mut envelope, held) = (std::mem::take(&mut self.envelope), std::mem::take(&mut self.held));
@@ -113,6 +114,7 @@ impl Transaction {
         }
         writer.client(client.ip(), client.port());
         writer.helo(helo);
+        writer.listener(listener);
         if let Some(body) = mail.params.body {
             writer.body(body);
         }
@@ -164,6 +166,14 @@ impl Transaction {
             self.envelope_held_len = len.max(self.envelope_held_len);
         }
         fits
+    }
+
+    /// Whether it has as many recipients as it may have, or one more may leave no room in the record for the rest of
+    /// the envelope: with long ORCPTs (RFC 3461 §4.2) these are fewer.
+    pub(super) fn has_all_recipients(&self) -> bool {
+        let rest_len = limits::PATH_LEN_MAX + limits::ORCPT_LEN_MAX + limits::ENVELOPE_REST_LEN_MAX;
+        self.recipients_count >= limits::RECIPIENTS_COUNT_MAX
+            || self.envelope.len() + rest_len > limits::ENVELOPE_LEN_MAX
     }
 
     pub(super) fn add_recipient(&mut self, rcpt: &Rcpt<'_>, memory: &mut Memory) -> bool {

@@ -9,6 +9,7 @@ use crate::egress::error::{DeliveryError, Problem};
 use crate::egress::flush::unix_us;
 use crate::egress::job::{Attempt, Failed, Job, Told, Verdict};
 use crate::egress::plan::{Kept, Way};
+use crate::protocol::deferral::Action;
 use crate::protocol::envelope::Envelope;
 
 impl Events {
@@ -91,9 +92,10 @@ impl<'a> Account<'a> {
         for attempt in &self.job.copies {
             self.write_groups(self.of_copy(attempt), lines);
         }
-        let new = self.job.failed.iter().filter(|failed| failed.is_new);
+        let has_failed = |failed: &&Failed| failed.recipient.failure.action == Action::Failed;
+        let new = self.job.failed.iter().filter(|failed| failed.is_new).filter(has_failed);
         self.write_groups(self.of_failures(new), lines);
-        self.write_notice(lines);
+        self.write_notices(lines);
         if self.job.discards {
             Line { event: "discarded", ..self.common.clone() }.append_to(lines);
         }
@@ -182,17 +184,28 @@ impl<'a> Account<'a> {
         groups
     }
 
-    /// What became of the notice to the sender.
-    fn write_notice(&self, lines: &mut Vec<u8>) {
-        let failed = &self.job.failed;
-        let sent = failed.iter().filter(|failed| matches!(failed.told, Told::Sender));
+    /// What became of the notices to the sender.
+    fn write_notices(&self, lines: &mut Vec<u8>) {
+        for action in [Action::Failed, Action::Delivered, Action::Relayed] {
+            self.write_notice(action, lines);
+        }
+        let before = self.job.ticket.deferral.as_ref().is_some_and(|before| before.delay_told);
+        if self.job.delay_told && !before {
+            let about = Some(Action::Delayed.name());
+            Line { event: "notice", about, ..self.common.clone() }.append_to(lines);
+        }
+    }
+
+    fn write_notice(&self, action: Action, lines: &mut Vec<u8>) {
+        let about = Some(action.name());
+        let failed = self.job.failed.iter().filter(|failed| failed.recipient.failure.action == action);
+        let sent = failed.clone().filter(|failed| matches!(failed.told, Told::Sender));
         let positions: Vec<u16> = sent.map(|failed| failed.position).collect();
-        let about = Some("failure");
         if !positions.is_empty() {
             let line = Line { event: "notice", about, ..self.common.clone() };
             self.with_recipients(line, &positions).append_to(lines);
         }
-        let not_yet = failed.iter().find_map(|failed| match &failed.told {
+        let not_yet = failed.clone().find_map(|failed| match &failed.told {
             Told::NotYet(error) => Some(error),
             _ => None,
         });

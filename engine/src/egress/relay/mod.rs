@@ -253,8 +253,7 @@ impl Hop {
     }
 
     fn keep(&self, mut client: Client, sent: Vec<Sent>) -> Delivered {
-        let (tls, next_hop, dsn) =
-            (client.tls.clone(), Some(client.hop.clone()), client.offered.dsn);
+        let (tls, next_hop, dsn) = (client.tls.clone(), Some(client.hop.clone()), client.offered.dsn);
         client.used_at = Instant::now();
         if client.transactions_count < HOP_TRANSACTIONS_COUNT_MAX && !client.is_spent {
             self.idle.borrow_mut().push(client);
