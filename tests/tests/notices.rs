@@ -114,6 +114,7 @@ fn who_asks_hears_that_mail_was_delivered() {
             "Final-Recipient: rfc822; a@box.example",
             "Action: delivered",
             "Status: 2.0.0",
+            "Subject: x",
         ],
     );
     let content = text(&notice.content);

@@ -110,6 +110,20 @@ fn a_next_hop_that_is_left_alone_is_tried_by_order() {
     server.stop();
 }
 
+/// All that waits for it, and not only one message that sees whether it is well.
+#[test]
+fn by_order_all_mail_for_a_next_hop_is_tried() {
+    let closing = || Behaviour { acts: vec![("connect", Act::Close)], ..Behaviour::default() };
+    let (hop, bounce) = (NextHop::start(closing()), NextHop::start(Behaviour::default()));
+    let (home, server) = serve(&hop, &bounce);
+    let ids: Vec<String> = (0..30).map(|_| defer(&home, &server, &["x@a.example"])).collect();
+    hop.behave(Behaviour::default());
+    assert_eq!(order(&home, "retry", &["--all"]), ids.len() as u64);
+    hop.wait_for("all of it", ids.len());
+    wait_until_empty(&home);
+    server.stop();
+}
+
 #[test]
 fn what_is_held_stays_until_it_is_released() {
     let (hop, bounce) = (NextHop::start(refusing()), NextHop::start(Behaviour::default()));

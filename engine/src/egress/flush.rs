@@ -71,11 +71,10 @@ impl Flush {
     /// acknowledgements of the records with nothing left to do, and of those that have a successor.
     pub(super) async fn run(mut self) -> Flushed {
         let synced = sync_directories(&self.jobs).await;
-        let attempts = self.jobs.iter_mut().flat_map(|flush| &mut flush.job.copies);
-        for attempt in attempts {
-            if let Some(Err(error)) = written_to(attempt).and_then(|directory| synced.get(directory)) {
-                attempt.take_back(error);
-            }
+        for FlushJob { job, .. } in &mut self.jobs {
+            job.take_back(|attempt| {
+                written_to(attempt).and_then(|directory| synced.get(directory)?.as_ref().err())
+            });
         }
         let now_unix_us = unix_us();
         let mut jobs = Vec::with_capacity(self.jobs.len());

@@ -209,7 +209,7 @@ impl Attempt {
 
     /// What was written is not durable. It is tried again even where its time is over: by now nobody will be told of a
     /// failure, so that none may count as final.
-    pub(super) fn take_back(&mut self, error: &Rc<DeliveryError>) {
+    fn take_back(&mut self, error: &Rc<DeliveryError>) {
         self.is_expired = false;
         self.set(&Err(Rc::clone(error)));
     }
@@ -273,10 +273,11 @@ impl Job {
     ) -> Self {
         let Deferral { mark: before, delay_told, .. } = ticket.deferral.clone().unwrap_or_default();
         let mark = order.map_or(before, |verb| verb.mark(before));
-        let Plan { mut copies, failed, kept, kept_recipients, discards } = Plan::new(envelope, config, mark);
+        let Plan { mut copies, failed, kept, kept_recipients, discards, wants_notice } =
+            Plan::new(envelope, config, mark);
         for copy in &mut copies {
             if let Way::Relay { letter, .. } = &mut copy.way {
-                letter.id = ticket.meta.id.to_string();
+                letter.id = ticket.meta.id;
             }
         }
         let has_maildirs = copies.iter().any(|copy| matches!(copy.way, Way::Maildir { .. }));
@@ -289,7 +290,7 @@ impl Job {
                     maildir::append_with_lf(record.content, &mut with_lf);
                 }
                 // A notice returns its beginning.
-                let is_wanted = has_relays || !failed.is_empty() || ticket.is_retry();
+                let is_wanted = has_relays || wants_notice || !failed.is_empty() || ticket.is_retry();
                 let stored = if is_wanted { record.content.to_vec() } else { Vec::new() };
                 Content::Inline { with_lf, stored }
             }
@@ -325,6 +326,17 @@ impl Job {
             job.obey(verb);
         }
         job
+    }
+
+    /// Tries the copies again of which `why` says that they are not durable. Their recipients have not been delivered,
+    /// whatever the sender was told or is to be told.
+    pub(super) fn take_back<'a>(&mut self, why: impl Fn(&Attempt) -> Option<&'a Rc<DeliveryError>>) {
+        for attempt in &mut self.copies {
+            let Some(error) = why(attempt) else { continue };
+            attempt.take_back(error);
+            let is_of = |failed: &Failed| attempt.copy.recipients.contains(&failed.position);
+            self.failed.retain(|failed| !is_of(failed));
+        }
     }
 
     /// The number of the file that holds its content, if one does.
@@ -490,6 +502,12 @@ mod tests {
     use std::io;
 
     use super::*;
+    use crate::id::MessageId;
+    use crate::protocol::envelope::{Envelope, Writer};
+    use crate::protocol::params::{Notify, RcptParams};
+    use crate::protocol::path::{ForwardPath, Mailbox};
+    use crate::spool::index::{Entry, Index, Spot};
+    use crate::spool::record::RecordKind;
 
     #[test]
     fn a_copy_that_is_not_durable_is_tried_again_whatever_its_age() {
@@ -510,5 +528,35 @@ mod tests {
         attempt.take_back(&Rc::new(error));
         assert_eq!(attempt.transient().map(|(position, _)| position).collect::<Vec<_>>(), [0, 2]);
         assert_eq!(attempt.permanent().count(), 0);
+    }
+
+    /// A notice of success that waits would make the recipient's delivery an ended one.
+    #[test]
+    fn who_is_taken_back_has_no_notice_of_success() {
+        let config = "[[listener]]\nbind = [\"127.0.0.1:0\"]\n[recipients]\ndomains = [\"a.example\"]\n[[route]]\n\
+                      domains = [\"*\"]\ndeliver = \"maildir\"\npath = \"/mail\"\n";
+        let config = Arc::new(Config::parse(config, "/etc/test.toml").unwrap());
+        let mut envelope = Vec::new();
+        let mut writer = Writer(&mut envelope);
+        writer.reverse_path(None);
+        writer.forward_path(&ForwardPath::Mailbox(Mailbox::parse(b"x@a.example").unwrap()));
+        writer.rcpt_params(&RcptParams { notify: Some(Notify::SUCCESS), orcpt: None });
+        let meta = RecordMeta { kind: RecordKind::Inline, id: MessageId::default(), received_unix_us: 1 };
+        let record =
+            Record { meta, envelope: &envelope, content: b"x\r\n", offset_in_segment: 0, encoded_len: 0 };
+        let handle = Index::new(0).insert(Entry::new(Spot::new(0, 64, 64))).unwrap();
+        let ticket = Ticket { origin: Origin::Deferred(handle), meta, deferral: None };
+        let mut job = Job::new(ticket, &envelope, &record, &config, &Path::new("/spool").into(), None);
+        job.copies[0].set(&Ok(Rc::from("")));
+        let (position, failure) = job.copies[0].delivered().next().unwrap();
+        let parsed = Envelope::parse(&envelope).unwrap();
+        let recipient = FailedRecipient::of(&parsed.recipients_with_params().next().unwrap(), failure);
+        let error = DeliveryError::of("sync", Path::new("/mail/new"))(io::Error::other("a bad disk"));
+        let error = Rc::new(error);
+        let told = Told::NotYet(Rc::clone(&error));
+        job.failed.push(Failed { position, recipient, is_new: true, told });
+        job.take_back(|_| Some(&error));
+        let Verdict::Deferred(change) = job.verdict(2) else { panic!("it is tried again") };
+        assert_eq!((change.stays, change.failed), (Some(vec![0]), vec![]));
     }
 }

@@ -77,6 +77,9 @@ impl Tail {
     /// Takes in what was ordered.
     pub(super) fn take_orders(&mut self) {
         while let Ok(Order { verb, messages, answer }) = self.inbox.try_recv() {
+            if matches!(verb, Verb::Retry | Verb::Release) {
+                self.hops.forgive();
+            }
             let place = |named: &Named| (Place { epoch: named.epoch, offset: named.offset }, named.id);
             let count = self.deferred.order(verb, &messages.iter().map(place).collect());
             // Who asked may have gone.

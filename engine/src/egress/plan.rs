@@ -11,6 +11,7 @@ use crate::config::{Addressed, Config, Deliver, Relay, RelayProtocol, idn};
 use crate::limits::HTTP_RECIPIENTS_COUNT_MAX;
 use crate::protocol::deferral::{Failure, Mark};
 use crate::protocol::envelope::{Envelope, EnvelopeError, Recipient};
+use crate::protocol::params::Notify;
 
 /// The whole way of one message that is left to go.
 #[derive(Debug, Default)]
@@ -25,6 +26,8 @@ pub(super) struct Plan {
     pub kept_recipients: Vec<u16>,
     /// Some recipient's route discards.
     pub discards: bool,
+    /// Some recipient's sender wants to know of its delivery.
+    pub wants_notice: bool,
 }
 
 /// A message that goes to one place, once for all its recipients there.
@@ -90,6 +93,7 @@ impl Plan {
                 plan.failed.push((position, FailedRecipient::of(&recipient, Failure::read(failure))));
                 continue;
             }
+            plan.wants_notice |= recipient.params.notify.is_some_and(|notify| notify.has(Notify::SUCCESS));
             let (local_part, domain) = split(recipient.path, config);
             let domain = &*idn::to_ascii(&String::from_utf8_lossy(domain)).into_owned();
             let addressed = Addressed { mailbox: recipient.path, domain, listener, tags: &tags };

@@ -25,7 +25,7 @@ use super::events::Events;
 use super::flush::{Flushed, unix_us};
 use super::job::{Job, Origin, Ticket};
 use super::moves::{Move, Sources};
-use super::orders::{Inbox, Verb};
+use super::orders::Inbox;
 use super::relay::Hops;
 use super::report::{Report, Topic};
 use super::segments::{Segments, note_unreadable};
@@ -90,7 +90,7 @@ pub(super) struct Tail {
     deliveries: Under,
     relays: Under,
     content_len: usize,
-    hops: Rc<Hops>,
+    pub(super) hops: Rc<Hops>,
     /// The next fresh message, whose next hop has no place yet: it is the first that gets one.
     stalled: Option<Job>,
     /// Tried, waiting for the next flush.
@@ -337,9 +337,6 @@ impl Tail {
         let deferral = Deferral::read(envelope).unwrap_or_default();
         let ticket = Ticket { origin: Origin::Deferred(handle), meta: record.meta, deferral: Some(deferral) };
         let order = self.deferred.order_for(handle, ticket.meta.id);
-        if order == Some(Verb::Retry) {
-            self.hops.forgive();
-        }
         Ok(Some(Job::new(ticket, envelope, &record, &self.config, &self.directory, order)))
     }
 

@@ -243,7 +243,7 @@ mod tests {
             HttpTarget { authority: "a:80".into(), path: "/in?x=1".into(), secret: Secret::new("key") };
         let to = |path: &[u8]| Addressee { path: path.to_vec(), ..Addressee::default() };
         let letter = Letter {
-            id: "0CR6Z-1".into(),
+            id: "0CR73KR44TQ00-1".parse().unwrap(),
             reverse_path: b"\"a\r\nX: y\"@b".to_vec(),
             recipients: vec![to(b"c,d%@e"), to(b"\xc3\xa9@f")],
             ..Letter::default()
@@ -255,13 +255,13 @@ mod tests {
             lines[4..9],
             [
                 "Content-Length: 7",
-                "Ringmx-Id: 0CR6Z-1",
+                "Ringmx-Id: 0CR73KR44TQ00-1",
                 "Ringmx-Mail-From: %22a%0D%0AX%3A%20y%22@b",
                 "Ringmx-Rcpt-To: c%2Cd%25@e",
                 "Ringmx-Rcpt-To: %C3%A9@f"
             ]
         );
-        let signed = "1763780000\n0CR6Z-1\n%22a%0D%0AX%3A%20y%22@b\nc%2Cd%25@e,%C3%A9@f\n00";
+        let signed = "1763780000\n0CR73KR44TQ00-1\n%22a%0D%0AX%3A%20y%22@b\nc%2Cd%25@e,%C3%A9@f\n00";
         let expected = hex(sign(&Key::new(HMAC_SHA256, b"key"), signed.as_bytes()).as_ref());
         assert_eq!(lines[9], format!("Ringmx-Signature: t=1763780000,v1={expected}"));
         assert_eq!(lines[10..], ["", ""]);

@@ -3,6 +3,7 @@
 use super::super::large::{LargeContent, LargePieces};
 use super::client::Offered;
 use crate::egress::error::RelayError;
+use crate::id::MessageId;
 use crate::protocol::envelope::{Envelope, Recipient};
 use crate::protocol::params::{Body as BodyType, Notify, Ret};
 
@@ -13,7 +14,7 @@ const PIECE_LEN: usize = 64 << 10;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::egress) struct Letter {
     /// The message's, where it has one.
-    pub id: String,
+    pub id: MessageId,
     /// Empty: the null reverse-path.
     pub reverse_path: Vec<u8>,
     pub recipients: Vec<Addressee>,
@@ -37,7 +38,7 @@ impl Letter {
     /// Without recipients.
     pub(in crate::egress) fn of(envelope: &Envelope<'_>) -> Self {
         Self {
-            id: String::new(),
+            id: MessageId::default(),
             reverse_path: envelope.reverse_path().to_vec(),
             recipients: Vec::new(),
             eight_bit: envelope.body() == Some(BodyType::EightBitMime),

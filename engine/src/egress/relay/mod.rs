@@ -56,13 +56,9 @@ impl Hops {
         Rc::clone(hop)
     }
 
-    /// Those in trouble are tried by the next message: who knows better has said so.
+    /// Forgets who is in trouble: who knows better has said so.
     pub(super) fn forgive(&self) {
-        for hop in self.hops.borrow().values() {
-            if let Some(trouble) = hop.trouble.borrow_mut().as_mut() {
-                trouble.rests_until = Instant::now();
-            }
-        }
+        self.hops.borrow().values().for_each(|hop| drop(hop.trouble.take()));
     }
 
     /// Says goodbye on connections that were idle for long.
