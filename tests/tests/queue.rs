@@ -134,6 +134,8 @@ fn what_is_held_stays_until_it_is_released() {
     eventually("a held message", || {
         listed(&home, &["--held"]).first().filter(|it| it["mark"] == "held").cloned()
     });
+    let shown = text(&home.run(["spool", "show", &held]).stdout);
+    assert!(shown.lines().any(|line| line.starts_with("mark ") && line.ends_with(" held")), "{shown}");
     hop.behave(Behaviour::default());
     assert_eq!(order(&home, "retry", &["--all"]), 2);
     assert_eq!(hop.wait_for("the other", 1)[0].recipients, ["RCPT TO:<z@a.example>"]);

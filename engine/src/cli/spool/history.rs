@@ -17,7 +17,7 @@ use crate::limits::EVENT_LEN_MAX;
 use crate::store::StoreError;
 
 /// What is shown of an envelope, in this order.
-const KEYS: [&str; 22] = [
+const KEYS: [&str; 23] = [
     "id",
     "state",
     "received",
@@ -38,7 +38,8 @@ const KEYS: [&str; 22] = [
     "shard",
     "file",
     "offset",
-    "held",
+    "mark",
+    "requiretls",
     "error",
 ];
 

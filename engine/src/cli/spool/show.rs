@@ -56,7 +56,7 @@ pub(in crate::cli) fn envelope_json(listed: &Listed<'_>) -> Value {
             if let Some(security) = envelope.security() {
                 object["tls"] = security_json(&security);
             }
-            object["requiretls"] = envelope.requiretls().into();
+            object["requiretls"] = envelope.requiretls().then_some(true).into();
             object["listener"] = envelope.listener().into();
             object["tags"] = envelope.tags().collect();
             let failed = envelope.recipients_with_params().filter_map(|recipient| {
