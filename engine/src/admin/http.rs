@@ -73,7 +73,7 @@ struct Order {
     messages: Vec<(u16, u64, u64, String)>,
 }
 
-/// What an operator wants done with messages that wait; answers how many of them are known.
+/// What an operator wants done with messages that wait; answers which of them are not known.
 async fn order(State(egress): State<egress::Router>, body: String) -> Response {
     let order: Order = match serde_json::from_str(&body) {
         Ok(order) => order,
@@ -85,7 +85,9 @@ async fn order(State(egress): State<egress::Router>, body: String) -> Response {
     let messages: Vec<_> = order.messages.into_iter().filter_map(named).collect();
     let done = tokio::task::spawn_blocking(move || egress.order(order.verb, &messages)).await;
     json(&match done {
-        Ok(Some(known)) => json!({ "known": known }),
+        Ok(Some(missed)) => {
+            json!({ "missed": missed.iter().map(ToString::to_string).collect::<Vec<_>>() })
+        }
         Ok(None) => json!({ "error": "a delivery thread does not answer; see the log" }),
         Err(error) => json!({ "error": error.to_string() }),
     })

@@ -1,7 +1,9 @@
 //! `ringmx queue`: the mail that waits for delivery, and what is to be done with it.
 
+use std::collections::HashSet;
 use std::io::Write;
 use std::ops::ControlFlow;
+use std::path::Path;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -12,7 +14,7 @@ use super::spool::{Common, envelope_json, line, visit};
 use crate::config::idn;
 use crate::egress::{Named, Verb};
 use crate::id::MessageId;
-use crate::limits::ORDERED_COUNT_MAX;
+use crate::limits::{ORDER_LOOKS_COUNT_MAX, ORDER_LOOKS_WAIT, ORDERED_COUNT_MAX};
 use crate::protocol::deferral::Deferral;
 use crate::protocol::envelope::Envelope;
 use crate::store::inspect::{Listed, State};
@@ -118,26 +120,21 @@ fn list(selected: &Selected, output: &mut impl Write) -> Result<u8, Failure> {
 fn order(verb: Verb, selected: &Selected, output: &mut impl Write) -> Result<u8, Failure> {
     let path = selected.common.path()?;
     let client = Client::of_spool(&path);
-    let (mut named, mut fresh_count) = (Vec::new(), 0_usize);
-    visit(&path, false, &mut |listed| {
-        if listed.state == State::Undelivered && selected.fits(listed) {
-            let Listed { shard, epoch, offset, id, .. } = *listed;
-            match Deferral::read(listed.envelope) {
-                Some(_) => named.push(Named { shard, epoch, offset, id }),
-                None => fresh_count += 1,
-            }
+    let (mut named, fresh_count) = find(&path, &|listed| selected.fits(listed))?;
+    let (found_count, mut done_count) = (named.len(), 0);
+    for look in 0..ORDER_LOOKS_COUNT_MAX {
+        if look > 0 {
+            std::thread::sleep(ORDER_LOOKS_WAIT);
         }
-        ControlFlow::Continue(())
-    })?;
-    let mut done_count = 0;
-    for named in named.chunks(ORDERED_COUNT_MAX) {
-        let answer = client.order(verb, named).map_err(Failure::Server)?;
-        if let Some(why) = answer["error"].as_str() {
-            return Err(Failure::Server(why.to_owned()));
+        let missed = ask(&client, verb, &named)?;
+        done_count += named.len() - missed.len();
+        if missed.is_empty() {
+            break;
         }
-        done_count += answer["known"].as_u64().unwrap_or_default();
+        // Between our look at the spool and the server's at the order, their records may have moved.
+        (named, _) = find(&path, &|listed| missed.contains(&listed.id))?;
     }
-    let missed_count = (named.len() as u64).saturating_sub(done_count);
+    let missed_count = found_count.saturating_sub(done_count);
     let outcome = json!({
         "verb": verb.name(), "done": done_count, "missed": missed_count, "on_their_way": fresh_count,
     });
@@ -147,6 +144,36 @@ fn order(verb: Verb, selected: &Selected, output: &mut impl Write) -> Result<u8,
         write!(output, "{}", told(verb, &outcome))?;
     }
     Ok(u8::from(done_count == 0 || missed_count > 0))
+}
+
+/// The messages that wait and fit, and how many that fit were never tried.
+fn find(path: &Path, fits: &dyn Fn(&Listed<'_>) -> bool) -> Result<(Vec<Named>, usize), Failure> {
+    let (mut named, mut fresh_count) = (Vec::new(), 0);
+    visit(path, false, &mut |listed| {
+        if listed.state == State::Undelivered && fits(listed) {
+            let Listed { shard, epoch, offset, id, .. } = *listed;
+            match Deferral::read(listed.envelope) {
+                Some(_) => named.push(Named { shard, epoch, offset, id }),
+                None => fresh_count += 1,
+            }
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok((named, fresh_count))
+}
+
+/// Orders it, and gives those that the server does not know.
+fn ask(client: &Client, verb: Verb, named: &[Named]) -> Result<HashSet<MessageId>, Failure> {
+    let mut missed = HashSet::new();
+    for named in named.chunks(ORDERED_COUNT_MAX) {
+        let answer = client.order(verb, named).map_err(Failure::Server)?;
+        if let Some(why) = answer["error"].as_str() {
+            return Err(Failure::Server(why.to_owned()));
+        }
+        let ids = answer["missed"].as_array().into_iter().flatten();
+        missed.extend(ids.filter_map(|id| id.as_str()?.parse::<MessageId>().ok()));
+    }
+    Ok(missed)
 }
 
 fn told(verb: Verb, outcome: &Value) -> String {

@@ -177,19 +177,18 @@ impl DeferredMail {
     }
 
     /// Takes an order for messages that are named by the places of their records. Those that are known are due now; who
-    /// is busy, when it has been tried. Returns how many are known; looks at all messages.
-    pub(super) fn order(&mut self, verb: Verb, places: &HashMap<Place, MessageId>) -> usize {
+    /// is busy, when it has been tried. Returns those that are not known; looks at all messages.
+    pub(super) fn order(&mut self, verb: Verb, mut places: HashMap<Place, MessageId>) -> Vec<MessageId> {
         let named = |(handle, entry): (Handle, &Entry)| {
             let epoch = self.epoch(entry.message.slot);
-            let id = places.get(&Place { epoch, offset: entry.message.offset() })?;
-            Some((handle, (verb, *id)))
+            let id = places.remove(&Place { epoch, offset: entry.message.offset() })?;
+            Some((handle, (verb, id)))
         };
         let known: Vec<_> = self.index.entries().filter_map(named).collect();
         let handles = known.iter().map(|(handle, _)| *handle).filter(|handle| !self.busy.contains(handle));
         self.index.hasten(handles.collect());
-        let count = known.len();
         self.orders.extend(known);
-        count
+        places.into_values().collect()
     }
 
     /// The order for a message that is looked at now. It stays until [`Self::forget_order`].

@@ -54,6 +54,7 @@ pub use orders::{Named, Verb};
 pub use stats::EgressStats;
 
 use crate::config::Config;
+use crate::id::MessageId;
 use crate::store::ShardFeed;
 use events::EventsThread;
 use orders::Desk;
@@ -193,10 +194,10 @@ impl Router {
         self.ring();
     }
 
-    /// Has something done with messages that wait, and gives how many of them are known: others are delivered, are
-    /// being delivered for the first time, or have moved since they were named. `None` when a delivery thread does not
+    /// Has something done with messages that wait, and gives those that are not known: they are delivered, are being
+    /// delivered for the first time, or have moved since they were named. `None` when a delivery thread does not
     /// answer.
-    pub fn order(&self, verb: Verb, messages: &[Named]) -> Option<usize> {
+    pub fn order(&self, verb: Verb, messages: &[Named]) -> Option<Vec<MessageId>> {
         let asked = self.shards.iter().filter_map(|shard| {
             let of_shard = messages.iter().copied().filter(|named| named.shard == shard.number);
             let of_shard: Vec<Named> = of_shard.collect();
@@ -204,7 +205,15 @@ impl Router {
         });
         let asked: Vec<_> = asked.collect();
         self.ring();
-        orders::count(asked)
+        let mut missed: Vec<_> = messages.iter().filter(|it| !self.has(it.shard)).map(|it| it.id).collect();
+        for answer in asked {
+            missed.extend(orders::missed(answer)?);
+        }
+        Some(missed)
+    }
+
+    fn has(&self, number: u16) -> bool {
+        self.shards.iter().any(|shard| shard.number == number)
     }
 
     fn ring(&self) {

@@ -44,8 +44,8 @@ pub struct Named {
 pub(super) struct Order {
     verb: Verb,
     messages: Vec<Named>,
-    /// How many of them are known; the rest is delivered, being delivered for the first time, or moved.
-    answer: SyncSender<usize>,
+    /// Those that are not known: delivered, being delivered for the first time, or moved.
+    answer: SyncSender<Vec<MessageId>>,
 }
 
 /// Where a shard's orders are left. Clones lead to the same shard.
@@ -62,15 +62,15 @@ pub(super) fn desk() -> (Desk, Inbox) {
 
 impl Desk {
     /// `None` when the shard's thread is gone.
-    pub(super) fn leave(&self, verb: Verb, messages: Vec<Named>) -> Option<Receiver<usize>> {
+    pub(super) fn leave(&self, verb: Verb, messages: Vec<Named>) -> Option<Receiver<Vec<MessageId>>> {
         let (answer, answered) = sync_channel(1);
         self.0.send(Order { verb, messages, answer }).ok().map(|()| answered)
     }
 }
 
-/// Messages that are known, of all shards that were asked; `None` when one of them did not answer.
-pub(super) fn count(answers: Vec<Option<Receiver<usize>>>) -> Option<usize> {
-    answers.into_iter().map(|answer| answer?.recv_timeout(ORDER_TIME_MAX).ok()).sum()
+/// Messages that are not known to the shard that was asked; `None` when it did not answer.
+pub(super) fn missed(answer: Option<Receiver<Vec<MessageId>>>) -> Option<Vec<MessageId>> {
+    answer?.recv_timeout(ORDER_TIME_MAX).ok()
 }
 
 impl Tail {
@@ -81,9 +81,9 @@ impl Tail {
                 self.hops.forgive();
             }
             let place = |named: &Named| (Place { epoch: named.epoch, offset: named.offset }, named.id);
-            let count = self.deferred.order(verb, &messages.iter().map(place).collect());
+            let missed = self.deferred.order(verb, messages.iter().map(place).collect());
             // Who asked may have gone.
-            let _ = answer.send(count);
+            let _ = answer.send(missed);
         }
     }
 }

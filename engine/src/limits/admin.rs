@@ -23,3 +23,7 @@ pub const ADMIN_ANSWER_LEN_MAX: u64 = 16 << 20;
 pub const ORDER_LEN_MAX: usize = 4 << 20;
 /// Messages that one order names: they fit into it.
 pub const ORDERED_COUNT_MAX: usize = 10_000;
+/// How often an order looks for messages whose records moved between its look and the server's.
+pub const ORDER_LOOKS_COUNT_MAX: u32 = 10;
+/// Between two of these looks: longer than a record moves.
+pub const ORDER_LOOKS_WAIT: Duration = Duration::from_millis(100);
