@@ -376,7 +376,7 @@ impl Pair {
         self.pump();
     }
 
-    /// What the server said since the last call.
+    /// What the server said since the last call. It goes on where it waited for its client to read.
     pub fn replies(&mut self) -> Vec<u8> {
         for line in self.out.split_inclusive(|&octet| octet == b'\n') {
             assert!(line.ends_with(b"\r\n") && line.len() <= limits::REPLY_LINE_LEN_MAX, "{line:?}");
@@ -391,7 +391,11 @@ impl Pair {
                 _ => None,
             },
         ));
-        std::mem::take(&mut self.out)
+        let replies = std::mem::take(&mut self.out);
+        if !self.closed {
+            self.pump();
+        }
+        replies
     }
 
     /// The server has ended the session, or the client the connection.
@@ -425,9 +429,10 @@ impl Pair {
                 Next::Input if spilled => {}
                 Next::Input => {
                     // Between commands less than one line may be left over: nobody can make it grow. What a client
-                    // sends while it is made to wait stays with the kernel.
+                    // sends while it is made to wait, or does not read its replies, stays with the kernel.
                     let len_max = limits::COMMAND_LINE_LEN_MAX.max(limits::PROXY_HEADER_LEN_MAX);
-                    let is_bounded = self.parked.len() < len_max || self.session.is_delayed();
+                    let waits = self.session.is_delayed() || self.out.len() >= limits::PENDING_OUTPUT_LEN_MAX;
+                    let is_bounded = self.parked.len() < len_max || waits;
                     assert!(is_bounded, "{} octets", self.parked.len());
                     if self.ended {
                         self.follow(Next::Close);
