@@ -28,6 +28,7 @@ mod outcome;
 mod plan;
 mod relay;
 mod report;
+mod room;
 mod round;
 mod segments;
 mod stats;

@@ -28,13 +28,10 @@ use super::moves::{Move, Sources};
 use super::orders::Inbox;
 use super::relay::Hops;
 use super::report::{Report, Topic};
+use super::room::{Load, Room};
 use super::segments::{Segments, note_unreadable};
 use super::stats::EgressStats;
 use crate::config::Config;
-use crate::limits::{
-    DELIVERED_CONTENT_LEN_MAX, DELIVERIES_COUNT_MAX, FINISHED_COUNT_MAX, RELAY_RETRIES_COUNT_MAX,
-    RELAYS_COUNT_MAX, RETRIES_COUNT_MAX,
-};
 use crate::protocol::deferral::Deferral;
 use crate::spool::index::Handle;
 use crate::store::{FormerMail, Segment, ShardFeed, read_backlog, read_record};
@@ -87,9 +84,7 @@ pub(super) struct Tail {
     /// When to read them.
     read_at: Option<Instant>,
     pub(super) tasks: JoinSet<Event>,
-    deliveries: Under,
-    relays: Under,
-    content_len: usize,
+    room: Room,
     pub(super) hops: Rc<Hops>,
     /// The next fresh message, whose next hop has no place yet: it is the first that gets one.
     stalled: Option<Job>,
@@ -110,16 +105,9 @@ pub(super) struct Tail {
     record_buffer: Vec<u8>,
 }
 
-/// Messages under way.
-#[derive(Clone, Copy, Debug, Default)]
-struct Under {
-    count: usize,
-    retries_count: usize,
-}
-
 /// What a task ends with.
 pub(super) enum Event {
-    Delivered { job: Box<Job>, content_len: usize, relays: bool },
+    Delivered { job: Box<Job>, load: Load },
     Flushed(Flushed),
     BacklogRead { segments: Vec<Arc<Segment>>, outcome: io::Result<FormerMail> },
 }
@@ -151,9 +139,7 @@ impl Tail {
             unread,
             read_at: Some(Instant::now()),
             tasks: JoinSet::new(),
-            deliveries: Under::default(),
-            relays: Under::default(),
-            content_len: 0,
+            room: Room::default(),
             hops: Rc::clone(hops),
             stalled: None,
             finished: Vec::new(),
@@ -237,34 +223,21 @@ impl Tail {
     }
 
     fn in_flight_count(&self) -> usize {
-        self.deliveries.count
-            + self.relays.count
-            + usize::from(self.stalled.is_some())
-            + self.finished.len()
-            + self.flushing.unwrap_or(0)
-            + self.unmoved.len()
+        self.room.count() + usize::from(self.stalled.is_some()) + self.finished_count()
+    }
+
+    /// Tried, and neither acknowledged nor deferred yet.
+    fn finished_count(&self) -> usize {
+        self.finished.len() + self.flushing.unwrap_or(0) + self.unmoved.len()
     }
 
     /// Whether another record may be read.
     fn has_room(&self) -> bool {
-        self.acks_at.is_none()
-            && self.deliveries.count < DELIVERIES_COUNT_MAX
-            && self.relays.count < RELAYS_COUNT_MAX
-            && self.content_len < DELIVERED_CONTENT_LEN_MAX
-            && self.has_room_to_finish()
-    }
-
-    fn has_room_to_finish(&self) -> bool {
-        self.finished.len() + self.flushing.unwrap_or(0) + self.unmoved.len() < FINISHED_COUNT_MAX
+        self.acks_at.is_none() && self.room.is_left(self.finished_count())
     }
 
     fn has_room_for_retry(&self) -> bool {
-        self.deliveries.retries_count < RETRIES_COUNT_MAX
-            && self.relays.retries_count < RELAY_RETRIES_COUNT_MAX
-            && self.deliveries.count < DELIVERIES_COUNT_MAX
-            && self.relays.count < RELAYS_COUNT_MAX
-            && self.content_len < DELIVERED_CONTENT_LEN_MAX
-            && self.has_room_to_finish()
+        self.room.is_left_for_retry(self.finished_count())
     }
 
     fn start_fresh(&mut self) {
@@ -357,8 +330,7 @@ impl Tail {
     /// Makes the index of deferred mail anew when it is to be, and no retry is under way.
     fn unload_deferred(&mut self) {
         let is_quiet = self.flushing.is_none()
-            && self.deliveries.retries_count == 0
-            && self.relays.retries_count == 0
+            && self.room.retries_count() == 0
             && self.unmoved.is_empty()
             && self.deferred.is_settled()
             && !self.finished.iter().any(|job| job.ticket.is_retry());
@@ -430,16 +402,13 @@ impl Tail {
             return;
         }
         let relays = !job.failed.is_empty() || job.relays().next().is_some();
-        let under = if relays { &mut self.relays } else { &mut self.deliveries };
-        under.count += 1;
-        under.retries_count += usize::from(job.ticket.is_retry());
-        let content_len = job.content.len();
-        self.content_len += content_len;
+        let load = Load { relays, is_retry: job.ticket.is_retry(), content_len: job.content.len() };
+        self.room.begin(load);
         job.take_places(&self.hops);
         let hops = Rc::clone(&self.hops);
         self.tasks.spawn_local(async move {
             let job = Box::new(job.deliver(hops).await);
-            Event::Delivered { job, content_len, relays }
+            Event::Delivered { job, load }
         });
     }
 
@@ -467,11 +436,8 @@ impl Tail {
 
     fn on_event(&mut self, event: Event) {
         match event {
-            Event::Delivered { job, content_len, relays } => {
-                let under = if relays { &mut self.relays } else { &mut self.deliveries };
-                under.count -= 1;
-                under.retries_count -= usize::from(job.ticket.is_retry());
-                self.content_len -= content_len;
+            Event::Delivered { job, load } => {
+                self.room.end(load);
                 self.finished.push(*job);
             }
             Event::Flushed(flushed) => self.on_flushed(flushed),
