@@ -8,6 +8,7 @@
 //! `{ file = "PATH" }`, so that a secret need not stand in the configuration.
 
 mod analysis;
+mod authorities;
 mod finding;
 pub mod idn;
 mod include;
@@ -28,6 +29,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use authorities::Authorities;
 pub use finding::{ConfigError, Finding, Place, Severity};
 pub use relay::{HttpTarget, NextHop, Relay, RelayProtocol, RelayTls, Secret};
 pub use route::{Addressed, Bounce, Conditions, Deliver, DomainPattern, Route};

@@ -2,12 +2,15 @@
 //! that nobody asked for an error that names the key which was meant.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read as _;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::Authorities;
 use super::finding::Severity;
 use super::source::{Entry, Node, Problem, Sources, Span, Table, Value};
 use super::value::{Services, format_size, parse_duration, parse_size};
@@ -40,6 +43,8 @@ pub(super) struct Reader {
     problems: RefCell<Vec<Problem>>,
     /// Where names of ports are looked up.
     pub(super) services: RefCell<Services>,
+    /// By file, each read once.
+    pub(super) authorities: RefCell<HashMap<PathBuf, Result<Arc<Authorities>, String>>>,
 }
 
 /// One table while its keys are taken; [`Section::finish`] reports those that were not.
@@ -54,7 +59,12 @@ pub(super) struct Section<'a> {
 
 impl Reader {
     pub(super) fn new(sources: Sources) -> Self {
-        Self { sources, problems: RefCell::default(), services: RefCell::default() }
+        Self {
+            sources,
+            problems: RefCell::default(),
+            services: RefCell::default(),
+            authorities: RefCell::default(),
+        }
     }
 
     /// An error of a route.

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Authorities;
+
 /// The next hop of a route, or of the notices. Two that are equal share connections and what is known of the hop.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Relay {
@@ -14,8 +16,6 @@ pub struct Relay {
     /// Connections go to all of them in turn; otherwise to the first that answers.
     pub balance: bool,
     pub tls: RelayTls,
-    /// PEM file of the authorities that [`RelayTls::Verified`] trusts.
-    pub authorities: PathBuf,
     /// Connections that one egress thread holds open at once.
     pub connections_max: usize,
     /// The longest wait for a reply, and for octets to be taken; twice as long for the reply to end-of-data. RFC 5321
@@ -100,7 +100,7 @@ pub enum NextHop {
 }
 
 /// What TLS the next hop must have.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub enum RelayTls {
     Off,
     /// Where it is offered, with whatever certificate (RFC 7435); in clear otherwise.
@@ -108,8 +108,8 @@ pub enum RelayTls {
     Opportunistic,
     /// With whatever certificate.
     Required,
-    /// With a certificate of a trusted authority for the host's name.
-    Verified,
+    /// With a certificate of one of these for the host's name.
+    Verified(Arc<Authorities>),
 }
 
 impl RelayProtocol {
@@ -124,15 +124,16 @@ impl RelayProtocol {
 }
 
 impl RelayTls {
-    pub const ALL: [Self; 4] = [Self::Off, Self::Opportunistic, Self::Required, Self::Verified];
+    /// As the configuration has them.
+    pub const NAMES: [&str; 4] = ["off", "opportunistic", "required", "verified"];
 
     /// As the configuration has it.
-    pub fn name(self) -> &'static str {
+    pub fn name(&self) -> &'static str {
         match self {
-            Self::Off => "off",
-            Self::Opportunistic => "opportunistic",
-            Self::Required => "required",
-            Self::Verified => "verified",
+            Self::Off => Self::NAMES[0],
+            Self::Opportunistic => Self::NAMES[1],
+            Self::Required => Self::NAMES[2],
+            Self::Verified(_) => Self::NAMES[3],
         }
     }
 }

@@ -147,8 +147,8 @@ impl Back<'_> {
     }
 
     fn of_protocol(&self, relay: &Relay) -> Option<(String, &'static str)> {
-        let (ours, theirs) = (relay.tls, self.listener.tls);
-        let wants_tls = matches!(ours, RelayTls::Required | RelayTls::Verified);
+        let (ours, theirs) = (&relay.tls, self.listener.tls);
+        let wants_tls = matches!(ours, RelayTls::Required | RelayTls::Verified(_));
         if relay.protocol == RelayProtocol::Lmtp {
             return Some(("it speaks SMTP, not LMTP".to_owned(), "write deliver = \"smtp\""));
         }
@@ -160,7 +160,7 @@ impl Back<'_> {
             let why = format!("the route has tls = \"{}\", and it offers none", ours.name());
             return Some((why, "write tls = \"starttls\" at the listener"));
         }
-        if ours == RelayTls::Off && theirs == TlsMode::Required {
+        if *ours == RelayTls::Off && theirs == TlsMode::Required {
             let why = "it takes no mail without TLS, and the route has tls = \"off\"".to_owned();
             return Some((why, "leave `tls` out of the route"));
         }

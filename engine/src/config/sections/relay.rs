@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use super::one_of;
 use super::route::retry;
-use crate::config::reader::{Section, Text};
-use crate::config::{Bounce, HttpTarget, NextHop, Relay, RelayProtocol, RelayTls, Secret};
+use crate::config::reader::{Reader, Section, Text};
+use crate::config::source::Span;
+use crate::config::{Authorities, Bounce, HttpTarget, NextHop, Relay, RelayProtocol, RelayTls, Secret};
 
 /// Where distributions keep the authorities that they trust.
 const AUTHORITIES_DEFAULT: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -52,19 +53,23 @@ pub(super) fn relay(section: &Section<'_>, protocol: RelayProtocol) -> Option<Ar
         reader.error(list.span, "`next_hop` is empty", example);
     }
     let next_hops: Vec<NextHop> = list.iter().flat_map(|list| &list.texts).filter_map(hop).collect();
-    let tls = section.text("tls").and_then(|text| {
-        let named = RelayTls::ALL.into_iter().find(|tls| tls.name() == text.text);
-        if named.is_none() {
-            one_of(reader, "tls", &text, &RelayTls::ALL.map(RelayTls::name));
+    let authorities = section.text("authorities");
+    let tls = section.text("tls").map(|text| match text.text.as_str() {
+        "off" => RelayTls::Off,
+        "required" => RelayTls::Required,
+        "verified" => verified(reader, authorities.as_ref(), text.span),
+        other => {
+            if other != "opportunistic" {
+                one_of(reader, "tls", &text, &RelayTls::NAMES);
+            }
+            RelayTls::Opportunistic
         }
-        named
     });
     let relay = Relay {
         protocol,
         next_hops,
         balance: section.boolean("balance").unwrap_or(false),
         tls: tls.unwrap_or_default(),
-        authorities: authorities(section),
         connections_max: connections_max(section),
         timeout: timeout(section, TIMEOUT_DEFAULT),
     };
@@ -89,7 +94,7 @@ pub(super) fn http(section: &Section<'_>) -> Option<Arc<Relay>> {
         _ => {}
     }
     let secret = Secret::new(secret.map(|secret| secret.text).unwrap_or_default());
-    let (authorities, connections_max) = (authorities(section), connections_max(section));
+    let (authorities, connections_max) = (section.text("authorities"), connections_max(section));
     let timeout = timeout(section, HTTP_TIMEOUT_DEFAULT);
     let url = section.text("url")?;
     let (is_secure, hop, target) = HttpTarget::parse(&url.text, secret)
@@ -102,16 +107,31 @@ pub(super) fn http(section: &Section<'_>) -> Option<Arc<Relay>> {
         protocol: RelayProtocol::Http(Arc::new(target)),
         next_hops: vec![hop],
         balance: false,
-        tls: if is_secure { RelayTls::Verified } else { RelayTls::Off },
-        authorities,
+        tls: if is_secure { verified(reader, authorities.as_ref(), url.span) } else { RelayTls::Off },
         connections_max,
         timeout,
     }))
 }
 
-fn authorities(section: &Section<'_>) -> PathBuf {
-    let path = section.text("authorities").map(|text| section.reader.path(&text.text, text.span));
-    path.unwrap_or_else(|| PathBuf::from(AUTHORITIES_DEFAULT))
+/// `asked_at`: where trust is asked for.
+fn verified(reader: &Reader, authorities: Option<&Text>, asked_at: Span) -> RelayTls {
+    let (path, span) = match authorities {
+        Some(named) => (reader.path(&named.text, named.span), named.span),
+        None => (PathBuf::from(AUTHORITIES_DEFAULT), asked_at),
+    };
+    // Many routes trust the same ones.
+    let mut known = reader.authorities.borrow_mut();
+    let read = || Authorities::read(&path).map(Arc::new);
+    match known.entry(path.clone()).or_insert_with(read) {
+        Ok(authorities) => RelayTls::Verified(Arc::clone(authorities)),
+        Err(why) => {
+            let message = format!("the authorities in {} cannot be used: {why}", path.display());
+            let help =
+                "name a PEM file with their certificates: authorities = \"/etc/ringmx/internal-ca.pem\"";
+            reader.error_as("authorities-unusable", span, message, help);
+            RelayTls::Required
+        }
+    }
 }
 
 fn connections_max(section: &Section<'_>) -> usize {

@@ -5,9 +5,8 @@ use std::sync::Arc;
 
 use rustls::client::danger::{ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, Error as RustlsError, RootCertStore, version};
+use rustls::{ClientConfig, Error as RustlsError, version};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -21,29 +20,20 @@ use crate::tls::signatures_by;
 /// What TLS to a relay begins with.
 ///
 /// # Errors
-/// When the authorities cannot be read.
+/// When the library has not what we ask of it.
 pub(super) fn tls_config(relay: &Relay) -> Result<Option<Arc<ClientConfig>>, String> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&version::TLS13, &version::TLS12])
         .map_err(|error| error.to_string())?;
-    let config = match relay.tls {
+    let config = match &relay.tls {
         RelayTls::Off => return Ok(None),
         RelayTls::Opportunistic | RelayTls::Required => builder
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
             .with_no_client_auth(),
-        RelayTls::Verified => {
-            let path = relay.authorities.display();
-            let pem =
-                std::fs::read(&relay.authorities).map_err(|error| format!("cannot read {path}: {error}"))?;
-            let mut roots = RootCertStore::empty();
-            let certificates = CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok);
-            let (count, _) = roots.add_parsable_certificates(certificates);
-            if count == 0 {
-                return Err(format!("{path} has no certificate of an authority"));
-            }
-            builder.with_root_certificates(roots).with_no_client_auth()
+        RelayTls::Verified(authorities) => {
+            builder.with_root_certificates(Arc::clone(authorities.roots())).with_no_client_auth()
         }
     };
     Ok(Some(Arc::new(config)))
@@ -104,7 +94,7 @@ async fn open_with(
     }
     let mut client = Client::new(stream, name.clone(), relay);
     client.greet(hostname).await?;
-    let demands_tls = matches!(relay.tls, RelayTls::Required | RelayTls::Verified);
+    let demands_tls = matches!(relay.tls, RelayTls::Required | RelayTls::Verified(_));
     let Some(tls) = tls.filter(|_| client.offered.starttls) else {
         // Nobody listens in on a Unix socket.
         return if demands_tls && matches!(hop, NextHop::Tcp { .. }) {
@@ -142,7 +132,7 @@ async fn secure(
         connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str().map(str::to_owned));
     let mut client = Client::new(Box::new(stream), name, relay);
     client.tls = Some(format!("{} {}", version.unwrap_or_default(), cipher.unwrap_or_default()));
-    client.is_verified = relay.tls == RelayTls::Verified;
+    client.is_verified = matches!(relay.tls, RelayTls::Verified(_));
     Ok(client)
 }
 
