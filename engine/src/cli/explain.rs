@@ -159,7 +159,7 @@ impl ExplainArgs {
 impl Asked<'_> {
     /// Up to the first that turns the session away; each recipient by itself.
     fn stages(&self, args: &ExplainArgs) -> Result<Vec<Step>, Failure> {
-        let (client, secured) = (args.client, args.secured()?);
+        let (client, secured) = (args.client.into(), args.secured()?);
         let mut facts =
             Facts { client, helo: b"", reverse_path: None, forward_path: None, size: None, secured: None };
         let mut steps = vec![self.step(Stage::Connect, args.client.to_string(), &facts)];

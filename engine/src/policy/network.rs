@@ -8,6 +8,7 @@ const IPV4_BITS: u8 = 32;
 const IPV6_BITS: u8 = 128;
 /// Of the IPv6 prefix that stands for all IPv4 addresses, `::ffff:0:0/96` (RFC 4291 §2.5.5.2).
 const MAPPED_PREFIX_LEN: u8 = 96;
+const MAPPED_PREFIX: u128 = 0xffff;
 
 /// All addresses that begin with the same bits. IPv4 addresses mapped into IPv6 are IPv4 addresses here: which of the
 /// two a client arrives with says only how our socket was bound.
@@ -17,6 +18,11 @@ pub struct Network {
     first: IpAddr,
     prefix_len: u8,
 }
+
+/// An address as one number, for looking it up: an IPv4 address is the one that stands for it in IPv6. An [`IpAddr`] of
+/// 17 octets that was just written keeps the processor waiting when its inner ones are read as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Address(u128);
 
 /// Why a text names no network; completes a sentence that begins with the text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -66,6 +72,37 @@ impl Network {
     pub fn contains(&self, address: IpAddr) -> bool {
         // Of an address of the other kind, what is around it is of the other kind too.
         Self::around(address, self.prefix_len) == *self
+    }
+}
+
+impl Address {
+    /// Of the IPv6 address.
+    #[inline]
+    pub fn to_bits(self) -> u128 {
+        self.0
+    }
+
+    /// `None` if it is no IPv4 address.
+    #[inline]
+    pub fn to_ipv4_bits(self) -> Option<u32> {
+        (self.0 >> IPV4_BITS == MAPPED_PREFIX).then_some(self.0 as u32)
+    }
+}
+
+impl From<IpAddr> for Address {
+    #[inline]
+    fn from(address: IpAddr) -> Self {
+        Self(match address {
+            IpAddr::V4(address) => MAPPED_PREFIX << IPV4_BITS | u128::from(address.to_bits()),
+            IpAddr::V6(address) => address.to_bits(),
+        })
+    }
+}
+
+impl From<Address> for IpAddr {
+    /// IPv4 where it is one.
+    fn from(address: Address) -> Self {
+        Self::V6(Ipv6Addr::from_bits(address.0)).to_canonical()
     }
 }
 

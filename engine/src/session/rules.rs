@@ -42,7 +42,7 @@ impl Session {
     pub(super) fn matching<'a>(&self, cx: &Context<'a>, stage: Stage, asking: &Asking<'_>) -> Matching<'a> {
         let listener = &cx.service.settings.listener;
         let Asking { helo, reverse_path, forward_path, size } = *asking;
-        let (client, helo) = (self.client.ip(), helo.unwrap_or(&self.helo));
+        let (client, helo) = (self.client.ip().into(), helo.unwrap_or(&self.helo));
         let secured = self.secured_by();
         let facts = Facts { client, helo, reverse_path, forward_path, size, secured };
         cx.policy.rules.matching(stage, listener, &facts)

@@ -205,6 +205,7 @@ impl Back<'_> {
     }
 
     fn facts<'f>(&self, client: IpAddr, helo: &'f [u8]) -> Facts<'f> {
+        let client = client.into();
         Facts { client, helo, reverse_path: None, forward_path: None, size: None, secured: None }
     }
 

@@ -20,7 +20,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 pub use classes::{Class, Classes, RuleIndex, TooManyClasses};
 use ipv4::Ipv4Table;
@@ -31,7 +31,7 @@ pub use pattern::{Pattern, Patterns};
 use sweep::Interval;
 pub use table::{NameTable, Position};
 
-use crate::policy::network::Network;
+use crate::policy::network::{Address, Network};
 
 /// What a matcher of networks is made of.
 #[derive(Clone, Debug, Default)]
@@ -131,8 +131,8 @@ impl NetworkMatcher {
         Self { ipv4: Ipv4Table::new(&ipv4), ipv6: Ipv6Table::new(&ipv6), classes }
     }
 
-    /// The rules that may match this client, ascending. IPv4 addresses mapped into IPv6 are IPv4 addresses.
-    pub fn rules(&self, client: IpAddr) -> &[RuleIndex] {
+    /// The rules that may match this client, ascending.
+    pub fn rules(&self, client: Address) -> &[RuleIndex] {
         self.classes.rules(self.class(client, || ()))
     }
 
@@ -142,20 +142,9 @@ impl NetworkMatcher {
     }
 
     /// `on_load` is called for each cache line whose place depends on the one before.
-    fn class(&self, client: IpAddr, on_load: impl FnMut()) -> Class {
-        match client {
-            IpAddr::V4(client) => self.ipv4_class(client, on_load),
-            IpAddr::V6(client) => self.ipv6_class(client, on_load),
-        }
-    }
-
-    fn ipv4_class(&self, client: Ipv4Addr, on_load: impl FnMut()) -> Class {
-        self.ipv4.class(client.to_bits(), on_load)
-    }
-
-    fn ipv6_class(&self, client: Ipv6Addr, on_load: impl FnMut()) -> Class {
-        match client.to_ipv4_mapped() {
-            Some(client) => self.ipv4_class(client, on_load),
+    fn class(&self, client: Address, on_load: impl FnMut()) -> Class {
+        match client.to_ipv4_bits() {
+            Some(bits) => self.ipv4.class(bits, on_load),
             None => self.ipv6.class(client.to_bits(), on_load),
         }
     }

@@ -12,13 +12,12 @@ mod reasons;
 #[cfg(test)]
 mod tests;
 
-use std::net::IpAddr;
-
 pub use action::{Action, LIMIT_PER_IPV4, LIMIT_PER_IPV6, Refusal, RuleLimit};
 pub use compile::{CompileError, Hidden, RuleSpec, Why};
 pub use protection::{Certificates, Protection};
 
 use crate::policy::matcher::{Key, NameMatcher, NetworkMatcher, RuleIndex, first_common};
+use crate::policy::network::Address;
 use crate::protocol::path::{Domain, ForwardPath, ReversePath};
 use crate::security::Secured;
 
@@ -38,7 +37,7 @@ pub enum Stage {
 /// What is known of a session at a stage.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts<'a> {
-    pub client: IpAddr,
+    pub client: Address,
     /// As given with EHLO or HELO; empty before.
     pub helo: &'a [u8],
     /// `None` before MAIL.
@@ -96,7 +95,8 @@ struct StageRules {
 pub struct Matching<'a> {
     rules: &'a [Rule],
     listener: &'a str,
-    size: Option<u64>,
+    /// 0 where nothing was announced.
+    announced_size: u64,
     /// Bit n: the nth of what the stage asks of TLS holds.
     protections: u64,
     /// Of the conditions that any rule has: those of one condition have the rules that do not ask for it too.
@@ -121,38 +121,26 @@ impl Stage {
 
 impl RuleSet {
     /// The rules that match what has come to the listener of this name, in their order. Nothing is allocated.
+    // Inlined, so that it is made where it stays: a copy would wait for all that was just written.
+    #[inline]
     pub fn matching<'a>(&'a self, stage: Stage, listener: &'a str, facts: &Facts<'_>) -> Matching<'a> {
-        let StageRules { rules, all, protections, client, helo, reverse_path, forward_path } =
-            &self.stages[stage as usize];
-        // Where no rule has a condition, all of them are the one list.
-        let mut lists = [&all[..]; 4];
-        let mut count = 0;
-        let mut add = |list| {
-            lists[count] = list;
-            count += 1;
+        let rules = &self.stages[stage as usize].rules;
+        let announced_size = facts.size.unwrap_or(0);
+        let mut matching = Matching {
+            rules,
+            listener,
+            announced_size,
+            protections: 0,
+            // Without rules there is one list, and nothing in it.
+            lists: [&[]; 4],
+            lists_count: usize::from(rules.is_empty()),
+            from: 0,
         };
         // Most servers have no rule at most stages.
         if !rules.is_empty() {
-            if let Some(matcher) = client {
-                add(matcher.rules(facts.client));
-            }
-            if let Some(matcher) = helo {
-                add(matcher.rules(&helo_key(facts.helo)));
-            }
-            if let (Some(matcher), Some(path)) = (reverse_path, facts.reverse_path) {
-                add(match path {
-                    ReversePath::Mailbox(mailbox) => matcher.rules(&Key::of_mailbox(&mailbox)),
-                    ReversePath::Null => matcher.rules_of_null(),
-                });
-            }
-            if let (Some(matcher), Some(path)) = (forward_path, facts.forward_path) {
-                add(matcher.rules(&self.recipient_key(path)));
-            }
+            self.look_up(stage, facts, &mut matching);
         }
-        let held = protections.iter().enumerate().filter(|(_, asked)| asked.holds(facts.secured));
-        let protections = held.fold(0, |bits, (bit, _)| bits | 1 << bit);
-        let lists_count = count.max(1);
-        Matching { rules, listener, size: facts.size, protections, lists, lists_count, from: 0 }
+        matching
     }
 
     /// Whether a stage has any rule.
@@ -192,11 +180,52 @@ impl RuleSet {
         self.stages.iter().map(of_stage).sum()
     }
 
+    fn look_up<'a>(&'a self, stage: Stage, facts: &Facts<'_>, matching: &mut Matching<'a>) {
+        let StageRules { all, protections, client, .. } = &self.stages[stage as usize];
+        if let Some(matcher) = client {
+            matching.add(matcher.rules(facts.client));
+        }
+        // When a client connects it has said nothing yet: that verdict is the quick one.
+        if stage != Stage::Connect {
+            self.look_names_up(stage, facts, matching);
+        }
+        if matching.lists_count == 0 {
+            // No rule has a condition.
+            matching.add(all);
+        }
+        let held = protections.iter().enumerate().filter(|(_, asked)| asked.holds(facts.secured));
+        matching.protections = held.fold(0, |bits, (bit, _)| bits | 1 << bit);
+    }
+
+    #[inline(never)]
+    fn look_names_up<'a>(&'a self, stage: Stage, facts: &Facts<'_>, matching: &mut Matching<'a>) {
+        let StageRules { helo, reverse_path, forward_path, .. } = &self.stages[stage as usize];
+        if let Some(matcher) = helo {
+            matching.add(matcher.rules(&helo_key(facts.helo)));
+        }
+        if let (Some(matcher), Some(path)) = (reverse_path, facts.reverse_path) {
+            matching.add(match path {
+                ReversePath::Mailbox(mailbox) => matcher.rules(&Key::of_mailbox(&mailbox)),
+                ReversePath::Null => matcher.rules_of_null(),
+            });
+        }
+        if let (Some(matcher), Some(path)) = (forward_path, facts.forward_path) {
+            matching.add(matcher.rules(&self.recipient_key(path)));
+        }
+    }
+
     fn recipient_key(&self, path: &ForwardPath<'_>) -> Key {
         match path {
             ForwardPath::Mailbox(mailbox) => Key::of_mailbox(mailbox),
             ForwardPath::Postmaster => Key::of_postmaster(&self.postmaster_domain),
         }
+    }
+}
+
+impl<'a> Matching<'a> {
+    fn add(&mut self, list: &'a [RuleIndex]) {
+        self.lists[self.lists_count] = list;
+        self.lists_count += 1;
     }
 }
 
@@ -208,7 +237,7 @@ impl<'a> Iterator for Matching<'a> {
             let index = first_common(&self.lists[..self.lists_count], self.from)?;
             let rule = &self.rules[usize::from(index)];
             self.from = index.checked_add(1)?;
-            if rule.matches(self.listener, self.size, self.protections) {
+            if rule.matches(self.listener, self.announced_size, self.protections) {
                 return Some(rule);
             }
         }
@@ -217,12 +246,11 @@ impl<'a> Iterator for Matching<'a> {
 
 impl Rule {
     /// The conditions that no matcher knows.
-    fn matches(&self, listener: &str, announced_size: Option<u64>, protections: u64) -> bool {
+    fn matches(&self, listener: &str, announced_size: u64, protections: u64) -> bool {
         let by_listener =
             self.listeners.as_ref().is_none_or(|listeners| listeners.iter().any(|name| **name == *listener));
-        let by_size = |size: u64| announced_size.is_some_and(|announced| announced > size);
         let by_protection = self.protection.is_none_or(|bit| protections & (1 << bit) != 0);
-        by_listener && by_protection && self.size_over.is_none_or(by_size)
+        by_listener && by_protection && self.size_over.is_none_or(|size| announced_size > size)
     }
 }
 

@@ -2,6 +2,7 @@
 //! have forgotten it.
 
 use std::fmt::Display;
+use std::net::IpAddr;
 
 use super::{Facts, RuleSpec, helo_key};
 use crate::policy::matcher::{Key, Patterns};
@@ -13,9 +14,10 @@ impl RuleSpec {
     pub fn reasons(&self, listener: &str, facts: &Facts<'_>, postmaster_domain: &str) -> Option<Vec<String>> {
         let mut reasons = Vec::new();
         if let Some(networks) = &self.client {
-            let around = networks.iter().filter(|network| network.contains(facts.client));
+            let client = IpAddr::from(facts.client);
+            let around = networks.iter().filter(|network| network.contains(client));
             let narrowest = around.max_by_key(|network| network.prefix_len())?;
-            reasons.push(format!("client {} is in {narrowest}", facts.client));
+            reasons.push(format!("client {client} is in {narrowest}"));
         }
         if let Some(listeners) = &self.listeners {
             listeners.iter().find(|name| ***name == *listener)?;

@@ -1,3 +1,4 @@
+use std::net::IpAddr;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -150,7 +151,7 @@ fn naive(specs: &[RuleSpec], listener: &str, facts: &Facts<'_>) -> Vec<u32> {
         let mut forward_path = Vec::new();
         facts.forward_path.expect("a recipient").write(&mut forward_path);
         let matches =
-            spec.client.as_ref().is_none_or(|list| list.iter().any(|net| net.contains(facts.client)))
+            spec.client.as_ref().is_none_or(|list| list.iter().any(|net| net.contains(facts.client.into())))
                 && spec.listeners.as_ref().is_none_or(|list| list.iter().any(|name| **name == *listener))
                 && listed(&spec.from, &reverse_path)
                 && listed(&spec.to, &forward_path)
@@ -196,7 +197,7 @@ fn everything(mut ask: impl FnMut(&str, &Facts<'_>)) {
                 let path = format!("<{to}>");
                 let forward_path = ForwardPath::parse(path.as_bytes()).expect("a path").0;
                 let facts = Facts {
-                    client: client.parse().expect("an address"),
+                    client: client.parse::<IpAddr>().expect("an address").into(),
                     helo: b"x",
                     reverse_path: ReversePath::parse_stored(from.as_bytes()).ok(),
                     forward_path: Some(&forward_path),
@@ -282,7 +283,7 @@ fn postmaster_is_a_mailbox_of_the_first_domain() {
     let to = RuleSpec { to: Some(patterns(&["postmaster@x"])), ..spec(Stage::Rcpt, Action::Accept) };
     let (set, _) = RuleSet::compile(&[to], Vec::new(), "X").expect("few rules");
     let facts = Facts {
-        client: IpAddr::from([127, 0, 0, 1]),
+        client: IpAddr::from([127, 0, 0, 1]).into(),
         helo: b"",
         reverse_path: Some(ReversePath::Null),
         forward_path: Some(&ForwardPath::Postmaster),
@@ -299,7 +300,7 @@ fn helo_names_are_domains_literals_or_whatever_they_are() {
     let (set, _) = RuleSet::compile(&[rule], Vec::new(), "x").expect("few rules");
     let matches = |helo: &str| {
         let facts = Facts {
-            client: IpAddr::from([127, 0, 0, 1]),
+            client: IpAddr::from([127, 0, 0, 1]).into(),
             helo: helo.as_bytes(),
             reverse_path: None,
             forward_path: None,
