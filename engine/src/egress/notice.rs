@@ -290,6 +290,27 @@ mod tests {
         assert!(!text(Ret::Headers, true).contains("Received: no\r\n"));
     }
 
+    /// What is returned of the content of a failed message, whose sender wants all of it.
+    fn returned(content: &[u8]) -> Vec<u8> {
+        let recipients = recipients();
+        Subject { ret: Some(Ret::Full), content, ..subject(&recipients) }.returned().to_vec()
+    }
+
+    #[test]
+    fn what_is_returned_is_bounded() {
+        let line = b"X-Line: 45678901234567890123456789012345678901234567890123456789012\r\n";
+        assert!(!RETURNED_LEN_MAX.is_multiple_of(line.len()), "the bound is within a line");
+        let lines = line.repeat(RETURNED_LEN_MAX / line.len());
+        let body = |len: usize| [line, &b"\r\n"[..], &vec![b'b'; len - line.len() - 2]].concat();
+        let (all, more) = (body(RETURNED_LEN_MAX), body(RETURNED_LEN_MAX + 1));
+        assert_eq!(returned(&all), all);
+        assert_eq!(returned(&more), line, "the header section alone");
+        let header = |len: usize| [&lines, &vec![b'h'; len - lines.len() - 2][..], b"\r\n\r\nbody"].concat();
+        let (all, more) = (header(RETURNED_LEN_MAX), header(RETURNED_LEN_MAX + 1));
+        assert_eq!(returned(&all), all[..RETURNED_LEN_MAX]);
+        assert_eq!(returned(&more), lines, "whole lines of it");
+    }
+
     #[test]
     fn each_action_has_its_words() {
         let recipients = recipients();

@@ -7,6 +7,8 @@
 //! then waits; a hop that does not answer, or takes long, is left alone for a while, and its mail is deferred at once:
 //! a next hop in trouble holds up nobody else's mail.
 
+#[cfg(test)]
+mod bounds_tests;
 mod client;
 mod connect;
 mod http;

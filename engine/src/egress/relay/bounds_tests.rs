@@ -1,0 +1,133 @@
+//! What a next hop that is silent, slow or idle can hold up, and what it is sent before it has said anything. The clock
+//! is tokio's, paused: it goes on when nothing else does.
+
+use std::net::SocketAddr;
+
+use socket2::{Domain, Socket, Type};
+use tokio::io::{AsyncReadExt as _, DuplexStream, duplex};
+use tokio::task::LocalSet;
+
+use super::client::Offered;
+use super::*;
+use crate::config::{NextHop, RelayProtocol, RelayTls};
+use crate::limits::{
+    GROUPED_CONTENT_LEN_MAX, GROUPED_RECIPIENTS_COUNT_MAX, HOP_CONNECT_TIME_MAX, HOP_QUIT_TIME_MAX,
+};
+
+const MOMENT: Duration = Duration::from_millis(10);
+
+fn relay_to(next_hops: Vec<NextHop>) -> Arc<Relay> {
+    Arc::new(Relay {
+        protocol: RelayProtocol::Smtp,
+        next_hops,
+        balance: false,
+        tls: RelayTls::Off,
+        connections_max: 1,
+        timeout: Duration::from_secs(300),
+    })
+}
+
+/// A connection, and the next hop's end of it.
+fn connected() -> (Client, DuplexStream) {
+    let (ours, theirs) = duplex(1 << 20);
+    (Client::new(Box::new(ours), "hop".to_owned(), &relay_to(Vec::new())), theirs)
+}
+
+/// All that was sent, once our end is closed.
+async fn sent_to(mut hop: DuplexStream) -> Vec<u8> {
+    let mut sent = Vec::new();
+    hop.read_to_end(&mut sent).await.unwrap();
+    sent
+}
+
+/// An address that is silent: as many wait there to be accepted as its queue holds.
+fn silent_address() -> (SocketAddr, Socket, Vec<Socket>) {
+    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    listener.listen(0).unwrap();
+    let address = listener.local_addr().unwrap().as_socket().unwrap();
+    let knock = || {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.connect_timeout(&address.into(), Duration::from_millis(200)).map(|()| socket)
+    };
+    let waiting = std::iter::from_fn(|| knock().ok()).take(100).collect();
+    (address, listener, waiting)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_that_is_silent_is_given_up() {
+    let (address, _listener, waiting) = silent_address();
+    assert!(waiting.len() < 100, "it is full");
+    let relay = relay_to(vec![NextHop::Tcp { host: address.ip().to_string(), port: address.port() }]);
+    let began_at = Instant::now();
+    let connected = connect(&relay, relay.next_hops.iter(), None, "mx.example").await;
+    let Err(RelayError { problem: Problem::Unreachable(why), .. }) = connected else {
+        panic!("it is silent")
+    };
+    assert!(why.contains("no answer within"), "{why}");
+    let took = began_at.elapsed();
+    assert!(took >= HOP_CONNECT_TIME_MAX && took < HOP_CONNECT_TIME_MAX + MOMENT, "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_connection_is_kept_for_its_time() {
+    let (client, hop) = connected();
+    let of_hop = Hop::new(relay_to(Vec::new()));
+    let run = async {
+        of_hop.keep(client, Vec::new());
+        let idle_since = Instant::now();
+        of_hop.reap(idle_since + HOP_IDLE_TIME_MAX - MOMENT);
+        assert_eq!(of_hop.idle.borrow().len(), 1, "kept until then");
+        of_hop.reap(idle_since + HOP_IDLE_TIME_MAX);
+        assert_eq!(of_hop.idle.borrow().len(), 0);
+        sent_to(hop).await
+    };
+    assert_eq!(LocalSet::new().run_until(run).await, b"QUIT\r\n");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_answer_quit_is_left() {
+    let (client, hop) = connected();
+    let began_at = Instant::now();
+    client.quit().await;
+    let took = began_at.elapsed();
+    assert!(took >= HOP_QUIT_TIME_MAX && took < HOP_QUIT_TIME_MAX + MOMENT, "{took:?}");
+    assert_eq!(sent_to(hop).await, b"QUIT\r\n", "and then it was closed");
+}
+
+/// What goes out before the next hop has said anything: the commands as lines, and how many octets of content.
+async fn first_group(offered: Offered, recipients_count: usize, content_len: u64) -> (Vec<String>, usize) {
+    let (mut client, hop) = connected();
+    client.offered = offered;
+    let to = |number: usize| Addressee { path: format!("{number}@x").into_bytes(), ..Addressee::default() };
+    let letter = Letter { recipients: (0..recipients_count).map(to).collect(), ..Letter::default() };
+    let content = vec![b'.'; usize::try_from(content_len).unwrap()];
+    let body = Body::Memory(&content);
+    let sending = client.send(&letter, &body);
+    assert!(timeout(MOMENT, sending).await.is_err(), "it waits for a reply");
+    drop(client);
+    let text = String::from_utf8(sent_to(hop).await).unwrap();
+    let mut lines: Vec<String> = text.split("\r\n").map(str::to_owned).collect();
+    let content_sent = lines.pop().unwrap_or_default();
+    (lines, content_sent.len())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_goes_out_before_a_reply_is_bounded() {
+    const COUNT: usize = GROUPED_RECIPIENTS_COUNT_MAX;
+    const LEN: u64 = GROUPED_CONTENT_LEN_MAX;
+    let both = Offered { pipelining: true, chunking: true, ..Offered::default() };
+    let (lines, content_len) = first_group(both, COUNT, LEN).await;
+    assert_eq!((lines.len(), content_len as u64), (1 + COUNT + 1, LEN));
+    assert_eq!(lines[COUNT + 1], format!("BDAT {LEN} LAST"));
+    let (lines, content_len) = first_group(both, COUNT, LEN + 1).await;
+    assert_eq!((lines.len(), content_len), (1 + COUNT, 0), "content waits for the replies");
+    let (lines, content_len) = first_group(both, COUNT + 1, LEN).await;
+    assert_eq!((&lines[..], content_len), (&["MAIL FROM:<>".to_owned()][..], 0), "each command waits");
+
+    let data = Offered { pipelining: true, ..Offered::default() };
+    let (lines, content_len) = first_group(data, COUNT, LEN).await;
+    assert_eq!((lines.len(), lines[COUNT + 1].as_str(), content_len), (1 + COUNT + 1, "DATA", 0));
+    let (lines, _) = first_group(data, COUNT + 1, LEN).await;
+    assert_eq!(lines.len(), 1);
+}
