@@ -52,7 +52,10 @@ fn ports_in_use(config: &Config) -> Vec<Finding> {
 
 /// Asks running servers by their admin HTTP.
 pub(super) fn ask_all(admins: &[SocketAddr]) -> Result<Vec<Running>, String> {
-    admins.iter().map(|&admin| Ok(running(admin, &Client::Admin(admin).ask("GET", "/listeners")?))).collect()
+    admins
+        .iter()
+        .map(|&admin| Ok(running(admin, &Client::of_admin(admin).ask("GET", "/listeners")?)))
+        .collect()
 }
 
 fn running(admin: SocketAddr, listed: &Value) -> Running {
