@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -14,10 +15,13 @@ use super::spool::{Common, envelope_json, line, visit};
 use crate::config::idn;
 use crate::egress::{Named, Verb};
 use crate::id::MessageId;
-use crate::limits::{ORDER_LOOKS_COUNT_MAX, ORDER_LOOKS_WAIT, ORDERED_COUNT_MAX};
+use crate::limits::{ORDER_LOOKS_COUNT_MAX, ORDERED_COUNT_MAX};
 use crate::protocol::deferral::Deferral;
 use crate::protocol::envelope::Envelope;
 use crate::store::inspect::{Listed, State};
+
+/// Between two looks for messages whose records moved: longer than a record moves.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// See the mail that waits for delivery, and decide what becomes of it
 #[derive(Debug, Args)]
@@ -120,20 +124,13 @@ fn list(selected: &Selected, output: &mut impl Write) -> Result<u8, Failure> {
 fn order(verb: Verb, selected: &Selected, output: &mut impl Write) -> Result<u8, Failure> {
     let path = selected.common.path()?;
     let client = Client::of_spool(&path);
-    let (mut named, fresh_count) = find(&path, &|listed| selected.fits(listed))?;
-    let (found_count, mut done_count) = (named.len(), 0);
-    for look in 0..ORDER_LOOKS_COUNT_MAX {
-        if look > 0 {
-            std::thread::sleep(ORDER_LOOKS_WAIT);
-        }
-        let missed = ask(&client, verb, &named)?;
-        done_count += named.len() - missed.len();
-        if missed.is_empty() {
-            break;
-        }
-        // Between our look at the spool and the server's at the order, their records may have moved.
-        (named, _) = find(&path, &|listed| missed.contains(&listed.id))?;
-    }
+    let (named, fresh_count) = find(&path, &|listed| selected.fits(listed))?;
+    let found_count = named.len();
+    let ask = |named: &[Named]| ask(named, |some| client.order(verb, some));
+    let done_count = carry_out(named, ask, |missed| {
+        std::thread::sleep(LOOK_INTERVAL);
+        Ok(find(&path, &|listed| missed.contains(&listed.id))?.0)
+    })?;
     let missed_count = found_count.saturating_sub(done_count);
     let outcome = json!({
         "verb": verb.name(), "done": done_count, "missed": missed_count, "on_their_way": fresh_count,
@@ -162,11 +159,33 @@ fn find(path: &Path, fits: &dyn Fn(&Listed<'_>) -> bool) -> Result<(Vec<Named>, 
     Ok((named, fresh_count))
 }
 
-/// Orders it, and gives those that the server does not know.
-fn ask(client: &Client, verb: Verb, named: &[Named]) -> Result<HashSet<MessageId>, Failure> {
+/// Asks the server for it, and again for those that it misses: between our look at the spool and the server's at the
+/// order, their records may have moved. How many messages it was done with.
+fn carry_out(
+    mut named: Vec<Named>,
+    ask: impl Fn(&[Named]) -> Result<HashSet<MessageId>, Failure>,
+    look_again: impl Fn(&HashSet<MessageId>) -> Result<Vec<Named>, Failure>,
+) -> Result<usize, Failure> {
+    let mut done_count = 0;
+    for looks_left in (0..ORDER_LOOKS_COUNT_MAX).rev() {
+        let missed = ask(&named)?;
+        done_count += named.len() - missed.len();
+        if missed.is_empty() || looks_left == 0 {
+            break;
+        }
+        named = look_again(&missed)?;
+    }
+    Ok(done_count)
+}
+
+/// Gives as many orders as it takes, and those messages that the server does not know.
+fn ask(
+    named: &[Named],
+    order: impl Fn(&[Named]) -> Result<Value, String>,
+) -> Result<HashSet<MessageId>, Failure> {
     let mut missed = HashSet::new();
     for named in named.chunks(ORDERED_COUNT_MAX) {
-        let answer = client.order(verb, named).map_err(Failure::Server)?;
+        let answer = order(named).map_err(Failure::Server)?;
         if let Some(why) = answer["error"].as_str() {
             return Err(Failure::Server(why.to_owned()));
         }
@@ -224,7 +243,48 @@ fn is_in(recipient: &[u8], domain: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::{Cell, RefCell};
+
     use super::*;
+    use crate::id::SessionId;
+
+    fn named(number: u32) -> Named {
+        Named { shard: 0, epoch: 1, offset: 64, id: MessageId { session: SessionId(1), transaction: number } }
+    }
+
+    #[test]
+    fn a_message_that_is_always_missed_is_looked_for_so_often() {
+        let (asked_count, looked_count) = (Cell::new(0), Cell::new(0));
+        let ask = |_: &[Named]| {
+            asked_count.set(asked_count.get() + 1);
+            Ok(HashSet::from([named(2).id]))
+        };
+        let look_again = |missed: &HashSet<MessageId>| {
+            looked_count.set(looked_count.get() + 1);
+            assert_eq!(*missed, HashSet::from([named(2).id]));
+            Ok(vec![named(2)])
+        };
+        assert!(carry_out(vec![named(1), named(2)], ask, look_again).is_ok_and(|done_count| done_count == 1));
+        assert_eq!(
+            (asked_count.get(), looked_count.get()),
+            (ORDER_LOOKS_COUNT_MAX, ORDER_LOOKS_COUNT_MAX - 1)
+        );
+    }
+
+    #[test]
+    fn more_messages_than_an_order_names_are_in_several() {
+        let counts = RefCell::new(Vec::new());
+        let order = |some: &[Named]| {
+            counts.borrow_mut().push(some.len());
+            let last = some.last().map(|named| named.id.to_string());
+            Ok(json!({ "missed": [last] }))
+        };
+        let all: Vec<Named> = (1..=2 * ORDERED_COUNT_MAX as u32 + 1).map(named).collect();
+        let missed = ask(&all, order).unwrap_or_default();
+        assert_eq!(*counts.borrow(), [ORDERED_COUNT_MAX, ORDERED_COUNT_MAX, 1]);
+        let last = [ORDERED_COUNT_MAX as u32, 2 * ORDERED_COUNT_MAX as u32, 2 * ORDERED_COUNT_MAX as u32 + 1];
+        assert_eq!(missed, last.into_iter().map(|number| named(number).id).collect(), "of each");
+    }
 
     #[test]
     fn domains_are_compared_in_all_their_forms() {

@@ -56,6 +56,7 @@ pub use stats::EgressStats;
 
 use crate::config::Config;
 use crate::id::MessageId;
+use crate::limits::ORDER_TIME_MAX;
 use crate::store::ShardFeed;
 use events::EventsThread;
 use orders::Desk;
@@ -197,8 +198,12 @@ impl Router {
 
     /// Has something done with messages that wait, and gives those that are not known: they are delivered, are being
     /// delivered for the first time, or have moved since they were named. `None` when a delivery thread does not
-    /// answer.
+    /// answer within [`ORDER_TIME_MAX`].
     pub fn order(&self, verb: Verb, messages: &[Named]) -> Option<Vec<MessageId>> {
+        self.order_until(Instant::now() + ORDER_TIME_MAX, verb, messages)
+    }
+
+    fn order_until(&self, until: Instant, verb: Verb, messages: &[Named]) -> Option<Vec<MessageId>> {
         let asked = self.shards.iter().filter_map(|shard| {
             let of_shard = messages.iter().copied().filter(|named| named.shard == shard.number);
             let of_shard: Vec<Named> = of_shard.collect();
@@ -208,7 +213,7 @@ impl Router {
         self.ring();
         let mut missed: Vec<_> = messages.iter().filter(|it| !self.has(it.shard)).map(|it| it.id).collect();
         for answer in asked {
-            missed.extend(orders::missed(answer)?);
+            missed.extend(orders::missed(answer, until)?);
         }
         Some(missed)
     }

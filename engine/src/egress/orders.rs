@@ -4,12 +4,12 @@
 //! happens in, so that what it changes is written and acknowledged in the same ways.
 
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::time::Instant;
 
 use super::job::{Failed, Job, Told};
 use super::notice::FailedRecipient;
 use super::tail::Tail;
 use crate::id::MessageId;
-use crate::limits::ORDER_TIME_MAX;
 use crate::protocol::deferral::{Failure, Mark};
 use crate::protocol::envelope::Envelope;
 use crate::spool::commit::Place;
@@ -68,9 +68,9 @@ impl Desk {
     }
 }
 
-/// Messages that are not known to the shard that was asked; `None` when it did not answer.
-pub(super) fn missed(answer: Option<Receiver<Vec<MessageId>>>) -> Option<Vec<MessageId>> {
-    answer?.recv_timeout(ORDER_TIME_MAX).ok()
+/// Messages that are not known to the shard that was asked; `None` when it does not answer by `until`.
+pub(super) fn missed(answer: Option<Receiver<Vec<MessageId>>>, until: Instant) -> Option<Vec<MessageId>> {
+    answer?.recv_timeout(until.saturating_duration_since(Instant::now())).ok()
 }
 
 impl Tail {

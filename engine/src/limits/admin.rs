@@ -13,7 +13,7 @@ pub const ADMIN_CONNECTIONS_COUNT_MAX: usize = 32;
 pub const ADMIN_CONNECTION_TIME_MAX: Duration = Duration::from_secs(30);
 /// Octets of one reply that `ringmx probe` reads: that to EHLO has some tens of lines.
 pub const PROBE_REPLY_LEN_MAX: u64 = 64 << 10;
-/// How long a command waits for the answer of a running server: a change waits for it to bind.
+/// How long a command waits for the whole answer of a running server: a change waits for it to bind.
 pub const ADMIN_ANSWER_TIME_MAX: Duration = Duration::from_secs(30);
 /// The same for a reload: long lists are read, by a server that has better things to do.
 pub const RELOAD_ANSWER_TIME_MAX: Duration = Duration::from_secs(15 * 60);
@@ -25,5 +25,3 @@ pub const ORDER_LEN_MAX: usize = 4 << 20;
 pub const ORDERED_COUNT_MAX: usize = 10_000;
 /// How often an order looks for messages whose records moved between its look and the server's.
 pub const ORDER_LOOKS_COUNT_MAX: u32 = 10;
-/// Between two of these looks: longer than a record moves.
-pub const ORDER_LOOKS_WAIT: Duration = Duration::from_millis(100);
