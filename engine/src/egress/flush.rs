@@ -142,25 +142,33 @@ pub(super) fn unix_us() -> u64 {
 /// The outcome for each Maildir in which a file was moved to `new`.
 async fn sync_directories(jobs: &[FlushJob]) -> HashMap<PathBuf, Synced> {
     let attempts = jobs.iter().flat_map(|flush| &flush.job.copies);
-    let mut outcomes: HashMap<PathBuf, Synced> = HashMap::new();
-    let mut syncs = JoinSet::new();
     let mut maildirs: Vec<&Path> = attempts.filter_map(written_to).collect();
     maildirs.sort_unstable();
     maildirs.dedup();
-    for maildir in maildirs {
-        if syncs.len() == DIRECTORY_SYNCS_COUNT_MAX {
-            outcomes.extend(syncs.join_next().await.map(finished));
+    let sync = |maildir: PathBuf| async move {
+        let synced = sync_directory(&new_directory(&maildir)).await;
+        (maildir, synced.map_err(Rc::new))
+    };
+    let syncs = maildirs.into_iter().map(|maildir| sync(maildir.to_owned()));
+    side_by_side(DIRECTORY_SYNCS_COUNT_MAX, syncs).await.into_iter().collect()
+}
+
+/// Runs all of them, so many at the same time, and gives what they end with, in the order in which they end.
+async fn side_by_side<T: 'static>(
+    count_max: usize,
+    tasks: impl Iterator<Item = impl Future<Output = T> + 'static>,
+) -> Vec<T> {
+    let (mut running, mut ended) = (JoinSet::new(), Vec::new());
+    for task in tasks {
+        if running.len() == count_max {
+            ended.extend(running.join_next().await.map(finished));
         }
-        let maildir = maildir.to_owned();
-        syncs.spawn_local(async move {
-            let synced = sync_directory(&new_directory(&maildir)).await;
-            (maildir, synced.map_err(Rc::new))
-        });
+        running.spawn_local(task);
     }
-    while let Some(synced) = syncs.join_next().await {
-        outcomes.extend([finished(synced)]);
+    while let Some(task) = running.join_next().await {
+        ended.push(finished(task));
     }
-    outcomes
+    ended
 }
 
 /// The Maildir in which the attempt has put a file.
@@ -173,4 +181,36 @@ fn written_to(attempt: &Attempt) -> Option<&Path> {
 
 fn finished<T>(joined: Result<T, tokio::task::JoinError>) -> T {
     joined.expect("a sync does not panic and is not cancelled")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use tokio::task::{LocalSet, yield_now};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn so_many_syncs_are_under_way_at_once() {
+        const COUNT: usize = 3 * DIRECTORY_SYNCS_COUNT_MAX;
+        let (now, most) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
+        let task = |number: usize| {
+            let (now, most) = (Rc::clone(&now), Rc::clone(&most));
+            async move {
+                now.set(now.get() + 1);
+                most.set(most.get().max(now.get()));
+                for _ in 0..number % 7 + 1 {
+                    yield_now().await;
+                }
+                now.set(now.get() - 1);
+                number
+            }
+        };
+        let all = side_by_side(DIRECTORY_SYNCS_COUNT_MAX, (0..COUNT).map(task));
+        let mut ended = LocalSet::new().run_until(all).await;
+        ended.sort_unstable();
+        assert_eq!(ended, (0..COUNT).collect::<Vec<_>>(), "each has ended once");
+        assert_eq!((most.get(), now.get()), (DIRECTORY_SYNCS_COUNT_MAX, 0));
+    }
 }

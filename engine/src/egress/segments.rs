@@ -153,9 +153,8 @@ impl Segments {
         let former_is_known = self.former_content.is_known();
         self.arriving.extend(self.incoming.try_iter());
         self.former_is_known |= former_is_known;
-        let mut reading_count = self.open.values().filter(|open| open.reader.is_some()).count();
         while let Some(segment) = self.arriving.front()
-            && reading_count < READING_SEGMENTS_COUNT_MAX
+            && self.reading_count() < READING_SEGMENTS_COUNT_MAX
         {
             let open = match Open::new(segment, report) {
                 Ok(open) => open,
@@ -173,7 +172,6 @@ impl Segments {
             };
             self.open.insert(segment.epoch, open);
             self.arriving.pop_front();
-            reading_count += 1;
         }
     }
 
@@ -254,6 +252,11 @@ impl Segments {
                 self.done.send(segment);
             }
         }
+    }
+
+    /// Segments that are not read to their ends yet.
+    pub(super) fn reading_count(&self) -> usize {
+        self.open.values().filter(|open| open.reader.is_some()).count()
     }
 
     pub(super) fn count(&self) -> usize {

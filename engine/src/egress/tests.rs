@@ -17,6 +17,7 @@ use crate::spool::record::{self, RecordKind, RecordMeta};
 use crate::spool::segment::segment_size_min;
 use crate::store::{Keeper, Segment, ShardHandles, Spool, SpoolOptions};
 
+mod bounds;
 mod deferred;
 mod large;
 
@@ -67,11 +68,7 @@ impl Rig {
         change: impl FnOnce(SpoolOptions) -> SpoolOptions,
         prepare: impl FnOnce(&mut [ShardFeed]),
     ) -> Self {
-        let routes = routes.replace("DIR", dir.path().to_str().unwrap());
-        let mut config = Config::parse(&format!("{CONFIG}{routes}"), "/test.toml").unwrap();
-        for route in &mut config.routes {
-            route.retry = vec![Duration::from_millis(20)];
-        }
+        let config = configuration(dir.path(), routes);
         let mut options = SpoolOptions::new(dir.path().join("spool"), shards_count, MESSAGE_SIZE_MAX);
         options.segment_size = segment_size_min(MESSAGE_SIZE_MAX);
         let options = change(options);
@@ -171,6 +168,16 @@ impl Worker {
             self.bell.ring();
         }
     }
+}
+
+/// With these routes, `DIR` being the directory.
+fn configuration(dir: &Path, routes: &str) -> Config {
+    let routes = routes.replace("DIR", dir.to_str().unwrap());
+    let mut config = Config::parse(&format!("{CONFIG}{routes}"), "/test.toml").unwrap();
+    for route in &mut config.routes {
+        route.retry = vec![Duration::from_millis(20)];
+    }
+    config
 }
 
 fn files(path: &Path) -> BTreeMap<String, Vec<u8>> {

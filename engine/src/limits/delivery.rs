@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::{PATH_LEN_MAX, RECIPIENTS_COUNT_MAX};
+
 /// Messages that one shard's index holds: 128 MiB of memory at most, twice that while it grows. Those beyond stay in
 /// their segments until the index is made anew.
 pub const DEFERRED_INDEX_COUNT_MAX: usize = if cfg!(test) { 1000 } else { 4 << 20 };
@@ -60,3 +62,6 @@ pub const HTTP_RECIPIENTS_COUNT_MAX: usize = 50;
 pub const EVENTS_WAITING_LEN_MAX: usize = 1 << 20;
 /// Octets of one event for its readers: a message has a thousand recipients, and each some hundred octets, escaped.
 pub const EVENT_LEN_MAX: usize = 4 << 20;
+
+// An octet of a mailbox is five at most there: a backslash, which JSON doubles, `x` and two digits.
+const _: () = assert!(RECIPIENTS_COUNT_MAX * (5 * PATH_LEN_MAX + 3) + (64 << 10) <= EVENT_LEN_MAX);

@@ -151,8 +151,9 @@ impl History<'_> {
             if (&mut reader).take(EVENT_LEN_MAX as u64).read_until(b'\n', &mut line)? == 0 {
                 return Ok(Ok(()));
             }
-            // Most lines are about others: only those that may be about this one are parsed.
-            if memchr::memmem::find(&line, wanted.as_bytes()).is_none() {
+            // Most lines are about others: only those that may be about this one are parsed. What has no end is a piece
+            // of one that is too long.
+            if !line.ends_with(b"\n") || memchr::memmem::find(&line, wanted.as_bytes()).is_none() {
                 continue;
             }
             let Ok(event) = serde_json::from_slice::<Event>(&line) else { continue };
@@ -259,5 +260,26 @@ mod tests {
             told(true),
             line(id, "accepted", ",\"octets\":7") + &line(id, "deferred", ",\"error\":\"not now\"")
         );
+    }
+
+    #[test]
+    fn an_event_that_is_longer_than_any_is_left_out_and_what_follows_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("events.jsonl");
+        let id = MessageId { session: SessionId(256), transaction: 1 };
+        let line = |event: &str, len: usize| {
+            let line = format!("{{\"event\":\"{event}\",\"id\":\"{id}\",\"to\":[\"");
+            let filled = "x".repeat(len.saturating_sub(line.len() + 4));
+            format!("{line}{filled}\"]}}\n")
+        };
+        let (longest, longer) = (line("accepted", EVENT_LEN_MAX), line("delivered", EVENT_LEN_MAX + 1));
+        assert_eq!((longest.len(), longer.len()), (EVENT_LEN_MAX, EVENT_LEN_MAX + 1));
+        std::fs::write(&path, format!("{longest}{longer}{}", line("held", 0))).unwrap();
+        let config = EventsConfig { path, max_size: 1 << 20, keep: 0, addresses: true };
+        let mut output = Vec::new();
+        let mut history = History { id, is_json: true, is_apart: false, count: 0, output: &mut output };
+        history.write(&config).unwrap();
+        assert_eq!(history.count, 2);
+        assert!(output == format!("{longest}{}", line("held", 0)).into_bytes());
     }
 }
