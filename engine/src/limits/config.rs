@@ -47,4 +47,4 @@ pub const TAGS_COUNT_MAX: usize = 64;
 pub const PROTECTIONS_COUNT_MAX: usize = 64;
 /// Entries of the lists of rules that networks lead to, together: 128 MiB. Beyond it a lookup would not be the problem,
 /// but the memory.
-pub const RULE_LIST_ENTRIES_COUNT_MAX: usize = 1 << 26;
+pub const RULE_LIST_ENTRIES_COUNT_MAX: usize = if cfg!(test) { 1 << 20 } else { 1 << 26 };

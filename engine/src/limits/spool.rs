@@ -42,7 +42,7 @@ pub const DEFERRED_WRITE_LEN_MAX: usize = 1 << 20;
 pub const LENT_LEN_MAX: usize = 16 << 20;
 /// Batches of one segment on loan.
 pub const LENT_COUNT_MAX: usize = 64;
-/// Times that a tool reads the segments anew because the server has begun another one meanwhile.
-pub const REREADS_COUNT_MAX: usize = 8;
+/// Times that a tool reads the deferred segments because the server has begun another one meanwhile.
+pub const READS_COUNT_MAX: usize = 8;
 /// Of the space that must stay free: never more than this where the configuration does not say.
 pub const FREE_MIN_DEFAULT_MAX: u64 = 1 << 30;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::error::StoreError;
 use super::inspect::{SegmentFile, View, segments};
-use crate::limits::REREADS_COUNT_MAX;
+use crate::limits::READS_COUNT_MAX;
 use crate::protocol::deferral::Deferral;
 use crate::spool::ReadAt;
 use crate::spool::backlog::{Backlog, Message};
@@ -26,17 +26,7 @@ impl Overlay {
     /// A record may be copied from segment to segment while this reads. The copy is durable before its origin says that
     /// it was moved, and goes to the newest segment: with the newest read last, none is missed.
     pub(super) fn read(spool: &Path, shard: u16) -> Result<Self, StoreError> {
-        let mut overlay = Self::default();
-        let mut segments = deferred(spool, shard)?;
-        for _ in 0..REREADS_COUNT_MAX {
-            overlay = Self::read_once(&segments, shard)?;
-            let again = deferred(spool, shard)?;
-            if again == segments {
-                break;
-            }
-            segments = again;
-        }
-        Ok(overlay)
+        settled(|| deferred(spool, shard), |segments| Self::read_once(segments, shard))
     }
 
     fn read_once(segments: &[SegmentFile], shard: u16) -> Result<Self, StoreError> {
@@ -95,9 +85,50 @@ impl Overlay {
     }
 }
 
+/// What `read` makes of the segments that `list` gives, once the same ones are there behind it. A server that begins
+/// one each time does not keep a tool for ever: it goes on with what was read last.
+fn settled<S: PartialEq, T, E>(
+    mut list: impl FnMut() -> Result<S, E>,
+    mut read: impl FnMut(&S) -> Result<T, E>,
+) -> Result<T, E> {
+    let mut segments = list()?;
+    let mut found = read(&segments)?;
+    for _ in 1..READS_COUNT_MAX {
+        let again = list()?;
+        if again == segments {
+            break;
+        }
+        found = read(&again)?;
+        segments = again;
+    }
+    Ok(found)
+}
+
 /// A shard's deferred segments, oldest first.
 fn deferred(spool: &Path, shard: u16) -> Result<Vec<SegmentFile>, StoreError> {
     let mut segments = segments(spool, shard)?;
     segments.retain(|segment| segment.role == Role::Deferred);
     Ok(segments)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segments_are_read_until_no_other_comes_or_so_often() {
+        for (changes_count, expected) in [(0, 1), (2, 3), (7, 8), (1_000_000, READS_COUNT_MAX)] {
+            let (mut listed_count, mut reads_count) = (0, 0);
+            let list = || {
+                listed_count += 1;
+                Ok::<usize, ()>(listed_count.min(changes_count + 1))
+            };
+            let read = |segments: &usize| {
+                reads_count += 1;
+                Ok(*segments)
+            };
+            assert_eq!(settled(list, read), Ok(expected), "the newest that was read");
+            assert_eq!(reads_count, expected);
+        }
+    }
 }

@@ -3,6 +3,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use proptest::prelude::*;
 
 use super::*;
+use crate::limits::RULE_LIST_ENTRIES_COUNT_MAX;
 
 /// What the matcher has to say, by looking at every network.
 fn naive(rules: &NetworkRules, client: IpAddr) -> Vec<RuleIndex> {
@@ -228,6 +229,18 @@ fn more_classes_than_there_are_is_an_error() {
     // The list that is empty is one too.
     assert!(NetworkMatcher::new(rules(65_535)).is_ok());
     assert_eq!(NetworkMatcher::new(rules(65_536)).err(), Some(TooManyClasses));
+}
+
+#[test]
+fn more_entries_than_the_lists_may_have_is_an_error() {
+    const LEN: usize = 1 << 10;
+    let list = |at: usize| -> Vec<RuleIndex> { (at as RuleIndex..).take(LEN).collect() };
+    let mut classes = Classes::new(vec![]);
+    for at in 0..RULE_LIST_ENTRIES_COUNT_MAX / LEN {
+        assert_eq!(classes.class_of(&list(at)), Ok(at as Class));
+    }
+    assert_eq!(classes.class_of(&[0]), Err(TooManyClasses));
+    assert_eq!(classes.class_of(&list(1)), Ok(1), "what is known takes no more room");
 }
 
 #[test]

@@ -21,6 +21,7 @@ use crate::spool::segment::{FIRST_BATCH_AT, SegmentHeader, segment_size_min};
 use crate::spool::walk::Found;
 
 mod backlog;
+mod bounds;
 mod content;
 mod deferred;
 mod flight;
