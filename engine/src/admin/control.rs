@@ -29,7 +29,7 @@ use crate::store::KeeperState;
 use crate::tls::ListenersTls;
 
 /// How often the workers' events are looked at; also the longest a stop waits.
-const TICK: Duration = Duration::from_millis(50);
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The name of the control socket in the spool: who may open it may change what the server does.
 pub const CONTROL_SOCKET: &str = "control";
@@ -175,7 +175,7 @@ pub fn run(handles: ControlHandles) -> io::Result<()> {
                 }
             });
         }
-        let mut ticks = interval(TICK);
+        let mut ticks = interval(LOOK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !stop.is_set() {
             ticks.tick().await;

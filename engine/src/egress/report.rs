@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// Between two lines on the same topic.
-const QUIET: Duration = Duration::from_secs(60);
+const LINE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// What a line is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -45,7 +45,7 @@ impl Report {
     pub(super) fn problem(&mut self, topic: Topic, line: impl FnOnce(u64)) {
         let now = Instant::now();
         match self.topics.get_mut(&topic) {
-            Some(spoken) if now < spoken.at + QUIET => spoken.suppressed_count += 1,
+            Some(spoken) if now < spoken.at + LINE_INTERVAL => spoken.suppressed_count += 1,
             spoken => {
                 line(spoken.map_or(0, |spoken| spoken.suppressed_count));
                 self.topics.insert(topic, Spoken { at: now, suppressed_count: 0 });

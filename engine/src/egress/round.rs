@@ -16,9 +16,9 @@ use crate::limits::FINISHED_COUNT_MAX;
 use crate::store::{AckWriter, DeferError};
 
 /// Between two tries to write acknowledgements, and to write to the log of deferred mail.
-const WRITE_WAIT: Duration = Duration::from_secs(1);
+const WRITE_INTERVAL: Duration = Duration::from_secs(1);
 /// Between two looks for a segment to write deferred mail to: the keeper makes one.
-const SEGMENT_WAIT: Duration = Duration::from_millis(10);
+const SEGMENT_INTERVAL: Duration = Duration::from_millis(10);
 
 /// From the start of one flush to that of the next: each is syncs for which the commits of fresh mail wait at the
 /// disk. A crash in this time delivers again what was not acknowledged.
@@ -136,7 +136,7 @@ impl Tail {
     }
 
     fn note_acks_error(&mut self, error: &io::Error) {
-        self.acks_at = Some(Instant::now() + WRITE_WAIT);
+        self.acks_at = Some(Instant::now() + WRITE_INTERVAL);
         let shard = self.stats.shard;
         self.report.problem(Topic::Acknowledgements, |suppressed_count| {
             tracing::error!(
@@ -238,11 +238,11 @@ impl Tail {
             }
             return;
         };
-        let wait = if matches!(error, DeferError::NoSegment) { SEGMENT_WAIT } else { WRITE_WAIT };
+        let wait = if matches!(error, DeferError::NoSegment) { SEGMENT_INTERVAL } else { WRITE_INTERVAL };
         self.log_rests_until = Some(Instant::now() + wait);
         let failed_at = *self.log_failed_at.get_or_insert_with(Instant::now);
         // The keeper makes one segment after the other; that the next is not there at once is no problem.
-        if matches!(error, DeferError::NoSegment) && failed_at.elapsed() < WRITE_WAIT {
+        if matches!(error, DeferError::NoSegment) && failed_at.elapsed() < WRITE_INTERVAL {
             return;
         }
         self.report.problem(Topic::Deferring, |suppressed_count| {

@@ -21,7 +21,7 @@ use crate::spool::walk::{Damage, Found};
 use crate::store::{AckSet, AckWriter, Done, FormerContent, Reader, Segment, describe};
 
 /// Between two tries to read a segment.
-const READ_WAIT: Duration = Duration::from_secs(1);
+const READ_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Segments by epoch, which is the order in which they are filled.
 #[derive(Debug)]
@@ -188,7 +188,7 @@ impl Segments {
                 Ok(None) => {}
                 Ok(taken) => return taken,
                 Err(error) => {
-                    open.rests_until = Some(Instant::now() + READ_WAIT);
+                    open.rests_until = Some(Instant::now() + READ_INTERVAL);
                     note_unreadable(&open.segment, &error, report);
                 }
             }

@@ -36,12 +36,12 @@ use crate::protocol::deferral::Deferral;
 use crate::spool::index::Handle;
 use crate::store::{FormerMail, Segment, ShardFeed, read_backlog, read_record};
 
-/// Before a message is tried again whose next hop has no place.
-const HOP_WAIT: Duration = Duration::from_millis(200);
+/// Between two tries of a message whose next hop has no place.
+const HOP_INTERVAL: Duration = Duration::from_millis(200);
 /// Between two tries to read a deferred message, or all of them.
-const READ_WAIT: Duration = Duration::from_secs(1);
-/// Longest sleep without a look at the segments, should a bell not have rung.
-const IDLE_WAIT: Duration = Duration::from_secs(1);
+const READ_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two looks at the segments at most, should a bell not have rung.
+const IDLE_INTERVAL: Duration = Duration::from_secs(1);
 /// How long deliveries under way may take to end after a stop.
 pub(super) const STOP_WAIT: Duration = Duration::from_secs(10);
 
@@ -162,7 +162,7 @@ impl Tail {
                 self.bell.will_wait();
                 self.turn();
             }
-            self.wait(Instant::now() + IDLE_WAIT).await;
+            self.wait(Instant::now() + IDLE_INTERVAL).await;
             self.bell.awake();
         }
         let give_up_at = Instant::now() + STOP_WAIT;
@@ -268,10 +268,10 @@ impl Tail {
         while !self.deferred.wants_reload() && self.has_room_for_retry() {
             let Some(handle) = self.deferred.pop_due(now_unix_ms) else { return };
             let Some(sources) = self.deferred.sources(handle) else { continue };
-            let wait_ms = u64::try_from(READ_WAIT.as_millis()).unwrap_or(u64::MAX);
+            let wait_ms = u64::try_from(READ_INTERVAL.as_millis()).unwrap_or(u64::MAX);
             match self.read_deferred(handle, &sources) {
                 Ok(Some(job)) if self.is_stalled(&job) => {
-                    let wait_ms = u64::try_from(HOP_WAIT.as_millis()).unwrap_or(u64::MAX);
+                    let wait_ms = u64::try_from(HOP_INTERVAL.as_millis()).unwrap_or(u64::MAX);
                     self.deferred.schedule(handle, now_unix_ms.saturating_add(wait_ms));
                 }
                 Ok(Some(job)) => {
@@ -373,7 +373,7 @@ impl Tail {
                          mail of former runs"
                     );
                 });
-                (self.unread, self.read_at) = (segments, Some(Instant::now() + READ_WAIT));
+                (self.unread, self.read_at) = (segments, Some(Instant::now() + READ_INTERVAL));
                 return;
             }
         };

@@ -36,8 +36,8 @@ use crate::spool::content_ref::ContentRef;
 /// Files that each shard has ready: what a burst takes until the next ones are made, which share one sync.
 const READY_COUNT: usize = 64;
 /// Between two looks at the disk while nothing is written to such files, and while something is.
-const IDLE_WAIT: Duration = Duration::from_secs(1);
-const BUSY_WAIT: Duration = Duration::from_millis(100);
+const IDLE_INTERVAL: Duration = Duration::from_secs(1);
+const BUSY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// An open file for one message's content.
 #[derive(Debug)]
@@ -221,7 +221,7 @@ impl Task {
             self.shards.iter_mut().filter(|shard| shard.active).for_each(Shard::fill);
             self.look_at_storage();
             let busy = self.shards.iter().any(|shard| shard.out_count > shard.ready.len());
-            std::thread::park_timeout(if busy { BUSY_WAIT } else { IDLE_WAIT });
+            std::thread::park_timeout(if busy { BUSY_INTERVAL } else { IDLE_INTERVAL });
         }
         self.take_all_back();
     }

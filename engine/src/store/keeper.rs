@@ -25,11 +25,11 @@ use super::stock::{ShardPlan, Spare, Stock};
 use super::storage::Room;
 
 /// Between two tries after an error.
-const RETRY_WAIT: Duration = Duration::from_secs(1);
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Between two files that are given up for want of room: the room is looked at in between.
-const ROOM_WAIT: Duration = Duration::from_millis(200);
+const ROOM_INTERVAL: Duration = Duration::from_millis(200);
 /// Between two looks where nothing nudges.
-const IDLE_WAIT: Duration = Duration::from_secs(60);
+const IDLE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The running keeper, and with it the lock on the spool. Stops when dropped: after the workers and egress.
 #[derive(Debug)]
@@ -138,8 +138,8 @@ impl Task {
             }
             let wait = match self.make_missing() {
                 Ok(true) => continue,
-                Ok(false) => IDLE_WAIT,
-                Err(_) => RETRY_WAIT,
+                Ok(false) => IDLE_INTERVAL,
+                Err(_) => RETRY_INTERVAL,
             };
             for shard in &mut self.shards {
                 while shard.read_one(self.segment_size, &self.state) {}
@@ -234,19 +234,19 @@ impl Task {
     /// comes is worth more than mail that went.
     fn make_room(&mut self) -> Duration {
         if self.retained.is_empty() {
-            return IDLE_WAIT;
+            return IDLE_INTERVAL;
         }
         if self.state.storage().room() == Room::Plenty {
-            return RETRY_WAIT;
+            return RETRY_INTERVAL;
         }
         self.note_given_up();
         let given_up = self.retained.give_up(None);
         given_up.into_iter().for_each(|file| self.reuse(file));
-        ROOM_WAIT
+        ROOM_INTERVAL
     }
 
     fn note_given_up(&mut self) {
-        if self.given_up_at.is_none_or(|at| at.elapsed() >= IDLE_WAIT) {
+        if self.given_up_at.is_none_or(|at| at.elapsed() >= IDLE_INTERVAL) {
             tracing::warn!(
                 "too little room: delivered mail is overwritten before `[spool] retain` allows it"
             );

@@ -16,11 +16,10 @@ use crate::session::{EarlyTalker, Guard, SessionLimits};
 const CLIENT_CONNECTIONS_DEFAULT: u32 = 100;
 /// Of one IPv4 /24 or IPv6 /48, which at the largest senders is a hundred servers.
 const NETWORK_CONNECTIONS_DEFAULT: u32 = 1000;
-const CLIENT_CONNECTION_RATE_DEFAULT: Rate = Rate::new(600, MINUTE);
-const NETWORK_CONNECTION_RATE_DEFAULT: Rate = Rate::new(6000, MINUTE);
+const CLIENT_CONNECTION_RATE_DEFAULT: Rate = Rate::new(600, Duration::from_secs(60));
+const NETWORK_CONNECTION_RATE_DEFAULT: Rate = Rate::new(6000, Duration::from_secs(60));
 /// What breaks the protocol more often is no mail server that works.
 const CLIENT_FAULT_RATE_DEFAULT: Rate = Rate::new(300, Duration::from_secs(3600));
-const MINUTE: Duration = Duration::from_secs(60);
 const TARPIT_DEFAULT: Duration = Duration::from_secs(1);
 const NO_LIMIT: &str = "none";
 const LOOPBACK: [&str; 2] = ["127.0.0.0/8", "::1"];
