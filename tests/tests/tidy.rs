@@ -278,6 +278,33 @@ fn bounds_stand_in_limits() {
     check(&violations);
 }
 
+/// A time that somebody waits is a bound. What may stand beside its code says by its name that it is none: how often
+/// something is looked at or tried, or what the configuration has where it says nothing.
+#[test]
+fn times_that_somebody_waits_stand_in_limits() {
+    let mut violations = Vec::new();
+    for source in engine_sources() {
+        if layer_of(&source.path) == Some("limits") {
+            continue;
+        }
+        for at in source::words(&source.code, "const") {
+            let rest = &source.code[at + "const".len()..];
+            let Some((name, rest)) = rest.split_once(':') else { continue };
+            let (name, line) = (name.trim(), source.line_of(at));
+            let is_time = rest.trim_start().starts_with("Duration ");
+            let is_no_bound = ["_INTERVAL", "_DEFAULT"].iter().any(|end| name.ends_with(end));
+            if is_time && !is_no_bound && !source.is_test(line) {
+                violations.push(format!(
+                    "{}:{line}: `{name}` is a time that somebody waits: it stands in engine/src/limits, with a reason \
+                     and a test; what is only looked at or tried so often ends in _INTERVAL",
+                    source.path
+                ));
+            }
+        }
+    }
+    check(&violations);
+}
+
 #[test]
 fn replies_are_written_in_one_file() {
     let mut violations = Vec::new();

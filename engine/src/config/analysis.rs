@@ -1,7 +1,6 @@
 //! What is valid in a configuration, but hardly meant: the warnings of `ringmx check`.
 
 use std::path::Path;
-use std::time::Duration;
 
 use rustix::fs::{Access, access};
 
@@ -11,12 +10,8 @@ use super::rule_analysis;
 use super::sections::{Built, default_workers};
 use super::source::Span;
 use super::{Deliver, DomainPattern, Durability, Recipients, Route};
+use crate::limits::{COMMAND_TIMEOUT_LEAST, DATA_TIMEOUT_LEAST};
 use crate::store::{Remark, survey};
-
-/// RFC 5321 §4.5.3.2.7.
-const COMMAND_TIMEOUT_LEAST: Duration = Duration::from_secs(5 * 60);
-/// RFC 5321 §4.5.3.2.5.
-const DATA_TIMEOUT_LEAST: Duration = Duration::from_secs(3 * 60);
 
 pub(super) fn analyse(reader: &Reader, built: &Built) {
     let (config, places) = (&built.config, &built.places);

@@ -126,3 +126,18 @@ fn files_that_make_up_a_configuration_are_bounded() {
         assert_eq!(is_too_long, !is_taken, "{len}");
     }
 }
+
+#[test]
+fn less_than_the_rfc_gives_a_client_is_warned_of() {
+    for (key, least) in
+        [("command_timeout", limits::COMMAND_TIMEOUT_LEAST), ("data_timeout", limits::DATA_TIMEOUT_LEAST)]
+    {
+        let is_warned_of = |secs: u64| {
+            let text = TEXT.replace("LISTENER", &format!("{key} = \"{secs}s\""));
+            let text = ["HEAD", "RECIPIENTS", "REST"].iter().fold(text, |text, here| text.replace(here, ""));
+            check_text(&text, "test.toml").findings.iter().any(|finding| finding.code == "timeout-short")
+        };
+        assert!(!is_warned_of(least.as_secs()), "{key}");
+        assert!(is_warned_of(least.as_secs() - 1), "{key}");
+    }
+}

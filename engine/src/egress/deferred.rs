@@ -6,7 +6,6 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -14,15 +13,12 @@ use super::job::Source;
 use super::moves::{Move, MoveKind, Moved, Sources, Target};
 use super::orders::Verb;
 use crate::id::MessageId;
-use crate::limits::{COMPACTION_COUNT_MAX, DEFERRED_INDEX_COUNT_MAX};
+use crate::limits::{COMPACTION_COUNT_MAX, DEFERRED_INDEX_COUNT_MAX, UNINDEXED_TIME_MAX};
 use crate::spool::backlog::Summary;
 use crate::spool::commit::Place;
 use crate::spool::index::{Entry, Handle, Index, Spot};
 use crate::spool::segment::FIRST_BATCH_AT;
 use crate::store::{AckWriter, Deferred, DeferredLog, Done, Segment};
-
-/// How long messages stay without a place in a full index: then it is made anew, of those that are due first.
-const RELOAD_WAIT: Duration = Duration::from_secs(600);
 
 #[derive(Debug)]
 pub(super) struct DeferredMail {
@@ -128,7 +124,7 @@ impl DeferredMail {
             if let Some(held) = self.segments.get_mut(&epoch) {
                 held.unindexed_count += 1;
             }
-            self.reload_at.get_or_insert_with(|| Instant::now() + RELOAD_WAIT);
+            self.reload_at.get_or_insert_with(|| Instant::now() + UNINDEXED_TIME_MAX);
             return;
         }
         if let (Ok(handle), Some(due)) = (self.index.insert(entry), due_unix_us) {

@@ -36,15 +36,15 @@ mod tail;
 mod telling;
 #[cfg(test)]
 mod tests;
+mod thread;
 mod waiting;
 
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::sync::mpsc::{Sender, channel};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use ringmx_ring::Doorbell;
@@ -56,17 +56,16 @@ pub use stats::EgressStats;
 
 use crate::config::Config;
 use crate::id::MessageId;
-use crate::limits::ORDER_TIME_MAX;
+use crate::limits::{DELIVERY_STOP_TIME_MAX, ORDER_TIME_MAX, THREAD_STOP_TIME_MAX};
 use crate::store::ShardFeed;
 use events::EventsThread;
 use orders::Desk;
 use relay::Hops;
-use tail::{STOP_WAIT, Tail, TailParts};
+use tail::{Tail, TailParts};
+use thread::Thread;
 
 /// Entries of a thread's ring: for the deliveries and syncs of two or three shards at once.
 const RING_ENTRIES: u32 = 512;
-/// How much longer than [`STOP_WAIT`] a thread may take: it may hang in the kernel, at a dead disk.
-const STOP_GRACE: Duration = Duration::from_secs(5);
 
 /// Where the threads find the newest configuration.
 type Routing = ArcSwap<Config>;
@@ -77,7 +76,7 @@ pub struct Egress {
     router: Router,
     stats: Vec<Arc<EgressStats>>,
     stopping: Arc<AtomicBool>,
-    threads: Vec<EgressThread>,
+    threads: Vec<Thread>,
     /// None where nobody wants events. Ends behind the threads that tell them.
     events: Option<EventsThread>,
     events_stats: Arc<EventsStats>,
@@ -96,13 +95,6 @@ struct Shard {
     number: u16,
     bell: Arc<Doorbell>,
     desk: Desk,
-}
-
-#[derive(Debug)]
-struct EgressThread {
-    handle: JoinHandle<()>,
-    /// Closed when the thread ends.
-    alive: Receiver<()>,
 }
 
 /// Starts delivering what the feeds hold and will hold, on `threads` threads (at least one, at most one a shard).
@@ -133,14 +125,9 @@ pub fn start(feeds: Vec<ShardFeed>, config: Arc<Config>, threads: usize) -> Resu
     let mut egress = Egress { router, stats, stopping, threads: Vec::new(), events, events_stats };
     let (ready_sender, ready) = channel();
     for (index, parts) in parts.into_iter().enumerate() {
-        let (alive_sender, alive) = channel();
         let ready_sender = ready_sender.clone();
-        let body = move || {
-            let _alive = alive_sender;
-            run(parts, &ready_sender);
-        };
-        let handle = std::thread::Builder::new().name(format!("egress-{index}")).spawn(body);
-        egress.threads.push(EgressThread { handle: handle.map_err(EgressError::Thread)?, alive });
+        let thread = Thread::start(format!("egress-{index}"), move || run(parts, &ready_sender));
+        egress.threads.push(thread.map_err(EgressError::Thread)?);
     }
     drop(ready_sender);
     ready.into_iter().take(threads_count).collect::<io::Result<()>>().map_err(EgressError::Ring)?;
@@ -261,17 +248,14 @@ impl Drop for Egress {
     fn drop(&mut self) {
         self.stopping.store(true, Ordering::Release);
         self.router.ring();
-        let give_up_at = Instant::now() + STOP_WAIT + STOP_GRACE;
-        for EgressThread { handle, alive } in self.threads.drain(..) {
-            let name = handle.thread().name().unwrap_or_default().to_owned();
-            match alive.recv_timeout(give_up_at.saturating_duration_since(Instant::now())) {
-                Err(RecvTimeoutError::Disconnected) | Ok(()) => drop(handle.join()),
-                Err(RecvTimeoutError::Timeout) => {
-                    tracing::error!(
-                        name,
-                        "a delivery thread hangs in the kernel; left behind. The next start repeats its deliveries"
-                    );
-                }
+        let give_up_at = Instant::now() + DELIVERY_STOP_TIME_MAX + THREAD_STOP_TIME_MAX;
+        for thread in self.threads.drain(..) {
+            let name = thread.name().to_owned();
+            if !thread.join(give_up_at) {
+                tracing::error!(
+                    name,
+                    "a delivery thread hangs in the kernel; left behind. The next start repeats its deliveries"
+                );
             }
         }
         drop(self.events.take());

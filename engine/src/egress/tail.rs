@@ -32,6 +32,7 @@ use super::room::{Load, Room};
 use super::segments::{Segments, note_unreadable};
 use super::stats::EgressStats;
 use crate::config::Config;
+use crate::limits::DELIVERY_STOP_TIME_MAX;
 use crate::protocol::deferral::Deferral;
 use crate::spool::index::Handle;
 use crate::store::{FormerMail, Segment, ShardFeed, read_backlog, read_record};
@@ -42,8 +43,6 @@ const HOP_INTERVAL: Duration = Duration::from_millis(200);
 const READ_INTERVAL: Duration = Duration::from_secs(1);
 /// Between two looks at the segments at most, should a bell not have rung.
 const IDLE_INTERVAL: Duration = Duration::from_secs(1);
-/// How long deliveries under way may take to end after a stop.
-pub(super) const STOP_WAIT: Duration = Duration::from_secs(10);
 
 /// What a tail is made of; it goes to its thread like this.
 #[derive(Debug)]
@@ -153,7 +152,7 @@ impl Tail {
         })
     }
 
-    /// Until a stop, and then until what is under way has ended or [`STOP_WAIT`] is over.
+    /// Until a stop, and then until what is under way has ended or [`DELIVERY_STOP_TIME_MAX`] is over.
     pub(super) async fn run(mut self) {
         while !self.is_stopping() {
             self.turn();
@@ -165,7 +164,7 @@ impl Tail {
             self.wait(Instant::now() + IDLE_INTERVAL).await;
             self.bell.awake();
         }
-        let give_up_at = Instant::now() + STOP_WAIT;
+        let give_up_at = Instant::now() + DELIVERY_STOP_TIME_MAX;
         loop {
             self.start_flush();
             if self.tasks.is_empty() || Instant::now() >= give_up_at {

@@ -11,14 +11,12 @@ use super::notice::{FailedRecipient, Subject};
 use super::plan::Kept;
 use super::relay::{Addressee, Body, Hops, Letter};
 use crate::config::Relay;
+use crate::limits::NOTICE_TIME_MAX;
 use crate::protocol::deferral::{Action, Failure};
 use crate::protocol::envelope::Envelope;
 use crate::protocol::params::Notify;
 use crate::session::DateCache;
 use crate::time::Now;
-
-/// How long a notice is tried, since the first attempt at its message: mail has 5 days, and the notice as many.
-const NOTICE_LIFETIME: Duration = Duration::from_secs(10 * 24 * 3600);
 
 impl Job {
     /// Decides for each recipient whose delivery has ended who hears of it, and sends the notices.
@@ -90,7 +88,7 @@ impl Job {
                 sent.map_err(|error| Some(Rc::new(error)))
             }
         };
-        let is_expired = self.ticket.tried_for(unix_us()) >= NOTICE_LIFETIME;
+        let is_expired = self.ticket.tried_for(unix_us()) >= NOTICE_TIME_MAX;
         self.failed.extend(wanted.into_iter().map(|failed| {
             let told = match &told {
                 Ok(()) => Told::Sender,
@@ -186,4 +184,58 @@ impl Job {
 fn date(unix_us: u64) -> String {
     let now = Now { monotonic: Duration::ZERO, unix: Duration::from_micros(unix_us) };
     DateCache::default().rfc5322(now).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::path::Path;
+
+    use super::super::job::{Origin, Ticket};
+    use super::*;
+    use crate::config::Config;
+    use crate::id::MessageId;
+    use crate::protocol::deferral::{Deferral, Fate};
+    use crate::protocol::envelope::Writer;
+    use crate::protocol::path::{ForwardPath, Mailbox};
+    use crate::spool::index::{Entry, Index, Spot};
+    use crate::spool::record::{Record, RecordKind, RecordMeta};
+
+    /// What came of a notice that nobody takes, so long after the first attempt.
+    async fn told_after(time: Duration) -> Told {
+        let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let config = format!(
+            "[[listener]]\nbind = [\"127.0.0.1:0\"]\n[recipients]\ndomains = [\"a.example\"]\n[[route]]\n\
+             domains = [\"*\"]\ndeliver = \"hold\"\n[bounce]\nnext_hop = [\"{nobody}\"]\n"
+        );
+        let config = Arc::new(Config::parse(&config, "/etc/test.toml").unwrap());
+        let (mut fresh, mut envelope) = (Vec::new(), Vec::new());
+        let mut writer = Writer(&mut fresh);
+        writer.reverse_path(Some(&Mailbox::parse(b"sender@s.example").unwrap()));
+        writer.forward_path(&ForwardPath::Mailbox(Mailbox::parse(b"x@a.example").unwrap()));
+        let since_unix_us = unix_us() - u64::try_from(time.as_micros()).unwrap();
+        let deferral = Deferral { since_unix_us, attempts: 1, ..Deferral::default() };
+        let failure = Failure { status: "5.1.1".to_owned(), ..Failure::default() };
+        deferral.rewrite(&fresh, |_| Fate::Failed(&failure), &mut envelope);
+        let meta = RecordMeta { kind: RecordKind::Inline, id: MessageId::default(), received_unix_us: 1 };
+        let record =
+            Record { meta, envelope: &envelope, content: b"x\r\n", offset_in_segment: 0, encoded_len: 0 };
+        let handle = Index::new(0).insert(Entry::new(Spot::new(0, 64, 64))).unwrap();
+        let deferral = Deferral::read(&envelope);
+        assert!(deferral.is_some());
+        let ticket = Ticket { origin: Origin::Deferred(handle), meta, deferral };
+        let mut job = Job::new(ticket, &envelope, &record, &config, &Path::new("/spool").into(), None);
+        job.tell_sender(&Hops::default()).await;
+        assert_eq!(job.failed.len(), 1);
+        job.failed.remove(0).told
+    }
+
+    #[tokio::test]
+    async fn a_notice_that_nobody_takes_is_tried_for_its_time() {
+        let minute = Duration::from_secs(60);
+        let told = told_after(NOTICE_TIME_MAX - minute).await;
+        assert!(matches!(told, Told::NotYet(_)), "{told:?}");
+        let told = told_after(NOTICE_TIME_MAX).await;
+        assert!(matches!(told, Told::Nobody("the notice found no way to its sender")), "{told:?}");
+    }
 }

@@ -22,6 +22,10 @@ pub const WORKERS_COUNT_MAX: usize = 256;
 /// The most that a client may be made to wait by configuration, before the greeting or a reply: half of the 5 minutes
 /// that it waits at least. RFC 5321 §4.5.3.2.1.
 pub const DELAY_TIME_MOST: Duration = Duration::from_secs(150);
+/// Less than this for a command is warned of. RFC 5321 §4.5.3.2.7.
+pub const COMMAND_TIMEOUT_LEAST: Duration = Duration::from_secs(5 * 60);
+/// And for a piece of content. RFC 5321 §4.5.3.2.5.
+pub const DATA_TIMEOUT_LEAST: Duration = Duration::from_secs(3 * 60);
 /// Characters of a tag, which stands in envelopes.
 pub const TAG_LEN_MAX: usize = 64;
 /// Characters of the text of a rule's reply: with its codes it is one line. RFC 5321 §4.5.3.1.5.

@@ -7,6 +7,8 @@ use super::{PATH_LEN_MAX, RECIPIENTS_COUNT_MAX};
 /// Messages that one shard's index holds: 128 MiB of memory at most, twice that while it grows. Those beyond stay in
 /// their segments until the index is made anew.
 pub const DEFERRED_INDEX_COUNT_MAX: usize = if cfg!(test) { 1000 } else { 4 << 20 };
+/// How long they stay there while the index is full: then it is made anew, of those that are due first.
+pub const UNINDEXED_TIME_MAX: Duration = Duration::from_secs(600);
 /// Records that one flush moves out of a segment.
 pub const COMPACTION_COUNT_MAX: usize = 256;
 /// Octets that one flush writes for compaction: a delivery's acknowledgement waits for them.
@@ -37,6 +39,11 @@ pub const HOP_CONNECT_TIME_MAX: Duration = Duration::from_secs(30);
 pub const HOP_IDLE_TIME_MAX: Duration = Duration::from_secs(20);
 /// Transactions on one connection to a next hop: some servers count them.
 pub const HOP_TRANSACTIONS_COUNT_MAX: u32 = 1000;
+/// How long a next hop whose places are all taken may end no transaction before it is slow: mail waits for a place at
+/// one that keeps up, and is deferred for the others.
+pub const HOP_STALL_TIME_MAX: Duration = Duration::from_secs(2);
+/// How long a next hop is left alone after a failure; twice as long after each further one, up to the second.
+pub const HOP_REST_TIME_LEAST: Duration = Duration::from_secs(1);
 /// How long a next hop is left alone after failures, at most.
 pub const HOP_REST_TIME_MAX: Duration = Duration::from_secs(300);
 /// Octets of content that are sent behind the commands without a look at their replies: no more than sockets take while
@@ -50,6 +57,14 @@ pub const HOP_QUIT_TIME_MAX: Duration = Duration::from_secs(5);
 pub const HOP_REPLY_LEN_MAX: usize = 64 << 10;
 /// Octets of it that are kept as its text.
 pub const HOP_REPLY_TEXT_LEN_MAX: usize = 400;
+/// How long a notice is tried, since the first attempt at its message: mail has 5 days, and the notice as many.
+pub const NOTICE_TIME_MAX: Duration = Duration::from_secs(10 * 24 * 3600);
+/// How long deliveries under way may take to end after a stop.
+pub const DELIVERY_STOP_TIME_MAX: Duration = Duration::from_secs(10);
+/// How much longer a delivery thread may take: one that hangs in the kernel, at a dead disk, is left behind.
+pub const THREAD_STOP_TIME_MAX: Duration = Duration::from_secs(5);
+/// How long the last events may take to be written at a stop, for the same reason.
+pub const EVENTS_STOP_TIME_MAX: Duration = Duration::from_secs(5);
 /// How long a delivery thread may take to look at its orders: one that hangs at a dead disk does not.
 pub const ORDER_TIME_MAX: Duration = Duration::from_secs(10);
 /// Octets of an answer's header section by HTTP, and of what is read of its body: any web server's is shorter.

@@ -43,6 +43,9 @@ pub const ALARM_TIME_MAX: Duration = Duration::from_secs(30);
 pub const PASSED_SOCKETS_COUNT_MAX: usize = 64;
 /// Octets of a message between server and helper: an address, or an error in one line.
 pub const BINDER_MESSAGE_LEN_MAX: usize = 256;
+/// How long a connection may take to become whole that is half open when its address is removed: a round trip, and one
+/// lost packet.
+pub const HALF_OPEN_TIME_MAX: Duration = Duration::from_secs(3);
 /// How long a worker may take to let go of a socket; it does at its next turn.
 pub const CLOSE_TIME_MAX: Duration = Duration::from_secs(10);
 /// Visitors that may be expected at the same time: one that looks, and those that stay, of whom the oldest is forgotten

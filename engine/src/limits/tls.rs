@@ -21,5 +21,7 @@ pub const HANDSHAKES_TURN_TIME_MAX: Duration = Duration::from_millis(1);
 pub const CERTIFICATE_TIME_LEAST: Duration = Duration::from_secs(21 * 24 * 3600);
 /// Tickets for resumption that a client gets with a full handshake: one is enough for one connection after the other.
 pub const TICKETS_COUNT: usize = 1;
+/// How long a key seals tickets: one lives for once to twice as long. RFC 8446 §4.6.1 allows 7 days.
+pub const TICKET_KEY_TIME_MAX: Duration = Duration::from_secs(6 * 3600);
 /// Octets of a PEM file: a chain has some thousands.
 pub const PEM_FILE_LEN_MAX: u64 = 1 << 20;

@@ -15,10 +15,7 @@ use std::time::{Duration, Instant};
 use ringmx_ring::{Fd, refuse_new};
 
 use super::{ChangeSender, Latch, PortChange, PortId};
-use crate::limits::CLOSE_TIME_MAX;
-
-/// For a handshake under way: its round trip, and one lost packet.
-const HALF_OPEN_TIME: Duration = Duration::from_secs(3);
+use crate::limits::{CLOSE_TIME_MAX, HALF_OPEN_TIME_MAX};
 
 /// An address that is not wanted any more.
 #[derive(Debug)]
@@ -45,7 +42,7 @@ pub(super) fn start(retired: Vec<Retired>, workers: Vec<ChangeSender>) {
 }
 
 fn retire(retired: &[Retired], workers: &[ChangeSender]) {
-    std::thread::sleep(HALF_OPEN_TIME);
+    std::thread::sleep(HALF_OPEN_TIME_MAX);
     let latch = Arc::new(Latch::new(retired.len() * workers.len()));
     for worker in workers {
         worker.send(retired.iter().map(|Retired { id, .. }| PortChange::Close(*id, Arc::clone(&latch))));

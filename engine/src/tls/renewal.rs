@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::listeners::{self, Certified, ListenersTls};
-use super::tickets::ROTATION;
 use super::{TlsError, self_signed};
 use crate::config::Config;
+use crate::limits::TICKET_KEY_TIME_MAX;
 
 /// What tells a file from the one that was there before: where it is, when it and its name were changed, its length.
 type Stamp = Option<(u64, u64, i64, i64, i64, i64, u64)>;
@@ -42,7 +42,7 @@ impl Renewal {
     /// With the file, and what to do about it.
     pub fn begin(config: &Config, now: Instant) -> Result<Self, TlsError> {
         config.certificates.iter().try_for_each(|files| self_signed::ensure(files, &config.hostname))?;
-        let (read, seen, rotate_at) = (Vec::new(), Vec::new(), now + ROTATION);
+        let (read, seen, rotate_at) = (Vec::new(), Vec::new(), now + TICKET_KEY_TIME_MAX);
         Ok(Self { config: config.without_lists(), tls: Arc::default(), read, seen, rotate_at })
     }
 
@@ -89,7 +89,7 @@ impl Renewal {
             }
         }
         if now >= self.rotate_at {
-            self.rotate_at = now + ROTATION;
+            self.rotate_at = now + TICKET_KEY_TIME_MAX;
             if let Err(error) = self.tls.rotate_tickets() {
                 tracing::error!(%error, "the keys of TLS tickets stay as they are");
             }
@@ -109,7 +109,10 @@ fn stamp(path: &Path) -> Stamp {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use rcgen::{CertificateParams, KeyPair};
+    use rustls::server::ProducesTickets as _;
 
     use super::*;
 
@@ -120,19 +123,23 @@ mod tests {
         std::fs::write(directory.join("mx.key"), key.serialize_pem()).unwrap();
     }
 
+    fn configuration(directory: &Path) -> Config {
+        let text = format!(
+            "hostname = \"mx.example\"\n[[listener]]\nname = \"mx\"\nbind = [\"127.0.0.1:0\"]\ntls = \"starttls\"\n\
+             [[certificate]]\nchain = \"{0}/mx.pem\"\nkey = \"{0}/mx.key\"\n\
+             [recipients]\ndomains = [\"example.com\"]\n[[route]]\ndomains = [\"*\"]\ndeliver = \"hold\"\n",
+            directory.display()
+        );
+        Config::parse(&text, "mx.toml").unwrap()
+    }
+
     /// The server looks so often that this is within `CERTIFICATE_RENEWAL_TIME_MAX`.
     #[test]
     fn a_change_is_in_use_at_the_second_look() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path();
         write(path, "first.example");
-        let text = format!(
-            "hostname = \"mx.example\"\n[[listener]]\nname = \"mx\"\nbind = [\"127.0.0.1:0\"]\ntls = \"starttls\"\n\
-             [[certificate]]\nchain = \"{0}/mx.pem\"\nkey = \"{0}/mx.key\"\n\
-             [recipients]\ndomains = [\"example.com\"]\n[[route]]\ndomains = [\"*\"]\ndeliver = \"hold\"\n",
-            path.display()
-        );
-        let config = Config::parse(&text, "mx.toml").unwrap();
+        let config = configuration(path);
         let now = Instant::now();
         let mut renewal = Renewal::begin(&config, now).unwrap();
         let renewed = renewal.prepare(&config).unwrap();
@@ -147,5 +154,26 @@ mod tests {
         assert_eq!((names(&renewal), renewal.tls().renewals_count()), (vec!["second.example".to_owned()], 2));
         renewal.look(now);
         assert_eq!(renewal.tls().renewals_count(), 2, "once for each change");
+    }
+
+    #[test]
+    fn a_key_seals_tickets_for_its_time() {
+        let directory = tempfile::tempdir().unwrap();
+        write(directory.path(), "mx.example");
+        let config = configuration(directory.path());
+        let now = Instant::now();
+        let mut renewal = Renewal::begin(&config, now).unwrap();
+        let renewed = renewal.prepare(&config).unwrap();
+        let acceptor = renewed.certified.of("mx").unwrap();
+        renewal.commit(renewed);
+        let ticket = acceptor.tickets().encrypt(b"x").unwrap();
+        let second = Duration::from_secs(1);
+        for keys_count in 1..=2 {
+            let at = now + keys_count * TICKET_KEY_TIME_MAX;
+            renewal.look(at - second);
+            assert!(acceptor.tickets().decrypt(&ticket).is_some(), "with {keys_count} keys");
+            renewal.look(at);
+        }
+        assert_eq!(acceptor.tickets().decrypt(&ticket), None);
     }
 }

@@ -3,7 +3,6 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, MAX_TAG_LEN, NONCE_LEN, Nonce, RandomizedNonceKey};
@@ -11,12 +10,11 @@ use aws_lc_rs::rand;
 use rustls::server::ProducesTickets;
 
 use super::TlsError;
+use crate::limits::TICKET_KEY_TIME_MAX;
 
 const KEY_LEN: usize = 32;
 const NAME_LEN: usize = 16;
-/// How long a key seals: a ticket lives for one to two of these. RFC 8446 §4.6.1 allows 7 days.
-pub(super) const ROTATION: Duration = Duration::from_secs(6 * 3600);
-const LIFETIME_SECS: u32 = 2 * ROTATION.as_secs() as u32;
+const LIFETIME_SECS: u32 = 2 * TICKET_KEY_TIME_MAX.as_secs() as u32;
 
 /// Makes and opens the tickets of one listener. Each listener has its own, so that what one of them asked of a client
 /// is not taken for granted by another.
@@ -80,7 +78,7 @@ impl Tickets {
     }
 
     /// From now on a new key seals. Tickets of the one before are still taken, older ones are not. To be called every
-    /// [`ROTATION`].
+    /// [`TICKET_KEY_TIME_MAX`].
     ///
     /// # Errors
     /// When the system gives no random numbers; then nothing changes.

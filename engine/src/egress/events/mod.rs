@@ -10,19 +10,15 @@ mod tell;
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{Builder, JoinHandle};
-use std::time::Duration;
+use std::time::Instant;
 
 use super::report::{Report, Topic};
+use super::thread::Thread;
 use crate::config::EventsConfig;
-use crate::limits::EVENTS_WAITING_LEN_MAX;
+use crate::limits::{EVENTS_STOP_TIME_MAX, EVENTS_WAITING_LEN_MAX};
 pub use file::open_for_reading;
 use file::{EventsFile, Lost};
-
-/// How long the last lines may take at a stop: the disk may hang.
-const STOP_WAIT: Duration = Duration::from_secs(5);
 
 /// What has become of the lines.
 #[derive(Debug, Default)]
@@ -64,9 +60,7 @@ struct Waiting {
 #[derive(Debug)]
 pub(super) struct EventsThread {
     pub events: Arc<Events>,
-    handle: Option<JoinHandle<()>>,
-    /// Closed when the thread ends.
-    alive: Receiver<()>,
+    thread: Option<Thread>,
 }
 
 impl Events {
@@ -114,25 +108,20 @@ impl EventsThread {
             has_lines: Condvar::new(),
             has_room: Condvar::new(),
         });
-        let (alive_sender, alive) = channel();
         let source = Arc::clone(&events);
-        let body = move || {
-            let _alive = alive_sender;
-            write(&source, file, &stats);
-        };
-        let handle = Builder::new().name("events".to_owned()).spawn(body)?;
-        Ok(Self { events, handle: Some(handle), alive })
+        let thread = Thread::start("events".to_owned(), move || write(&source, file, &stats))?;
+        Ok(Self { events, thread: Some(thread) })
     }
 }
 
 impl Drop for EventsThread {
     fn drop(&mut self) {
         self.events.close();
-        match self.alive.recv_timeout(STOP_WAIT) {
-            Err(RecvTimeoutError::Disconnected) | Ok(()) => drop(self.handle.take().map(JoinHandle::join)),
-            Err(RecvTimeoutError::Timeout) => {
-                tracing::error!("the last events cannot be written within {STOP_WAIT:?}; they are lost");
-            }
+        let until = Instant::now() + EVENTS_STOP_TIME_MAX;
+        if !self.thread.take().is_none_or(|thread| thread.join(until)) {
+            tracing::error!(
+                "the last events cannot be written within {EVENTS_STOP_TIME_MAX:?}; they are lost"
+            );
         }
     }
 }

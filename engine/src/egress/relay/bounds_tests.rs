@@ -131,3 +131,25 @@ async fn what_goes_out_before_a_reply_is_bounded() {
     let (lines, _) = first_group(data, COUNT + 1, LEN).await;
     assert_eq!(lines.len(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_next_hop_that_stalls_is_slow_and_one_that_moves_is_waited_for() {
+    let hop = Rc::new(Hop::new(relay_to(Vec::new())));
+    let _places = [(); 2].map(|()| Place::take(Rc::clone(&hop)));
+    let _connection = hop.connection().await.expect("the first is free");
+    assert!(hop.is_full());
+    let began_at = Instant::now();
+    let moved_until = began_at + 5 * HOP_STALL_TIME_MAX;
+    let moves = async {
+        while Instant::now() < moved_until {
+            tokio::time::sleep(HOP_STALL_TIME_MAX - MOMENT).await;
+            assert!(hop.is_full(), "whoever comes waits outside");
+            hop.moved_at.set(Instant::now());
+        }
+    };
+    let (connection, ()) = tokio::join!(hop.connection(), moves);
+    assert!(connection.is_none() && !hop.is_full(), "it is slow");
+    let waited = Instant::now() - hop.moved_at.get();
+    assert!(waited >= HOP_STALL_TIME_MAX && waited < 2 * HOP_STALL_TIME_MAX, "{waited:?}");
+    assert!(began_at.elapsed() > 5 * HOP_STALL_TIME_MAX);
+}

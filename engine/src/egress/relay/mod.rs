@@ -27,17 +27,14 @@ use tokio::time::{Instant, timeout};
 
 use super::error::{Problem, RelayError};
 use crate::config::Relay;
-use crate::limits::{HOP_IDLE_TIME_MAX, HOP_REST_TIME_MAX, HOP_TRANSACTIONS_COUNT_MAX};
+use crate::limits::{
+    HOP_IDLE_TIME_MAX, HOP_REST_TIME_LEAST, HOP_REST_TIME_MAX, HOP_STALL_TIME_MAX, HOP_TRANSACTIONS_COUNT_MAX,
+};
 use client::Client;
 pub(super) use client::Sent;
 use connect::{connect, tls_config};
 pub(super) use letter::{Addressee, Body, Letter};
 pub(super) use reply::Reply;
-
-/// A hop that has ended no transaction for this long, with all its places taken, is slow.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// How long a hop is left alone after a failure; twice as long after each further one, up to the second.
-const REST_MIN: Duration = Duration::from_secs(1);
 
 /// All next hops of one egress thread.
 #[derive(Default)]
@@ -146,7 +143,7 @@ impl Hop {
 
     /// Whether a transaction has ended just now.
     fn moves(&self) -> bool {
-        self.moved_at.get().elapsed() < PATIENCE
+        self.moved_at.get().elapsed() < HOP_STALL_TIME_MAX
     }
 
     /// One transaction. The result is one for each recipient, in order, and how the connection was protected.
@@ -185,7 +182,7 @@ impl Hop {
             if !self.moves() {
                 return None;
             }
-            if let Ok(permit) = timeout(PATIENCE, self.connections.acquire()).await {
+            if let Ok(permit) = timeout(HOP_STALL_TIME_MAX, self.connections.acquire()).await {
                 return Some(permit.expect("the semaphore is never closed"));
             }
         }
@@ -271,7 +268,9 @@ impl Hop {
 
 /// How long a hop is left alone after so many failures in a row.
 fn rest_after(failures_count: u32) -> Duration {
-    REST_MIN.saturating_mul(1_u32 << failures_count.saturating_sub(1).min(16)).min(HOP_REST_TIME_MAX)
+    HOP_REST_TIME_LEAST
+        .saturating_mul(1_u32 << failures_count.saturating_sub(1).min(16))
+        .min(HOP_REST_TIME_MAX)
 }
 
 /// What came of a transaction.

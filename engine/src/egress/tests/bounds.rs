@@ -11,8 +11,8 @@ use super::super::report::Report;
 use super::super::segments::Segments;
 use super::*;
 use crate::limits::{
-    COMPACTION_COUNT_MAX, COMPACTION_LEN_MAX, DELIVERED_CONTENT_LEN_MAX, READING_SEGMENTS_COUNT_MAX,
-    RELAY_RETRIES_COUNT_MAX, RELAYS_COUNT_MAX,
+    COMPACTION_COUNT_MAX, COMPACTION_LEN_MAX, DEFERRED_INDEX_COUNT_MAX, DELIVERED_CONTENT_LEN_MAX,
+    READING_SEGMENTS_COUNT_MAX, RELAY_RETRIES_COUNT_MAX, RELAYS_COUNT_MAX, UNINDEXED_TIME_MAX,
 };
 use crate::protocol::deferral::{Deferral, Fate, Mark};
 use crate::spool::index::{Entry, Index, Spot};
@@ -200,30 +200,66 @@ fn compaction_writes_so_much_at_once_and_holds_up_no_delivery() {
     assert_eq!((lens.len() + left_count, updates_count), (COUNT as usize, 1), "the delivery is noted");
 }
 
-#[test]
-fn compaction_moves_so_many_records_at_once() {
-    const COUNT: usize = 2 * COMPACTION_COUNT_MAX + 10;
-    let dir = TempDir::new().unwrap();
-    let options = || options(&dir, MESSAGE_SIZE_MAX, 8 << 20);
+/// What a start knows of so many deferred messages.
+fn deferred(dir: &TempDir, count: usize) -> (Keeper, DeferredMail) {
+    let options = || options(dir, MESSAGE_SIZE_MAX, 8 << 20);
     let (keeper, worker, mut feed) = spool(options());
-    for number in 1..=COUNT as u32 {
-        let origin =
-            Deferral { origin_epoch: 1000, origin_offset: u64::from(number) * 64, ..Deferral::default() };
+    for number in 1..=count as u32 {
+        let origin_offset = u64::from(number) * 64;
+        let deferral = Deferral { origin_epoch: 1000, origin_offset, ..Deferral::default() };
         let mut envelope = Vec::new();
-        origin.rewrite(b"", |_| Fate::Stays, &mut envelope);
+        deferral.rewrite(b"", |_| Fate::Stays, &mut envelope);
         let meta = RecordMeta { id: id(number), ..RecordMeta::default() };
         let mut append = || feed.log.append(&meta, &envelope, b"content\r\n");
         wait_until("a segment is ready", || !matches!(append(), Err(DeferError::NoSegment)));
     }
     feed.log.commit().unwrap();
     drop((keeper, worker, feed));
-    let (_keeper, _worker, feed) = spool(options());
+    let (keeper, _worker, feed) = spool(options());
     let mut deferred = DeferredMail::new(feed.log, &feed.deferred, feed.done, 0);
     let found = read_backlog(&feed.deferred, deferred.slots()).unwrap();
-    assert_eq!(found.summary.messages.len(), COUNT);
+    assert_eq!(found.summary.messages.len(), count);
     deferred.load(feed.deferred, found.summary, &[]);
+    (keeper, deferred)
+}
+
+#[test]
+fn compaction_moves_so_many_records_at_once() {
+    let dir = TempDir::new().unwrap();
+    let (_keeper, mut deferred) = deferred(&dir, 2 * COMPACTION_COUNT_MAX + 10);
     let mut counts = || deferred.compaction(&HashSet::new()).len();
     assert_eq!([counts(), counts(), counts(), counts()], [COMPACTION_COUNT_MAX, COMPACTION_COUNT_MAX, 10, 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_index_is_made_anew_after_its_time() {
+    let dir = TempDir::new().unwrap();
+    let (_keeper, known) = deferred(&dir, DEFERRED_INDEX_COUNT_MAX);
+    tokio::time::advance(2 * UNINDEXED_TIME_MAX).await;
+    assert!(!known.wants_reload(), "all have a place");
+    drop(known);
+    let dir = TempDir::new().unwrap();
+    let (_keeper, known) = deferred(&dir, DEFERRED_INDEX_COUNT_MAX + 1);
+    assert_eq!(known.counts().0, DEFERRED_INDEX_COUNT_MAX);
+    tokio::time::advance(UNINDEXED_TIME_MAX - Duration::from_secs(1)).await;
+    assert!(!known.wants_reload());
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert!(known.wants_reload());
+}
+
+#[test]
+fn a_stop_waits_so_long_for_a_silent_next_hop_and_loses_nothing() {
+    let (hop, routes) = silent_hop();
+    let mut rig = Rig::new(&routes);
+    rig.commit(1, &["x@a.example"], b"content\r\n");
+    wait_until("it is under way", || rig.stats().in_flight_now.get() == 1);
+    let egress = rig.egress.take().unwrap();
+    let stats = Arc::clone(&egress.stats()[0]);
+    egress.stop();
+    assert_eq!(Arc::strong_count(&stats), 1, "the delivery thread has ended, and was not left behind");
+    drop(hop);
+    let rig = rig.restart(BY_DOMAIN);
+    rig.wait_delivered(1);
 }
 
 #[test]
