@@ -107,7 +107,7 @@ fn what_is_wrong_leaves_the_old_rules_and_says_where() {
             "list:3: `192.0.2.0/255.0.255.0` is no network: 255.0.255.0",
         ),
         (&[many.as_bytes(), b"\0"].concat(), "list:1000: a NUL octet"),
-        (&[b'1'; 2 << 20], "has a line 1024 octets long or longer, line 1"),
+        (&vec![b'1'; 100_000_000], "has a line 1024 octets long or longer, line 1"),
         (b"\xff\n", "list:1: not UTF-8"),
         (b"# nothing\n", "has no entry"),
     ];
@@ -119,8 +119,22 @@ fn what_is_wrong_leaves_the_old_rules_and_says_where() {
     fs::remove_file(&list).expect("it is there");
     let line = setup.reload(&with_list);
     assert!(line.contains("cannot be read: No such file"), "{line}");
-    let line = setup.reload("[[rule]]\nstage = \"rcpt\"\nacton = \"reject\"\n");
-    assert!(line.contains("did you mean `action`?") && line.contains("ringmx.toml:"), "{line}");
+    let listener = |name: &str, bind: &str| format!("[[listener]]\nname = \"{name}\"\nbind = [\"{bind}\"]\n");
+    let rule = |lines: &str| format!("[[rule]]\nstage = \"connect\"\n{lines}\n");
+    for (lines, expected) in [
+        (rule("acton = \"reject\""), "did you mean `action`?"),
+        (rule("client = [\"192.0.2.300\"]\naction = \"drop\""), "`192.0.2.300` in `client` is no network"),
+        (rule("client = [\"192.0.2.1/24\"]\naction = \"drop\""), "write 192.0.2.0/24 for the network"),
+        (listener("mx", "127.0.0.1:0"), "a second listener of the name `mx`"),
+        (listener("other", "127.0.0.1:65536"), "`65536` is not a port from 0 to 65535"),
+        (listener("other", "127.0.0.1:smpt"), "`smpt` is no TCP service in "),
+        ("# \0\n".to_owned(), "ringmx.toml:"),
+    ] {
+        let line = setup.reload(&lines);
+        for part in ["reload refused", "ringmx.toml:", expected] {
+            assert!(line.contains(part), "{part}: {line}");
+        }
+    }
     let mut client = begin(setup.server.address).expect("a session");
     client.say("RCPT TO:<x0@example.com>", 550).expect("the old rules");
     let log = setup.server.stop();

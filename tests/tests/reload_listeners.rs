@@ -153,29 +153,61 @@ fn what_cannot_be_bound_leaves_everything_as_it_was() {
     setup.server.stop();
 }
 
+fn low_port(ip: &str) -> SocketAddr {
+    let bound = (900..1024).find_map(|port| TcpListener::bind((ip, port)).ok());
+    bound.and_then(|bound| bound.local_addr().ok()).expect("a free port")
+}
+
+/// A server that root started, and that has become this user since.
+fn start_as(user: u32) -> Reloading {
+    let home = Home::new(&Options::default());
+    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
+    chown(home.path(), Some(user), Some(user)).expect("chown");
+    home.configure(&Options::default(), &low_port("127.0.0.6").to_string());
+    let text = fs::read_to_string(home.config()).expect("a configuration");
+    fs::write(home.config(), format!("user = \"{user}\"\ngroup = \"{user}\"\n{text}")).expect("a file");
+    Reloading::start(home, "")
+}
+
 #[test]
 fn a_server_that_gave_its_rights_away_takes_new_addresses() {
     if !is_root("rights to give away") {
         return;
     }
     let user = OTHER_USERS[0];
-    let home = Home::new(&Options::default());
-    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
-    chown(home.path(), Some(user), Some(user)).expect("chown");
-    let low = |ip: &str| {
-        let bound = (900..1024).find_map(|port| TcpListener::bind((ip, port)).ok());
-        bound.and_then(|bound| bound.local_addr().ok()).expect("a free port")
-    };
-    home.configure(&Options::default(), &low("127.0.0.6").to_string());
-    let text = fs::read_to_string(home.config()).expect("a configuration");
-    fs::write(home.config(), format!("user = \"{user}\"\ngroup = \"{user}\"\n{text}")).expect("a file");
-    let setup = Reloading::start(home, "");
-    let address = low("127.0.0.7");
+    let setup = start_as(user);
+    let address = low_port("127.0.0.7");
     reloaded(&setup, &second(address, ""));
     let mut client = Client::ready(address).expect("a session");
     client.send("", &["a@example.com"], b"x\r\n").expect("a 250");
     for mut other in [Occupant::new(), Occupant::of_user(user)] {
         assert!(other.bind(address, Mode::JOINER).is_err());
     }
+    setup.server.stop();
+}
+
+#[test]
+fn a_list_that_may_not_be_read_leaves_the_old_one_in_force() {
+    if !is_root("rights to give away") {
+        return;
+    }
+    let setup = start_as(OTHER_USERS[0]);
+    let list = setup.home.path().join("list");
+    let rule = format!("[[rule]]\nstage = \"rcpt\"\nto_file = \"{}\"\naction = \"reject\"\n", list.display());
+    let write = |mailbox: &str, mode: u32| {
+        fs::write(&list, format!("{mailbox}\n")).expect("a file");
+        fs::set_permissions(&list, fs::Permissions::from_mode(mode)).expect("chmod");
+    };
+    write("old@example.com", 0o644);
+    reloaded(&setup, &rule);
+    write("new@example.com", 0o600);
+    let line = setup.reload(&rule);
+    for part in ["reload refused", "list cannot be read: Permission denied"] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+    let mut client = Client::ready(setup.server.address).expect("a session");
+    client.say("MAIL FROM:<a@example.org>", 250).expect("a beginning");
+    client.say("RCPT TO:<old@example.com>", 550).expect("the old list");
+    client.say("RCPT TO:<new@example.com>", 250).expect("not the new one");
     setup.server.stop();
 }
