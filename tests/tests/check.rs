@@ -84,6 +84,83 @@ fn addresses_that_are_hardly_meant_have_codes() {
     assert!(status == Some(2) && said.contains("cannot read the services in "), "{said}");
 }
 
+/// What has no effect, what costs mail, what others may see, and what this machine lacks.
+#[test]
+fn what_is_hardly_meant_is_told_with_its_reason() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let said = |from: &str, to: &str, more: &str| {
+        write(dir.path(), "a.toml", "bind = [\"127.0.0.1:2525\"]");
+        let path = dir.path().join("a.toml");
+        let text = std::fs::read_to_string(&path).expect("it was just written");
+        assert!(text.contains(from), "{from}");
+        std::fs::write(path, format!("{}{more}", text.replacen(from, to, 1))).expect("a configuration");
+        check(dir.path(), &["a.toml", "--strict"])
+    };
+    let rule = |lines: &str| format!("[[rule]]\nstage = \"connect\"\n{lines}\n");
+    let halves = rule("client = [\"192.0.2.0/25\"]\naction = \"accept\"")
+        + &rule("client = [\"192.0.2.128/25\"]\naction = \"drop\"");
+    let whole = rule("client = [\"192.0.2.0/24\"]\naction = \"reject\"");
+    let hold = "deliver = \"hold\"";
+    let smtp = "deliver = \"smtp\"\nnext_hop = [\"127.0.0.1:25\"]";
+    for (from, to, more, code, part) in [
+        ("", "", &*(halves + &whole), "rule-never-matches", "taken before it, by a.toml:14, a.toml:18"),
+        (
+            "",
+            "",
+            &(rule("action = \"drop\"") + &whole),
+            "rule-behind-catch-all",
+            "the rule at a.toml:14 takes",
+        ),
+        (
+            "",
+            "",
+            &rule("client = [\"192.0.2.0/24\"]\naction = \"accept\""),
+            "rule-no-catch-all",
+            "changes nothing",
+        ),
+        ("\"a.toml-spool\"", "\"/dev/shm/ringmx-check\"", "", "spool-place", "is on tmpfs"),
+        (
+            "[recipients]",
+            "durability = \"async\"\n[recipients]",
+            "",
+            "durability-async",
+            "a crash loses mail",
+        ),
+        ("workers", "user = \"no-such-user\"\nworkers", "", "user-unknown", "`no-such-user` is not known"),
+        (hold, "deliver = \"maildir\"\npath = \"a.toml/x\"", "", "directory-not-writable", "is no directory"),
+        (hold, "deliver = \"discard\"", "", "mail-discarded", "thrown away"),
+        (hold, smtp, "", "no-bounce", "its sender hears nothing"),
+        (
+            "",
+            "",
+            "[[route]]\ndomains = [\"example.com\"]\ndeliver = \"hold\"\n",
+            "route-never-matches",
+            "one before it",
+        ),
+        ("workers = 1", "workers = 200", "", "workers-share-cores", "200 workers share"),
+        ("", "", "[admin]\nbind = \"192.0.2.1:8025\"\n", "admin-exposed", "asks nobody for a password"),
+    ] {
+        let (status, codes, said) = said(from, to, more);
+        assert!(
+            status == Some(1) && codes.iter().any(|it| it == code) && said.contains(part),
+            "{code}: {said}"
+        );
+    }
+    std::fs::write(dir.path().join("empty"), "# nobody\n").expect("a file");
+    std::fs::write(dir.path().join("bad"), "192.0.2.0/24\n192.0.2.1/24\n").expect("a file");
+    let listed = |file: &str| rule(&format!("client_file = \"{file}\"\naction = \"reject\""));
+    let verified = format!("{smtp}\ntls = \"verified\"\nauthorities = \"empty\"");
+    for (from, to, more, code, part) in [
+        ("", "", &*listed("empty"), "empty-file", "empty has no entry"),
+        ("", "", &listed("none"), "unreadable-file", "none cannot be read: No such file"),
+        ("", "", &listed("bad"), "bad-entry", "bad:2: `192.0.2.1/24` is no network"),
+        (hold, &*verified, "", "authorities-unusable", "empty cannot be used: it has no certificate"),
+    ] {
+        let (status, codes, said) = said(from, to, more);
+        assert!(status == Some(2) && codes == [code] && said.contains(part), "{code}: {said}");
+    }
+}
+
 /// Words between `open` and `close`, of the form of a code.
 fn codes_in(text: &str, open: &str, close: &str) -> BTreeSet<String> {
     let is_code = |word: &&str| {

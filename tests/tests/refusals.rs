@@ -118,6 +118,35 @@ fn a_spool_of_a_newer_version_is_not_touched() {
     home.serve().stop();
 }
 
+/// Runs a command whose `io_uring_setup` is refused with EPERM, as by the seccomp filter of a container. The numbers
+/// are those of `linux/filter.h`, `linux/seccomp.h` and `linux/prctl.h`.
+const WITHOUT_IO_URING: &str = r#"
+import ctypes, os, struct, sys
+rules = [(0x20, 0, 0, 0), (0x15, 0, 1, 425), (0x06, 0, 0, 0x00050001), (0x06, 0, 0, 0x7FFF0000)]
+code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *rule) for rule in rules))
+program = struct.pack("HxxxxxxP", len(rules), ctypes.addressof(code))
+prctl = ctypes.CDLL(None).prctl
+assert prctl(38, 1, 0, 0, 0) == 0 and prctl(22, 2, program, 0, 0) == 0
+os.execv(sys.argv[1], sys.argv[1:])
+"#;
+
+#[test]
+fn a_system_that_forbids_io_uring() {
+    let home = Home::new(&Options::default());
+    let ringmx = |args: &[&str]| {
+        let mut command = Command::new("python3");
+        command.args(["-c", WITHOUT_IO_URING]).arg(binary("ringmx")).args(args).arg("--config");
+        command.arg(home.config());
+        command
+    };
+    let found = ringmx(&["check", "--json"]).output().expect("python3 runs");
+    let said = text(&found.stdout);
+    assert!(said.contains("\"kernel-io-uring\"") && said.contains("kernel.io_uring_disabled=0"), "{said}");
+    let server = home.spawn(ringmx(&["serve", "--log-format", "json"]));
+    let error = one_error(&server.expect_err("a server without a ring"));
+    assert!(error.contains("io_uring") && error.contains("seccomp profile"), "{error}");
+}
+
 #[test]
 fn a_configuration_that_is_wrong() {
     let home = Home::new(&Options::default());
