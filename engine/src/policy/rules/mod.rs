@@ -102,7 +102,8 @@ pub struct Matching<'a> {
     /// Of the conditions that any rule has: those of one condition have the rules that do not ask for it too.
     lists: [&'a [RuleIndex]; 4],
     lists_count: usize,
-    from: RuleIndex,
+    /// A word, since it is read as one right behind its writing. Beyond what a [`RuleIndex`] is: nothing is left.
+    from: u32,
 }
 
 impl Stage {
@@ -234,9 +235,10 @@ impl<'a> Iterator for Matching<'a> {
 
     fn next(&mut self) -> Option<&'a Rule> {
         loop {
-            let index = first_common(&self.lists[..self.lists_count], self.from)?;
+            let from = RuleIndex::try_from(self.from).ok()?;
+            let index = first_common(&self.lists[..self.lists_count], from)?;
             let rule = &self.rules[usize::from(index)];
-            self.from = index.checked_add(1)?;
+            self.from = u32::from(index) + 1;
             if rule.matches(self.listener, self.announced_size, self.protections) {
                 return Some(rule);
             }
