@@ -38,6 +38,8 @@ pub struct Taken {
     /// Without transparency.
     pub content: Vec<u8>,
     pub by_bdat: bool,
+    /// Behind it the next transaction was there already.
+    pub is_followed: bool,
     /// Number of the connection.
     pub connection: usize,
 }
@@ -209,7 +211,8 @@ impl<'a> Conversation<'a> {
     fn end(&mut self, content: Vec<u8>, by_bdat: bool) -> io::Result<()> {
         let mut recipients = std::mem::take(&mut self.recipients);
         let mail = self.mail.take().expect("MAIL comes first");
-        let taken = |recipients| Taken { mail, recipients, content, by_bdat, connection: self.number };
+        let (is_followed, connection) = (!self.input.buffer().is_empty(), self.number);
+        let taken = |recipients| Taken { mail, recipients, content, by_bdat, is_followed, connection };
         if !self.behaviour().is_lmtp {
             // It has it, and whoever sent it may never hear of that.
             let fits = |(stage, act): &(&str, Act)| "end" == *stage && !matches!(act, Act::Close);

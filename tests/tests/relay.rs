@@ -260,6 +260,79 @@ fn a_next_hop_that_says_too_much_is_not_believed_twice() {
     server.stop();
 }
 
+/// So slow to greet that mail waits for its one connection.
+const GREETS_SLOWLY: (&str, Act) =
+    ("EHLO", Act::Drip("250-next.example\r\n250-PIPELINING\r\n250 CHUNKING", Duration::from_millis(5)));
+
+/// Sends so many from several sessions, each with a content of its own, and gives these.
+fn send_many(server: &Server, name: &str, count: usize) -> Vec<Vec<u8>> {
+    let contents: Vec<Vec<u8>> =
+        (0..count).map(|index| format!("Subject: {name} {index}\r\n\r\nhello\r\n").into_bytes()).collect();
+    std::thread::scope(|scope| {
+        for contents in contents.chunks(count.div_ceil(4)) {
+            scope.spawn(move || {
+                let mut client = Client::ready(server.address).expect("a session");
+                for content in contents {
+                    client.send(SENDER, &["a@a.example"], content).expect("a 250");
+                }
+            });
+        }
+    });
+    contents
+}
+
+/// How often each content was taken; behind its trace field, which we have added.
+fn counts_of(taken: &[Taken], contents: &[Vec<u8>]) -> Vec<usize> {
+    let count = |content: &Vec<u8>| taken.iter().filter(|one| one.content.ends_with(content)).count();
+    contents.iter().map(count).collect()
+}
+
+/// What waits for a connection goes out together, each once.
+#[test]
+fn mail_that_waits_goes_in_groups() {
+    let hop = NextHop::start(Behaviour { acts: vec![GREETS_SLOWLY], ..Behaviour::default() });
+    let (home, server) =
+        serve(&[Route { more: "connections_max = 1", ..Route::new("a.example", &hop) }], None);
+    let contents = send_many(&server, "one", 60);
+    let taken = hop.wait_for("all of it", contents.len());
+    wait_until_empty(&home);
+    assert_eq!(counts_of(&taken, &contents), vec![1; contents.len()]);
+    assert!(taken.iter().any(|one| one.is_followed), "nothing went together");
+    server.stop();
+}
+
+/// Whatever it does in the middle of a group, none of it is lost; and nothing comes twice whose answer was heard.
+#[test]
+fn groups_survive_what_happens_in_their_middle() {
+    let too_much = Act::Say("452 4.3.1 full\r\n250 2.0.0 taken as 1");
+    for (stage, act, may_double) in [
+        ("MAIL", Act::Say("451 4.7.1 later"), false),
+        ("RCPT", Act::Say("450 4.2.1 later"), false),
+        ("end", Act::Say("452 4.3.1 full"), false),
+        ("end", too_much, true),
+        ("end", Act::Close, true),
+        // What it said before may be lost with the connection.
+        ("RCPT", Act::Close, true),
+    ] {
+        let greets = || Behaviour { acts: vec![GREETS_SLOWLY], ..Behaviour::default() };
+        let hop = NextHop::start(greets());
+        let (home, server) =
+            serve(&[Route { more: "connections_max = 1", ..Route::new("a.example", &hop) }], None);
+        let mut contents = send_many(&server, "one", 40);
+        hop.wait_for("some", 1);
+        hop.behave(Behaviour { acts: vec![GREETS_SLOWLY, (stage, act)], ..Behaviour::default() });
+        contents.extend(send_many(&server, "two", 40));
+        hop.behave(greets());
+        let all = eventually("all of it", || {
+            let taken = hop.taken();
+            counts_of(&taken, &contents).iter().all(|&count| count > 0).then_some(taken)
+        });
+        wait_until_empty(&home);
+        assert!(may_double || all.len() == contents.len(), "{stage}: {act:?}: {} came", all.len());
+        server.stop();
+    }
+}
+
 /// What cannot be delivered: the next hop's word, and what the sender is told.
 #[test]
 fn senders_hear_what_cannot_be_delivered() {

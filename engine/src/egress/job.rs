@@ -83,7 +83,7 @@ pub(super) enum Content {
         /// With LF line ends, for Maildirs.
         with_lf: Vec<u8>,
         /// As it is stored, with CR LF, for next hops.
-        stored: Vec<u8>,
+        stored: Rc<[u8]>,
     },
     /// Read while it is delivered.
     File(LargeContent),
@@ -277,7 +277,7 @@ impl Job {
             Plan::new(envelope, config, mark);
         for copy in &mut copies {
             if let Way::Relay { letter, .. } = &mut copy.way {
-                letter.id = ticket.meta.id;
+                Rc::make_mut(letter).id = ticket.meta.id;
             }
         }
         let has_maildirs = copies.iter().any(|copy| matches!(copy.way, Way::Maildir { .. }));
@@ -291,7 +291,7 @@ impl Job {
                 }
                 // A notice returns its beginning.
                 let is_wanted = has_relays || wants_notice || !failed.is_empty() || ticket.is_retry();
-                let stored = if is_wanted { record.content.to_vec() } else { Vec::new() };
+                let stored = Rc::from(if is_wanted { record.content } else { &[] });
                 Content::Inline { with_lf, stored }
             }
         };

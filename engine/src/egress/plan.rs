@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use super::maildir;
@@ -45,7 +46,7 @@ pub(super) enum Way {
     /// One file to be written. `head`: what stands in front of the content.
     Maildir { directory: PathBuf, head: Vec<u8> },
     /// One transaction with a next hop; its recipients are the copy's, in the same order.
-    Relay { relay: Arc<Relay>, letter: Letter },
+    Relay { relay: Arc<Relay>, letter: Rc<Letter> },
 }
 
 /// Why a message is held without another attempt. The next start looks at it again, and a change of the routes.
@@ -162,7 +163,8 @@ impl Place<'_> {
             }
             Destination::Relay(relay) => {
                 let addressees = recipients.iter().map(|(_, recipient)| Addressee::of(recipient)).collect();
-                Way::Relay { relay, letter: Letter { recipients: addressees, ..Letter::of(envelope) } }
+                let letter = Letter { recipients: addressees, ..Letter::of(envelope) };
+                Way::Relay { relay, letter: Rc::new(letter) }
             }
         };
         let recipients = recipients.into_iter().map(|(position, _)| position).collect();

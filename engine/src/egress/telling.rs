@@ -165,13 +165,14 @@ impl Job {
             is_whole,
         };
         let notice = subject.write();
-        let letter = Letter {
+        let letter = Rc::new(Letter {
             recipients: vec![Addressee { path: envelope.reverse_path().to_vec(), ..Addressee::default() }],
             smtputf8: !envelope.reverse_path().is_ascii(),
             // RFC 8689 §5: what was not to be seen is not to be seen in a notice either.
             requiretls: envelope.requiretls(),
             ..Letter::default()
-        };
+        });
+        let notice = Rc::from(notice);
         let body = Body::Memory(&notice);
         let delivered = hops.of(relay).deliver(&letter, body, &self.config.hostname).await;
         match delivered.sent.into_iter().next() {

@@ -26,7 +26,9 @@ pub const DELIVERIES_COUNT_MAX: usize = 64;
 pub const RETRIES_COUNT_MAX: usize = DELIVERIES_COUNT_MAX / 2;
 /// Messages with next hops at the same time, each of which takes some at most: a dozen in trouble leave places.
 pub const RELAYS_COUNT_MAX: usize = 512;
-/// Of those, second and later attempts.
+/// Of those, with one next hop, besides two for each of its connections.
+pub const HOP_USERS_COUNT_MAX: usize = RELAYS_COUNT_MAX / 4;
+/// Of all, second and later attempts.
 pub const RELAY_RETRIES_COUNT_MAX: usize = RELAYS_COUNT_MAX / 2;
 /// Octets of content held for deliveries. One message more may be held, of whatever length.
 pub const DELIVERED_CONTENT_LEN_MAX: usize = 64 << 20;
@@ -46,9 +48,11 @@ pub const HOP_STALL_TIME_MAX: Duration = Duration::from_secs(2);
 pub const HOP_REST_TIME_LEAST: Duration = Duration::from_secs(1);
 /// How long a next hop is left alone after failures, at most.
 pub const HOP_REST_TIME_MAX: Duration = Duration::from_secs(300);
-/// Octets of content that are sent behind the commands without a look at their replies: no more than sockets take while
-/// replies wait.
-pub const GROUPED_CONTENT_LEN_MAX: u64 = 32 << 10;
+/// Octets of content in one group of commands, which goes without a look at their replies: no more than sockets take
+/// while replies wait.
+pub const GROUPED_CONTENT_LEN_MAX: u64 = 64 << 10;
+/// Messages in one group: if the connection is lost in it, that many at most may arrive twice.
+pub const GROUPED_MESSAGES_COUNT_MAX: usize = 16;
 /// Commands of RCPT in one group, so that their replies fit into the sockets between us.
 pub const GROUPED_RECIPIENTS_COUNT_MAX: usize = 500;
 /// How long a next hop may take to answer QUIT, which nothing depends on.

@@ -101,7 +101,7 @@ async fn first_group(offered: Offered, recipients_count: usize, content_len: u64
     client.offered = offered;
     let to = |number: usize| Addressee { path: format!("{number}@x").into_bytes(), ..Addressee::default() };
     let letter = Letter { recipients: (0..recipients_count).map(to).collect(), ..Letter::default() };
-    let content = vec![b'.'; usize::try_from(content_len).unwrap()];
+    let content = Rc::from(vec![b'.'; usize::try_from(content_len).unwrap()]);
     let body = Body::Memory(&content);
     let sending = client.send(&letter, &body);
     assert!(timeout(MOMENT, sending).await.is_err(), "it waits for a reply");
@@ -135,7 +135,8 @@ async fn what_goes_out_before_a_reply_is_bounded() {
 #[tokio::test(start_paused = true)]
 async fn a_next_hop_that_stalls_is_slow_and_one_that_moves_is_waited_for() {
     let hop = Rc::new(Hop::new(relay_to(Vec::new())));
-    let _places = [(); 2].map(|()| Place::take(Rc::clone(&hop)));
+    let count = users_count_max(hop.relay.connections_max);
+    let _places: Vec<Place> = (0..count).map(|_| Place::take(Rc::clone(&hop))).collect();
     let _connection = hop.connection().await.expect("the first is free");
     assert!(hop.is_full());
     let began_at = Instant::now();

@@ -2,16 +2,20 @@
 //! speaks.
 //!
 //! The commands up to DATA go out in one group where the next hop offers PIPELINING (RFC 2920), with the content behind
-//! them where it is small and CHUNKING is offered (RFC 3030), so that such a message costs one round trip. By BDAT the
+//! them where it is small and CHUNKING is offered (RFC 3030), so that such a message costs one round trip, and several
+//! that wait together cost one, too: see [`super::group`]. By BDAT the
 //! content goes as it is stored; for DATA a dot is added where a line begins with one, and what is left of stray CR and
 //! LF becomes a space: servers that take them for line ends would see another message in there.
 
+use std::io::Write as _;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout_at};
 
+use super::Delivered;
 use super::letter::{Body, Letter};
 use super::reply::Reply;
 use crate::config::{Relay, RelayProtocol};
@@ -71,6 +75,8 @@ pub(super) struct Client {
     /// As the configuration names it.
     pub(super) hop: String,
     protocol: RelayProtocol,
+    /// Ours, as it was told.
+    hostname: String,
     pub(super) offered: Offered,
     pub(super) timeout: Duration,
     /// Protocol and cipher suite; None in clear.
@@ -93,6 +99,7 @@ impl Client {
             received: Vec::new(),
             hop,
             protocol: relay.protocol.clone(),
+            hostname: String::new(),
             offered: Offered::default(),
             timeout: relay.timeout,
             tls: None,
@@ -131,7 +138,8 @@ impl Client {
 
     /// Again behind STARTTLS (RFC 3207 §4.2).
     pub(super) async fn hello(&mut self, hostname: &str) -> Result<(), RelayError> {
-        let verb = if self.is_lmtp() { "LHLO" } else { "EHLO" };
+        hostname.clone_into(&mut self.hostname);
+        let verb = self.hello_verb();
         let mut reply = self.command(verb, &format!("{verb} {hostname}\r\n")).await?;
         // RFC 5321 §3.2: an old server knows HELO only.
         if reply.is_permanent() && !self.is_lmtp() && self.tls.is_none() {
@@ -141,6 +149,21 @@ impl Client {
             self.offered = Offered::read(&reply);
         }
         self.demand(reply.is_positive(), verb, &reply)
+    }
+
+    /// Whether all that was said was said to what was asked: nothing else is answered like EHLO, which may come between
+    /// any two transactions (RFC 5321 §4.1.4).
+    pub(super) async fn confirm(&mut self) -> Result<(), RelayError> {
+        let line = format!("{} {}\r\n", self.hello_verb(), self.hostname);
+        let reply = self.command(self.hello_verb(), &line).await?;
+        if Offered::read(&reply) == self.offered && self.received.is_empty() {
+            return Ok(());
+        }
+        Err(self.problem(Problem::Garbled("more replies than it was given commands".to_owned())))
+    }
+
+    fn hello_verb(&self) -> &'static str {
+        if self.is_lmtp() { "LHLO" } else { "EHLO" }
     }
 
     /// Asks for TLS; the transport is to be exchanged by [`into_stream`](Self::into_stream) then.
@@ -158,16 +181,25 @@ impl Client {
         self.stream
     }
 
+    /// Whether transactions may follow each other in one group.
+    pub(super) fn takes_groups(&self) -> bool {
+        self.offered.pipelining && self.offered.chunking && !matches!(self.protocol, RelayProtocol::Http(_))
+    }
+
+    /// The content that may go in one group with its commands, where it is small.
+    pub(super) fn groups<'a>(&self, letter: &Letter, body: &Body<'a>) -> Option<&'a Rc<[u8]>> {
+        let has_room = letter.recipients.len() <= GROUPED_RECIPIENTS_COUNT_MAX;
+        let small = body.small().filter(|content| content.len() as u64 <= GROUPED_CONTENT_LEN_MAX);
+        small.filter(|_| has_room && self.takes_groups())
+    }
+
     /// One transaction. The result is one for each recipient, in order.
     ///
     /// # Errors
     /// The connection cannot be used any more; nobody knows whether the message was taken if that came behind its end.
     pub(super) async fn send(&mut self, letter: &Letter, body: &Body<'_>) -> Result<Vec<Sent>, RelayError> {
         self.has_replied = false;
-        // RFC 8689 §4.2.1: TLS, and a certificate that is verified.
-        if letter.requiretls && !self.is_verified {
-            let what = "a verified TLS connection (`tls = \"verified\"`), which REQUIRETLS wants";
-            let lacking = self.problem(Problem::Lacks(what.to_owned(), Status("5.7.10")));
+        if let Err(lacking) = self.check(letter, body.len()) {
             return Ok(vec![Err(lacking); letter.recipients.len()]);
         }
         if let RelayProtocol::Http(target) = &self.protocol {
@@ -175,70 +207,86 @@ impl Client {
             let target = Arc::clone(target);
             return self.post(&target, letter, body).await;
         }
-        let count = letter.recipients.len();
-        if let Err(lacking) = self.check(letter, body) {
-            return Ok(vec![Err(lacking); count]);
+        if let Some(content) = self.groups(letter, body) {
+            let mut group = Vec::new();
+            self.compose(letter, content, &mut group);
+            self.send_group(&group).await?;
+            return self.hear(letter).await;
         }
         self.transactions_count += 1;
-        let content_len = body.len();
-        let bdat = format!("BDAT {content_len} LAST\r\n");
-        let grouped_content = body
-            .small()
-            .filter(|small| small.len() as u64 <= GROUPED_CONTENT_LEN_MAX && self.offered.chunking);
+        let count = letter.recipients.len();
         let is_grouped = self.offered.pipelining && count <= GROUPED_RECIPIENTS_COUNT_MAX;
-        let has_content = is_grouped && grouped_content.is_some();
-
-        let mut commands = letter.mail(&self.offered, content_len);
+        let mut commands = Vec::new();
+        letter.mail(&self.offered, body.len(), &mut commands);
         if is_grouped {
             letter.recipients.iter().for_each(|recipient| recipient.rcpt(&self.offered, &mut commands));
-            match grouped_content {
-                Some(content) => {
-                    commands.extend_from_slice(bdat.as_bytes());
-                    commands.extend_from_slice(content);
-                }
-                None if !self.offered.chunking => commands.extend_from_slice(b"DATA\r\n"),
-                None => {}
+            if !self.offered.chunking {
+                commands.extend_from_slice(b"DATA\r\n");
             }
         }
         self.write(&commands, "MAIL").await?;
+        let transfer = self.hear_envelope(letter, is_grouped).await?;
+        if self.offered.chunking {
+            self.send_chunk(transfer, body).await
+        } else {
+            self.send_data(transfer, body).await
+        }
+    }
+
+    /// Appends a whole transaction, for who [takes groups](Self::takes_groups); nothing for a message that the next hop
+    /// cannot be given.
+    pub(super) fn compose(&mut self, letter: &Letter, content: &[u8], group: &mut Vec<u8>) {
+        let len = content.len() as u64;
+        if self.check(letter, len).is_err() {
+            return;
+        }
+        self.transactions_count += 1;
+        letter.mail(&self.offered, len, group);
+        letter.recipients.iter().for_each(|recipient| recipient.rcpt(&self.offered, group));
+        let _ = write!(group, "BDAT {len} LAST\r\n");
+        group.extend_from_slice(content);
+    }
+
+    pub(super) async fn send_group(&mut self, group: &[u8]) -> Result<(), RelayError> {
+        self.has_replied = false;
+        self.write(group, "MAIL").await
+    }
+
+    /// What is said to the next transaction of a group. As [`send`](Self::send) otherwise.
+    pub(super) async fn hear(&mut self, letter: &Letter) -> Result<Vec<Sent>, RelayError> {
+        let transfer = self.hear_envelope(letter, true).await?;
+        self.end(transfer).await
+    }
+
+    async fn hear_envelope(&mut self, letter: &Letter, is_grouped: bool) -> Result<Transfer, RelayError> {
+        let count = letter.recipients.len();
         let mail = self.reply("MAIL").await?;
-        let mut outcomes: Vec<Result<(), RelayError>> = Vec::with_capacity(count);
+        let mut outcomes: Vec<Sent> = Vec::with_capacity(count);
         if is_grouped || mail.is_positive() {
+            let mut command = Vec::new();
             for recipient in &letter.recipients {
                 if !is_grouped {
-                    commands.clear();
-                    recipient.rcpt(&self.offered, &mut commands);
-                    self.write(&commands, "RCPT").await?;
+                    command.clear();
+                    recipient.rcpt(&self.offered, &mut command);
+                    self.write(&command, "RCPT").await?;
                 }
                 let reply = self.reply("RCPT").await?;
-                outcomes.push(self.demand(reply.is_positive(), "RCPT", &reply));
+                outcomes.push(self.demand(reply.is_positive(), "RCPT", &reply).map(|()| String::new()));
             }
         }
         if let Err(refused) = self.demand(mail.is_positive(), "MAIL", &mail) {
             outcomes = vec![Err(refused); count];
         }
-        let accepted: Vec<usize> = (0..count).filter(|&index| outcomes[index].is_ok()).collect();
-        let outcomes: Vec<Sent> =
-            outcomes.into_iter().map(|outcome| outcome.map(|()| String::new())).collect();
-        let transfer = Transfer { accepted, outcomes, is_grouped };
-        match (has_content, self.offered.chunking) {
-            (true, _) => self.end(transfer).await,
-            (false, true) => self.send_chunk(transfer, &bdat, body).await,
-            (false, false) => self.send_data(transfer, body).await,
-        }
+        let accepted = (0..count).filter(|&index| outcomes[index].is_ok()).collect();
+        Ok(Transfer { accepted, outcomes, is_grouped })
     }
 
     /// RFC 3030: the content as it is.
-    async fn send_chunk(
-        &mut self,
-        transfer: Transfer,
-        bdat: &str,
-        body: &Body<'_>,
-    ) -> Result<Vec<Sent>, RelayError> {
+    async fn send_chunk(&mut self, transfer: Transfer, body: &Body<'_>) -> Result<Vec<Sent>, RelayError> {
         if transfer.accepted.is_empty() {
             return self.reset(transfer.outcomes).await;
         }
-        self.write(bdat.as_bytes(), "BDAT").await?;
+        self.write(format!("BDAT {} LAST\r\n", body.len()).as_bytes(), "BDAT").await?;
         let mut pieces = body.pieces();
         while let Some(piece) = pieces.next().await? {
             self.write(&piece, "the content").await?;
@@ -305,9 +353,17 @@ impl Client {
         Ok(outcomes)
     }
 
-    /// What the message needs and the next hop lacks.
-    fn check(&self, letter: &Letter, body: &Body<'_>) -> Result<(), RelayError> {
+    /// What the message needs and the next hop lacks; its content is `len` octets.
+    pub(super) fn check(&self, letter: &Letter, len: u64) -> Result<(), RelayError> {
         let lacks = |what: &str, status| Err(self.problem(Problem::Lacks(what.to_owned(), Status(status))));
+        // RFC 8689 §4.2.1: TLS, and a certificate that is verified.
+        if letter.requiretls && !self.is_verified {
+            let what = "a verified TLS connection (`tls = \"verified\"`), which REQUIRETLS wants";
+            return lacks(what, "5.7.10");
+        }
+        if matches!(self.protocol, RelayProtocol::Http(_)) {
+            return Ok(());
+        }
         // And a hop that does the same.
         if letter.requiretls && !self.offered.requiretls {
             return lacks("REQUIRETLS, which the message needs", "5.7.30");
@@ -319,12 +375,22 @@ impl Client {
             return lacks("8BITMIME, which the message needs", "5.6.3");
         }
         match self.offered.size {
-            Some(max) if max > 0 && body.len() > max => {
-                let what = format!("room: its SIZE is {max} octets, the message has {}", body.len());
+            Some(max) if max > 0 && len > max => {
+                let what = format!("room: its SIZE is {max} octets, the message has {len}");
                 lacks(&what, "5.3.4")
             }
             _ => Ok(()),
         }
+    }
+
+    /// With how it went.
+    pub(super) fn delivered(&self, sent: Vec<Sent>) -> Delivered {
+        Delivered { sent, tls: self.tls.clone(), next_hop: Some(self.hop.clone()), dsn: self.offered.dsn }
+    }
+
+    /// The same for all recipients.
+    pub(super) fn failed(&self, letter: &Letter, error: &RelayError) -> Delivered {
+        self.delivered(vec![Err(error.clone()); letter.recipients.len()])
     }
 
     /// Says goodbye, for a short time.

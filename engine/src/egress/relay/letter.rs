@@ -1,5 +1,8 @@
 //! What a next hop is given: the commands of a transaction, and the content in pieces.
 
+use std::io::Write as _;
+use std::rc::Rc;
+
 use super::super::large::{LargeContent, LargePieces};
 use super::client::Offered;
 use crate::egress::error::RelayError;
@@ -49,13 +52,13 @@ impl Letter {
         }
     }
 
-    /// The command MAIL, with the parameters that the next hop knows.
-    pub(super) fn mail(&self, offered: &Offered, content_len: u64) -> Vec<u8> {
-        let mut line = b"MAIL FROM:<".to_vec();
+    /// Appends the command MAIL, with the parameters that the next hop knows.
+    pub(super) fn mail(&self, offered: &Offered, content_len: u64, line: &mut Vec<u8>) {
+        line.extend_from_slice(b"MAIL FROM:<");
         line.extend_from_slice(&self.reverse_path);
         line.push(b'>');
         if offered.size.is_some() {
-            line.extend_from_slice(format!(" SIZE={content_len}").as_bytes());
+            let _ = write!(line, " SIZE={content_len}");
         }
         if self.eight_bit && offered.eight_bit_mime {
             line.extend_from_slice(b" BODY=8BITMIME");
@@ -78,7 +81,6 @@ impl Letter {
             }
         }
         line.extend_from_slice(b"\r\n");
-        line
     }
 }
 
@@ -98,7 +100,7 @@ impl Addressee {
         out.push(b'>');
         if offered.dsn {
             if let Some(notify) = self.notify {
-                out.extend_from_slice(format!(" NOTIFY={notify}").as_bytes());
+                let _ = write!(out, " NOTIFY={notify}");
             }
             if let Some(orcpt) = &self.orcpt {
                 out.extend_from_slice(b" ORCPT=");
@@ -112,7 +114,7 @@ impl Addressee {
 /// Content as it is stored, with CR LF.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::egress) enum Body<'a> {
-    Memory(&'a [u8]),
+    Memory(&'a Rc<[u8]>),
     File(&'a LargeContent),
 }
 
@@ -143,7 +145,7 @@ impl<'a> Body<'a> {
     }
 
     /// What is in memory.
-    pub(super) fn small(&self) -> Option<&'a [u8]> {
+    pub(super) fn small(&self) -> Option<&'a Rc<[u8]>> {
         match self {
             Self::Memory(content) => Some(content),
             Self::File(_) => None,
@@ -203,7 +205,10 @@ mod tests {
         to.rcpt(&all, &mut out);
         to.rcpt(&Offered::default(), &mut out);
         assert_eq!(out, b"RCPT TO:<b@y> ORCPT=rfc822;c@z\r\nRCPT TO:<b@y>\r\n");
-        assert_eq!(letter.mail(&all, 7), b"MAIL FROM:<a@x> SIZE=7 BODY=8BITMIME RET=HDRS ENVID=e+31\r\n");
-        assert_eq!(letter.mail(&Offered::default(), 7), b"MAIL FROM:<a@x>\r\n");
+        out.clear();
+        letter.mail(&all, 7, &mut out);
+        letter.mail(&Offered::default(), 7, &mut out);
+        let expected = b"MAIL FROM:<a@x> SIZE=7 BODY=8BITMIME RET=HDRS ENVID=e+31\r\nMAIL FROM:<a@x>\r\n";
+        assert_eq!(out, expected);
     }
 }

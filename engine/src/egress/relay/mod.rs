@@ -1,6 +1,7 @@
 //! Handing mail on to other servers: what is known of each next hop, and its connections.
 //!
 //! - [`reply`]: what a next hop says; [`letter`]: what it is given; [`client`]: one connection to it.
+//! - [`group`]: messages that wait for a connection, and go together on it.
 //! - [`connect`](connect()): from a name to a connection, under TLS where that is wanted.
 //!
 //! A hop takes as many messages as it has connections, and as many again wait for one. While it keeps up, whoever comes
@@ -11,6 +12,7 @@
 mod bounds_tests;
 mod client;
 mod connect;
+mod group;
 mod http;
 mod letter;
 mod reply;
@@ -28,11 +30,13 @@ use tokio::time::{Instant, timeout};
 use super::error::{Problem, RelayError};
 use crate::config::Relay;
 use crate::limits::{
-    HOP_IDLE_TIME_MAX, HOP_REST_TIME_LEAST, HOP_REST_TIME_MAX, HOP_STALL_TIME_MAX, HOP_TRANSACTIONS_COUNT_MAX,
+    GROUPED_MESSAGES_COUNT_MAX, HOP_IDLE_TIME_MAX, HOP_REST_TIME_LEAST, HOP_REST_TIME_MAX,
+    HOP_STALL_TIME_MAX, HOP_TRANSACTIONS_COUNT_MAX, HOP_USERS_COUNT_MAX,
 };
 use client::Client;
 pub(super) use client::Sent;
 use connect::{connect, tls_config};
+use group::{Group, Line, Waiting};
 pub(super) use letter::{Addressee, Body, Letter};
 pub(super) use reply::Reply;
 
@@ -76,6 +80,7 @@ pub(super) struct Hop {
     /// How TLS begins; or why it cannot.
     tls: Result<Option<Arc<ClientConfig>>, String>,
     connections: Semaphore,
+    line: Line,
     idle: RefCell<Vec<Client>>,
     /// Messages that have a connection or wait for one.
     users_count: Cell<usize>,
@@ -125,6 +130,7 @@ impl Hop {
         Self {
             tls: tls_config(&relay),
             connections: Semaphore::new(relay.connections_max),
+            line: Line::default(),
             idle: RefCell::default(),
             users_count: Cell::new(0),
             moved_at: Cell::new(Instant::now()),
@@ -136,7 +142,7 @@ impl Hop {
 
     /// Whether another message should wait outside: all places are taken, and they get free soon.
     pub(super) fn is_full(&self) -> bool {
-        self.users_count.get() >= 2 * self.relay.connections_max
+        self.users_count.get() >= users_count_max(self.relay.connections_max)
             && self.trouble.borrow().is_none()
             && self.moves()
     }
@@ -147,7 +153,7 @@ impl Hop {
     }
 
     /// One transaction. The result is one for each recipient, in order, and how the connection was protected.
-    pub(super) async fn deliver(&self, letter: &Letter, body: Body<'_>, hostname: &str) -> Delivered {
+    pub(super) async fn deliver(&self, letter: &Rc<Letter>, body: Body<'_>, hostname: &str) -> Delivered {
         let all = |error: RelayError| {
             let sent = vec![Err(error); letter.recipients.len()];
             Delivered { sent, tls: None, next_hop: None, dsn: false }
@@ -155,8 +161,10 @@ impl Hop {
         if let Some(error) = self.resting() {
             return all(error);
         }
-        let Some(_connection) = self.connection().await else {
-            return all(Problem::Busy.at(&self.relay.name()));
+        let _connection = match self.connection_or_group(letter, &body).await {
+            Turn::Connection(permit) => permit,
+            Turn::Over(delivered) => return delivered,
+            Turn::Busy => return all(Problem::Busy.at(&self.relay.name())),
         };
         // It may have failed while this one waited.
         if let Some(error) = self.resting() {
@@ -173,7 +181,40 @@ impl Hop {
         delivered.unwrap_or_else(all)
     }
 
-    /// The right to a connection; None if nobody gives one back in time.
+    /// The right to a connection; or it went with who had one.
+    async fn connection_or_group(&self, letter: &Rc<Letter>, body: &Body<'_>) -> Turn<'_> {
+        if let Ok(permit) = self.connections.try_acquire() {
+            return Turn::Connection(permit);
+        }
+        let Some(content) = body.small() else {
+            return self.connection().await.map_or(Turn::Busy, Turn::Connection);
+        };
+        let waiting = self.line.join(letter, content);
+        let turn = self.wait_in_line(&waiting).await;
+        self.line.leave(&waiting);
+        turn
+    }
+
+    async fn wait_in_line(&self, waiting: &Waiting) -> Turn<'_> {
+        loop {
+            tokio::select! {
+                biased;
+                delivered = waiting.changed() => {
+                    if let Some(delivered) = delivered {
+                        return Turn::Over(delivered);
+                    }
+                }
+                // It may have been taken along since it began to wait for one.
+                permit = self.connection(), if !waiting.is_taken() => {
+                    if !waiting.is_taken() {
+                        return permit.map_or(Turn::Busy, Turn::Connection);
+                    }
+                }
+            }
+        }
+    }
+
+    /// None if nobody gives one back in time.
     async fn connection(&self) -> Option<SemaphorePermit<'_>> {
         if let Ok(permit) = self.connections.try_acquire() {
             return Some(permit);
@@ -227,7 +268,7 @@ impl Hop {
             if !client.is_quiet().await {
                 continue;
             }
-            match client.send(letter, body).await {
+            match self.send(&mut client, letter, body).await {
                 Ok(sent) => return Ok(self.keep(client, sent)),
                 // The hop had closed it while it was idle.
                 Err(RelayError { problem: Problem::Lost(..), .. }) if client.has_only_been_closed() => {}
@@ -239,8 +280,80 @@ impl Hop {
         let first = if self.relay.balance { self.turn.replace(self.turn.get() + 1) } else { 0 };
         let order = (0..hops.len()).map(|index| &hops[(first + index) % hops.len()]);
         let mut client = connect(&self.relay, order, tls.as_ref(), hostname).await?;
-        let sent = client.send(letter, body).await?;
+        let sent = self.send(&mut client, letter, body).await?;
         Ok(self.keep(client, sent))
+    }
+
+    /// Together with those in line that may go with it.
+    async fn send(
+        &self,
+        client: &mut Client,
+        letter: &Letter,
+        body: &Body<'_>,
+    ) -> Result<Vec<Sent>, RelayError> {
+        // One message is enough to see whether a hop is well again, and whether a connection says what it is asked.
+        let is_proven = self.trouble.borrow().is_none() && client.transactions_count > 0;
+        let small = client.groups(letter, body).filter(|_| is_proven);
+        let Some(content) = small.filter(|_| client.check(letter, body.len()).is_ok()) else {
+            return client.send(letter, body).await;
+        };
+        let group = self.line.take(letter, body.len());
+        let content_len: usize = group.iter().map(|one| one.content.len()).sum();
+        let mut commands = Vec::with_capacity(content.len() + content_len + 256 * GROUPED_MESSAGES_COUNT_MAX);
+        client.compose(letter, content, &mut commands);
+        group.iter().for_each(|one| client.compose(&one.letter, &one.content, &mut commands));
+        client.send_group(&commands).await?;
+        let sent = client.hear(letter).await?;
+        self.hear_others(client, group, has_refusal(&sent)).await;
+        Ok(sent)
+    }
+
+    /// Tells the others of a group what has become of them. Behind one whose connection is lost they stand in line
+    /// again. What is said behind a refusal counts when it is sure that it was said to them: some say too much about
+    /// one.
+    async fn hear_others(&self, client: &mut Client, mut group: Group<'_>, mut is_refused: bool) {
+        let mut unsure = Vec::new();
+        let mut outcome = Ok(());
+        while let Some(other) = group.pop() {
+            client.has_replied = false;
+            let sent = match client.check(&other.letter, other.content.len() as u64) {
+                Err(lacking) => Ok(vec![Err(lacking); other.letter.recipients.len()]),
+                Ok(()) => client.hear(&other.letter).await,
+            };
+            self.moved_at.set(Instant::now());
+            match sent {
+                Ok(sent) if is_refused => unsure.push((other, sent)),
+                Ok(sent) => {
+                    is_refused = has_refusal(&sent);
+                    other.tell(client.delivered(sent));
+                }
+                // Some take so many messages on a connection and no more.
+                Err(error) if matches!(error.problem, Problem::Lost(..)) && client.has_only_been_closed() => {
+                    group.put_back(other);
+                    outcome = Err(error);
+                    break;
+                }
+                Err(error) => {
+                    if error.is_of_hop() {
+                        self.note_trouble(&error);
+                    }
+                    other.tell(client.failed(&other.letter, &error));
+                    outcome = Err(error);
+                    break;
+                }
+            }
+        }
+        if outcome.is_ok() && !unsure.is_empty() {
+            outcome = client.confirm().await;
+        }
+        client.is_spent |= outcome.is_err();
+        for (other, sent) in unsure {
+            let delivered = match &outcome {
+                Ok(()) => client.delivered(sent),
+                Err(error) => client.failed(&other.letter, error),
+            };
+            other.tell(delivered);
+        }
     }
 
     fn take_idle(&self) -> Option<Client> {
@@ -248,14 +361,14 @@ impl Hop {
     }
 
     fn keep(&self, mut client: Client, sent: Vec<Sent>) -> Delivered {
-        let (tls, next_hop, dsn) = (client.tls.clone(), Some(client.hop.clone()), client.offered.dsn);
+        let delivered = client.delivered(sent);
         client.used_at = Instant::now();
         if client.transactions_count < HOP_TRANSACTIONS_COUNT_MAX && !client.is_spent {
             self.idle.borrow_mut().push(client);
         } else {
             tokio::task::spawn_local(client.quit());
         }
-        Delivered { sent, tls, next_hop, dsn }
+        delivered
     }
 
     fn reap(&self, now: Instant) {
@@ -264,6 +377,23 @@ impl Hop {
             tokio::task::spawn_local(client.quit());
         }
     }
+}
+
+/// Messages that may be with a hop or wait for it: as many again as have connections, or what those take along.
+fn users_count_max(connections_max: usize) -> usize {
+    let grouped_max = (connections_max * GROUPED_MESSAGES_COUNT_MAX).min(HOP_USERS_COUNT_MAX);
+    grouped_max.max(2 * connections_max)
+}
+
+fn has_refusal(sent: &[Sent]) -> bool {
+    sent.iter().any(Result::is_err)
+}
+
+/// How a message goes on that is with a hop.
+enum Turn<'a> {
+    Connection(SemaphorePermit<'a>),
+    Over(Delivered),
+    Busy,
 }
 
 /// How long a hop is left alone after so many failures in a row.
@@ -287,6 +417,12 @@ pub(super) struct Delivered {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_hop_has_so_many_users() {
+        let found: Vec<usize> = [1, 4, 8, 20, 64, 100].into_iter().map(users_count_max).collect();
+        assert_eq!(found, [16, 64, 128, 128, 128, 200]);
+    }
 
     #[test]
     fn a_hop_rests_twice_as_long_each_time_up_to_the_most() {
