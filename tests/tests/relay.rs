@@ -241,6 +241,27 @@ fn a_next_hop_that_keeps_up_is_waited_for() {
     assert!(!log.contains("delivery failed"), "{log}");
 }
 
+/// One that takes ten messages a second, and has hundreds to take.
+#[test]
+fn a_next_hop_that_is_behind_holds_up_no_other() {
+    const WAITING_COUNT: usize = 1200;
+    let slowly = ("end", Act::Drip("250 2.0.0 taken so slow", Duration::from_millis(4)));
+    let slow =
+        NextHop::start(Behaviour { extensions: ALL.to_vec(), acts: vec![slowly], ..Behaviour::default() });
+    let swift = NextHop::start(Behaviour { extensions: ALL.to_vec(), ..Behaviour::default() });
+    let routes = [
+        Route { more: "connections_max = 1", ..Route::new("a.example", &slow) },
+        Route::new("b.example", &swift),
+    ];
+    let (_home, server) = serve(&routes, None);
+    send_many(&server, "slow", WAITING_COUNT);
+    (0..20).for_each(|_| drop(send(&server, &["b@b.example"], CONTENT)));
+    swift.wait_for("the others", 20);
+    let taken_count = slow.taken().len();
+    assert!(taken_count < WAITING_COUNT / 2, "it had taken {taken_count} by then");
+    server.stop();
+}
+
 /// Its surplus 250 must not be taken for the answer to the next message.
 #[test]
 fn a_next_hop_that_says_too_much_is_not_believed_twice() {

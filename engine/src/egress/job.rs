@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::error::DeliveryError;
+use super::error::{DeliveryError, Problem};
 use super::flush::unix_us;
 use super::large::{LargeContent, PIECE_LEN};
 use super::maildir;
@@ -358,6 +358,14 @@ impl Job {
             Way::Relay { relay, .. } => Some(relay),
             Way::Maildir { .. } => None,
         })
+    }
+
+    /// Leaves all of it to a later attempt, since a next hop of it has too much to do.
+    pub(super) fn put_off(&mut self, hops: &Hops) {
+        let full = self.relays().find(|relay| hops.of(relay).is_full()).map(|relay| relay.name());
+        let busy: DeliveryError = Problem::Busy.at(&full.unwrap_or_default()).into();
+        let outcome = Err(Rc::new(busy));
+        self.copies.iter_mut().for_each(|attempt| attempt.set(&outcome));
     }
 
     pub(super) fn take_places(&mut self, hops: &Hops) {

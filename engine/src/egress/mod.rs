@@ -31,6 +31,7 @@ mod report;
 mod room;
 mod round;
 mod segments;
+mod stalled;
 mod stats;
 mod tail;
 mod telling;

@@ -30,6 +30,7 @@ use super::relay::Hops;
 use super::report::{Report, Topic};
 use super::room::{Load, Room};
 use super::segments::{Segments, note_unreadable};
+use super::stalled::Stalled;
 use super::stats::EgressStats;
 use crate::config::Config;
 use crate::limits::DELIVERY_STOP_TIME_MAX;
@@ -85,8 +86,7 @@ pub(super) struct Tail {
     pub(super) tasks: JoinSet<Event>,
     room: Room,
     pub(super) hops: Rc<Hops>,
-    /// The next fresh message, whose next hop has no place yet: it is the first that gets one.
-    stalled: Option<Job>,
+    stalled: Stalled,
     /// Tried, waiting for the next flush.
     pub(super) finished: Vec<Job>,
     /// What a flush could not write to the log of deferred mail, and when to write it again.
@@ -140,7 +140,7 @@ impl Tail {
             tasks: JoinSet::new(),
             room: Room::default(),
             hops: Rc::clone(hops),
-            stalled: None,
+            stalled: Stalled::default(),
             finished: Vec::new(),
             unmoved: Vec::new(),
             log_rests_until: None,
@@ -222,7 +222,7 @@ impl Tail {
     }
 
     fn in_flight_count(&self) -> usize {
-        self.room.count() + usize::from(self.stalled.is_some()) + self.finished_count()
+        self.room.count() + self.stalled.len() + self.finished_count()
     }
 
     /// Tried, and neither acknowledged nor deferred yet.
@@ -240,20 +240,28 @@ impl Tail {
     }
 
     fn start_fresh(&mut self) {
-        while self.has_room() {
-            let (config, directory) = (&self.config, &self.directory);
-            let job = self.stalled.take().or_else(|| {
-                self.segments.next(&mut self.report, &self.stats, |segment, record| {
-                    let ticket = Ticket::fresh(segment, record);
-                    Job::new(ticket, record.envelope, record, config, directory, None)
-                })
-            });
-            let Some(job) = job else { return };
-            if self.is_stalled(&job) {
-                self.stalled = Some(job);
-                return;
-            }
+        while self.has_room()
+            && let Some(job) = self.stalled.pop(&self.hops)
+        {
             self.start(job);
+        }
+        let now = Instant::now();
+        while self.has_room() && self.stalled.lets_read(now) {
+            let (config, directory) = (&self.config, &self.directory);
+            let job = self.segments.next(&mut self.report, &self.stats, |segment, record| {
+                let ticket = Ticket::fresh(segment, record);
+                Job::new(ticket, record.envelope, record, config, directory, None)
+            });
+            let Some(mut job) = job else { return };
+            if !self.is_stalled(&job) {
+                self.stalled.note_other(now);
+                self.start(job);
+            } else if self.stalled.has_room() {
+                self.stalled.push(job);
+            } else {
+                job.put_off(&self.hops);
+                self.tell_and_finish(job);
+            }
         }
     }
 
@@ -393,13 +401,11 @@ impl Tail {
     }
 
     fn start(&mut self, mut job: Job) {
-        if let Some(events) = self.events.as_ref().filter(|_| !job.ticket.is_retry()) {
-            events.tell_accepted(&job);
-        }
         if job.is_idle() {
-            self.finished.push(job);
+            self.tell_and_finish(job);
             return;
         }
+        self.tell_accepted(&job);
         let relays = !job.failed.is_empty() || job.relays().next().is_some();
         let load = Load { relays, is_retry: job.ticket.is_retry(), content_len: job.content.len() };
         self.room.begin(load);
@@ -409,6 +415,18 @@ impl Tail {
             let job = Box::new(job.deliver(hops).await);
             Event::Delivered { job, load }
         });
+    }
+
+    fn tell_accepted(&self, job: &Job) {
+        if let Some(events) = self.events.as_ref().filter(|_| !job.ticket.is_retry()) {
+            events.tell_accepted(job);
+        }
+    }
+
+    /// Nothing is to be carried anywhere now.
+    fn tell_and_finish(&mut self, job: Job) {
+        self.tell_accepted(&job);
+        self.finished.push(job);
     }
 
     /// Until something has happened: a task has ended, the bell has rung, an attempt is due, or it is `until`.

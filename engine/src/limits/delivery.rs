@@ -30,6 +30,9 @@ pub const RELAYS_COUNT_MAX: usize = 512;
 pub const HOP_USERS_COUNT_MAX: usize = RELAYS_COUNT_MAX / 4;
 /// Of all, second and later attempts.
 pub const RELAY_RETRIES_COUNT_MAX: usize = RELAYS_COUNT_MAX / 2;
+/// Messages of a shard that wait for a place at a next hop which keeps up, while other mail goes past them: one
+/// committed burst of several hundred sessions.
+pub const STALLED_COUNT_MAX: usize = 512;
 /// Octets of content held for deliveries. One message more may be held, of whatever length.
 pub const DELIVERED_CONTENT_LEN_MAX: usize = 64 << 20;
 /// Messages tried and neither acknowledged nor deferred yet.
