@@ -154,3 +154,15 @@ async fn a_next_hop_that_stalls_is_slow_and_one_that_moves_is_waited_for() {
     assert!(waited >= HOP_STALL_TIME_MAX && waited < 2 * HOP_STALL_TIME_MAX, "{waited:?}");
     assert!(began_at.elapsed() > 5 * HOP_STALL_TIME_MAX);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_hop_that_failed_is_forgotten_when_nobody_asks_for_it() {
+    let (hops, relay) = (Hops::default(), relay_to(Vec::new()));
+    hops.of(&relay).note_trouble(&Problem::Busy.at("next.example"));
+    tokio::time::advance(HOP_REST_TIME_MAX).await;
+    hops.reap();
+    assert_eq!(hops.hops.borrow().len(), 1, "what is known of it may be asked for");
+    tokio::time::advance(HOP_REST_TIME_LEAST).await;
+    hops.reap();
+    assert_eq!(hops.hops.borrow().len(), 0);
+}

@@ -16,6 +16,7 @@ mod group;
 mod http;
 mod letter;
 mod reply;
+mod transparency;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -69,7 +70,7 @@ impl Hops {
         let now = Instant::now();
         self.hops.borrow_mut().retain(|_, hop| {
             hop.reap(now);
-            Rc::strong_count(hop) > 1 || !hop.idle.borrow().is_empty() || hop.trouble.borrow().is_some()
+            Rc::strong_count(hop) > 1 || !hop.idle.borrow().is_empty() || hop.is_troubled(now)
         });
     }
 }
@@ -354,6 +355,12 @@ impl Hop {
             };
             other.tell(delivered);
         }
+    }
+
+    /// It failed a while ago at most: of a hop that no route names any more this is to be forgotten, too.
+    fn is_troubled(&self, now: Instant) -> bool {
+        let trouble = self.trouble.borrow();
+        trouble.as_ref().is_some_and(|trouble| now < trouble.rests_until + HOP_REST_TIME_MAX)
     }
 
     fn take_idle(&self) -> Option<Client> {
