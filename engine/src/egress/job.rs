@@ -23,6 +23,9 @@ use crate::spool::index::Handle;
 use crate::spool::record::{Record, RecordMeta};
 use crate::store::Segment;
 
+/// Before another look at a message that was put off.
+const PUT_OFF_INTERVAL: Duration = Duration::from_secs(1);
+
 /// A record in its segment.
 #[derive(Clone, Debug)]
 pub(super) struct Source {
@@ -69,6 +72,8 @@ pub(super) struct Job {
     pub(super) delay_told: bool,
     /// By an operator.
     pub(super) is_removed: bool,
+    /// Not tried, since a next hop of it has too much to do: no attempt, and soon another.
+    is_put_off: bool,
     /// The present one, which may not be the record's.
     pub envelope: Box<[u8]>,
     /// At its next hops, while it is being delivered.
@@ -319,6 +324,7 @@ impl Job {
             mark,
             delay_told,
             is_removed: false,
+            is_put_off: false,
             envelope: envelope.into(),
             places: Vec::new(),
         };
@@ -360,11 +366,12 @@ impl Job {
         })
     }
 
-    /// Leaves all of it to a later attempt, since a next hop of it has too much to do.
+    /// Leaves all of it to a later time, since a next hop of it has too much to do.
     pub(super) fn put_off(&mut self, hops: &Hops) {
         let full = self.relays().find(|relay| hops.of(relay).is_full()).map(|relay| relay.name());
         let busy: DeliveryError = Problem::Busy.at(&full.unwrap_or_default()).into();
         let outcome = Err(Rc::new(busy));
+        self.is_put_off = true;
         self.copies.iter_mut().for_each(|attempt| attempt.set(&outcome));
     }
 
@@ -430,6 +437,9 @@ impl Job {
 
     /// The wait before the next attempt; `None` where none is to follow.
     pub(super) fn wait(&self) -> Option<Duration> {
+        if self.is_put_off {
+            return Some(PUT_OFF_INTERVAL);
+        }
         let (routes, failures_count) = (&self.config.routes, self.ticket.attempts() + 1);
         let wait_of = |route_index: usize| {
             retry_wait(routes.get(route_index).map_or(&[], |route| &route.retry), failures_count)
@@ -470,7 +480,7 @@ impl Job {
                 .filter(|before| before.attempts > 0)
                 .map_or(now_unix_us, |before| before.since_unix_us),
             due_unix_us,
-            attempts: self.ticket.attempts() + u32::from(wait.is_some()),
+            attempts: self.ticket.attempts() + u32::from(wait.is_some() && !self.is_put_off),
             last_error: self.last_error(),
             mark: self.mark,
             delay_told: self.delay_told,
@@ -536,6 +546,31 @@ mod tests {
         attempt.take_back(&Rc::new(error));
         assert_eq!(attempt.transient().map(|(position, _)| position).collect::<Vec<_>>(), [0, 2]);
         assert_eq!(attempt.permanent().count(), 0);
+    }
+
+    /// Its route would wait an hour behind a failure, and this is none.
+    #[test]
+    fn who_is_put_off_is_looked_at_again_soon() {
+        let config = "[[listener]]\nbind = [\"127.0.0.1:0\"]\n[recipients]\ndomains = [\"a.example\"]\n[[route]]\n\
+                      domains = [\"*\"]\ndeliver = \"smtp\"\nnext_hop = [\"127.0.0.1:2525\"]\nretry = [\"1h\"]\n";
+        let config = Arc::new(Config::parse(config, "/etc/test.toml").unwrap());
+        let mut envelope = Vec::new();
+        let mut writer = Writer(&mut envelope);
+        writer.reverse_path(None);
+        writer.forward_path(&ForwardPath::Mailbox(Mailbox::parse(b"x@a.example").unwrap()));
+        let meta = RecordMeta { kind: RecordKind::Inline, id: MessageId::default(), received_unix_us: 1 };
+        let record =
+            Record { meta, envelope: &envelope, content: b"x\r\n", offset_in_segment: 0, encoded_len: 0 };
+        let handle = Index::new(0).insert(Entry::new(Spot::new(0, 64, 64))).unwrap();
+        let ticket = Ticket { origin: Origin::Deferred(handle), meta, deferral: None };
+        let mut job = Job::new(ticket, &envelope, &record, &config, &Path::new("/spool").into(), None);
+        job.put_off(&Hops::default());
+        let Verdict::Deferred(change) = job.verdict(2) else { panic!("it stays") };
+        let due_unix_us = 2 + u64::try_from(PUT_OFF_INTERVAL.as_micros()).unwrap();
+        assert_eq!(
+            (change.stays, change.attempts, change.due_unix_us),
+            (Some(vec![0]), 0, Some(due_unix_us))
+        );
     }
 
     /// A notice of success that waits would make the recipient's delivery an ended one.
