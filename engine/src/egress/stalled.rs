@@ -15,6 +15,10 @@ use crate::limits::STALLED_COUNT_MAX;
 
 /// For how long other mail is expected behind some that was seen, and between two looks for it.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Before another look at a deferred message whose next hop has no place.
+const RETRY_INTERVAL_MS: u64 = 200;
+/// Between two such looks, each of which reads from the disk: however many messages wait, they cost no more.
+const RETRY_APART_MS: u64 = 1;
 /// Messages that are put off for one such look.
 const LOOK_COUNT: usize = 64;
 
@@ -23,6 +27,8 @@ pub(super) struct Stalled {
     /// The oldest in front.
     jobs: VecDeque<Job>,
     look: Look,
+    /// When the last of those that are deferred is to be looked at again.
+    last_retry_unix_ms: u64,
 }
 
 /// Whether to read on past a full list.
@@ -66,6 +72,13 @@ impl Stalled {
         }
     }
 
+    /// When to look again at a deferred message whose next hop has no place.
+    pub(super) fn next_retry(&mut self, now_unix_ms: u64) -> u64 {
+        let behind = self.last_retry_unix_ms.saturating_add(RETRY_APART_MS);
+        self.last_retry_unix_ms = behind.max(now_unix_ms.saturating_add(RETRY_INTERVAL_MS));
+        self.last_retry_unix_ms
+    }
+
     /// Whether to read another message.
     pub(super) fn lets_read(&mut self, now: Instant) -> bool {
         self.has_room() || self.look.goes_on(now)
@@ -90,6 +103,16 @@ impl Look {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn deferred_messages_are_looked_at_one_behind_the_other() {
+        let mut stalled = Stalled::default();
+        let first: Vec<u64> = (0..3).map(|_| stalled.next_retry(1000)).collect();
+        assert_eq!(first, [1200, 1201, 1202]);
+        let last = (0..10_000).map(|_| stalled.next_retry(1100)).last();
+        assert_eq!(last, Some(1300 + 9_999));
+        assert_eq!(stalled.next_retry(20_000), 20_200);
+    }
 
     /// How far one gets before it is to wait.
     fn reads(look: &mut Look, now: Instant) -> usize {

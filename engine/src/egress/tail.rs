@@ -38,8 +38,6 @@ use crate::protocol::deferral::Deferral;
 use crate::spool::index::Handle;
 use crate::store::{FormerMail, Segment, ShardFeed, read_backlog, read_record};
 
-/// Between two tries of a message whose next hop has no place.
-const HOP_INTERVAL: Duration = Duration::from_millis(200);
 /// Between two tries to read a deferred message, or all of them.
 const READ_INTERVAL: Duration = Duration::from_secs(1);
 /// Between two looks at the segments at most, should a bell not have rung.
@@ -278,8 +276,8 @@ impl Tail {
             let wait_ms = u64::try_from(READ_INTERVAL.as_millis()).unwrap_or(u64::MAX);
             match self.read_deferred(handle, &sources) {
                 Ok(Some(job)) if self.is_stalled(&job) => {
-                    let wait_ms = u64::try_from(HOP_INTERVAL.as_millis()).unwrap_or(u64::MAX);
-                    self.deferred.schedule(handle, now_unix_ms.saturating_add(wait_ms));
+                    let due_unix_ms = self.stalled.next_retry(now_unix_ms);
+                    self.deferred.schedule(handle, due_unix_ms);
                 }
                 Ok(Some(job)) => {
                     self.deferred.forget_order(handle);
