@@ -548,22 +548,31 @@ mod tests {
         assert_eq!(attempt.permanent().count(), 0);
     }
 
-    /// Its route would wait an hour behind a failure, and this is none.
-    #[test]
-    fn who_is_put_off_is_looked_at_again_soon() {
-        let config = "[[listener]]\nbind = [\"127.0.0.1:0\"]\n[recipients]\ndomains = [\"a.example\"]\n[[route]]\n\
-                      domains = [\"*\"]\ndeliver = \"smtp\"\nnext_hop = [\"127.0.0.1:2525\"]\nretry = [\"1h\"]\n";
-        let config = Arc::new(Config::parse(config, "/etc/test.toml").unwrap());
+    /// A message for x@a.example, whose only route this is.
+    fn job(route: &str, params: &RcptParams<'_>) -> Job {
+        let config = format!(
+            "[[listener]]\nbind = [\"127.0.0.1:0\"]\n[recipients]\ndomains = [\"a.example\"]\n[[route]]\n\
+             domains = [\"*\"]\n{route}\n"
+        );
+        let config = Arc::new(Config::parse(&config, "/etc/test.toml").unwrap());
         let mut envelope = Vec::new();
         let mut writer = Writer(&mut envelope);
         writer.reverse_path(None);
         writer.forward_path(&ForwardPath::Mailbox(Mailbox::parse(b"x@a.example").unwrap()));
+        writer.rcpt_params(params);
         let meta = RecordMeta { kind: RecordKind::Inline, id: MessageId::default(), received_unix_us: 1 };
         let record =
             Record { meta, envelope: &envelope, content: b"x\r\n", offset_in_segment: 0, encoded_len: 0 };
         let handle = Index::new(0).insert(Entry::new(Spot::new(0, 64, 64))).unwrap();
         let ticket = Ticket { origin: Origin::Deferred(handle), meta, deferral: None };
-        let mut job = Job::new(ticket, &envelope, &record, &config, &Path::new("/spool").into(), None);
+        Job::new(ticket, &envelope, &record, &config, &Path::new("/spool").into(), None)
+    }
+
+    /// Its route would wait an hour behind a failure, and this is none.
+    #[test]
+    fn who_is_put_off_is_looked_at_again_soon() {
+        let route = "deliver = \"smtp\"\nnext_hop = [\"127.0.0.1:2525\"]\nretry = [\"1h\"]";
+        let mut job = job(route, &RcptParams::default());
         job.put_off(&Hops::default());
         let Verdict::Deferred(change) = job.verdict(2) else { panic!("it stays") };
         let due_unix_us = 2 + u64::try_from(PUT_OFF_INTERVAL.as_micros()).unwrap();
@@ -576,23 +585,11 @@ mod tests {
     /// A notice of success that waits would make the recipient's delivery an ended one.
     #[test]
     fn who_is_taken_back_has_no_notice_of_success() {
-        let config = "[[listener]]\nbind = [\"127.0.0.1:0\"]\n[recipients]\ndomains = [\"a.example\"]\n[[route]]\n\
-                      domains = [\"*\"]\ndeliver = \"maildir\"\npath = \"/mail\"\n";
-        let config = Arc::new(Config::parse(config, "/etc/test.toml").unwrap());
-        let mut envelope = Vec::new();
-        let mut writer = Writer(&mut envelope);
-        writer.reverse_path(None);
-        writer.forward_path(&ForwardPath::Mailbox(Mailbox::parse(b"x@a.example").unwrap()));
-        writer.rcpt_params(&RcptParams { notify: Some(Notify::SUCCESS), orcpt: None });
-        let meta = RecordMeta { kind: RecordKind::Inline, id: MessageId::default(), received_unix_us: 1 };
-        let record =
-            Record { meta, envelope: &envelope, content: b"x\r\n", offset_in_segment: 0, encoded_len: 0 };
-        let handle = Index::new(0).insert(Entry::new(Spot::new(0, 64, 64))).unwrap();
-        let ticket = Ticket { origin: Origin::Deferred(handle), meta, deferral: None };
-        let mut job = Job::new(ticket, &envelope, &record, &config, &Path::new("/spool").into(), None);
+        let params = RcptParams { notify: Some(Notify::SUCCESS), orcpt: None };
+        let mut job = job("deliver = \"maildir\"\npath = \"/mail\"", &params);
         job.copies[0].set(&Ok(Rc::from("")));
         let (position, failure) = job.copies[0].delivered().next().unwrap();
-        let parsed = Envelope::parse(&envelope).unwrap();
+        let parsed = Envelope::parse(&job.envelope).unwrap();
         let recipient = FailedRecipient::of(&parsed.recipients_with_params().next().unwrap(), failure);
         let error = DeliveryError::of("sync", Path::new("/mail/new"))(io::Error::other("a bad disk"));
         let error = Rc::new(error);

@@ -83,14 +83,9 @@ impl Line {
         self.0.borrow_mut().retain(|other| !Rc::ptr_eq(other, waiting));
     }
 
-    /// Nobody.
-    pub(super) fn none(&self) -> Group<'_> {
-        Group { line: self, messages: VecDeque::new() }
-    }
-
     /// As many of the first as may go with this message.
     pub(super) fn take(&self, letter: &Letter, content_len: u64) -> Group<'_> {
-        let mut group = self.none();
+        let mut group = Group { line: self, messages: VecDeque::new() };
         let (mut content_len, mut recipients_count) = (content_len, letter.recipients.len());
         let mut line = self.0.borrow_mut();
         while let Some(first) = line.front()
