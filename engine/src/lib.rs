@@ -5,9 +5,10 @@
 //! Left to right; a module may `use crate::` only what stands to its left (`tests/tests/tidy.rs` fails otherwise):
 //!
 //! ```text
-//! limits, time, id, security, event, stats, readiness <- protocol <- policy <- session <- spool   (pure)
+//! limits, time, id, security, stats, event, readiness <- protocol <- policy <- session <- spool   (pure)
 //!     <- store   (files)
 //!     <- config   (text)
+//!     <- logging   (lines to stderr)
 //!     <- tls   (certificates)
 //!     <- server, egress <- reload <- admin, privileges, systemd <- supervisor <- cli <- main   (threads, sockets)
 //! ```
@@ -59,6 +60,7 @@ pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod egress;
+pub mod logging;
 pub mod policy;
 pub mod privileges;
 pub mod protocol;

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use tracing::{debug, error, info, warn};
 
-use super::logging;
 use crate::event::{self, Event, EventQueue, Kind};
 use crate::limits::EVENTS_COUNT_MAX;
+use crate::logging;
 use crate::reload::RulePlaces;
 
 /// The reading end of the workers' queues.

@@ -3,5 +3,4 @@
 pub mod control;
 mod http;
 mod log;
-pub mod logging;
 mod metrics;

@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
 
 use super::{ServeArgs, check};
-use crate::admin::logging;
 use crate::config::{Config, Deliver, Log, LogFormat, check_file, format_size};
+use crate::logging;
 use crate::supervisor;
 
 /// Serves until a signal ends it; the exit status is 0, 1 or 2.

@@ -29,7 +29,7 @@ pub fn install(log: Log) {
 }
 
 /// The lines of `log` into `output`.
-pub(super) fn subscriber<W>(log: Log, colour: bool, output: W) -> Box<dyn Subscriber + Send + Sync>
+pub(crate) fn subscriber<W>(log: Log, colour: bool, output: W) -> Box<dyn Subscriber + Send + Sync>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -54,7 +54,7 @@ fn filter(level: LogLevel) -> EnvFilter {
 }
 
 /// Runs `log`; its lines carry the time `unix` since 1970.
-pub(super) fn at(unix: Duration, log: impl FnOnce()) {
+pub(crate) fn at(unix: Duration, log: impl FnOnce()) {
     EVENT_AT.set(Some(unix));
     log();
     EVENT_AT.set(None);
@@ -62,12 +62,12 @@ pub(super) fn at(unix: Duration, log: impl FnOnce()) {
 
 /// Runs `log`; its lines are written together at its end: one system call for many lines. Lines of other threads may
 /// come between them, but not into them.
-pub(super) fn batched(log: impl FnOnce()) {
+pub(crate) fn batched(log: impl FnOnce()) {
     BATCH.with_borrow_mut(|batch| batch.is_open = true);
     log();
     BATCH.with_borrow_mut(|batch| {
         batch.is_open = false;
-        batch.write();
+        batch.write(&mut io::stderr());
     });
 }
 
@@ -78,10 +78,17 @@ struct Batch {
 }
 
 impl Batch {
-    fn write(&mut self) {
+    fn add(&mut self, line: &[u8], output: &mut impl Write) {
+        if self.lines.len() + line.len() > LOG_BATCH_LEN_MAX {
+            self.write(output);
+        }
+        self.lines.extend_from_slice(line);
+    }
+
+    fn write(&mut self, output: &mut impl Write) {
         if !self.lines.is_empty() {
             // There is nowhere to tell that the log cannot be written.
-            let _ = io::stderr().write_all(&self.lines);
+            let _ = output.write_all(&self.lines);
             self.lines.clear();
         }
     }
@@ -118,10 +125,7 @@ impl Write for Stderr {
             if !batch.is_open {
                 return io::stderr().write(line);
             }
-            if batch.lines.len() + line.len() > LOG_BATCH_LEN_MAX {
-                batch.write();
-            }
-            batch.lines.extend_from_slice(line);
+            batch.add(line, &mut io::stderr());
             Ok(line.len())
         })
     }
@@ -137,13 +141,11 @@ mod tests {
 
     #[test]
     fn a_batch_is_written_before_it_is_too_long() {
-        batched(|| {
-            let line = vec![b'\n'; LOG_BATCH_LEN_MAX / 4 + 1];
-            for held in [1, 2, 3, 1] {
-                Stderr.write_all(&line).unwrap();
-                assert_eq!(BATCH.with_borrow(|batch| batch.lines.len()), held * line.len());
-            }
-            BATCH.with_borrow_mut(|batch| batch.lines.clear());
-        });
+        let (mut batch, mut output) = (Batch { lines: Vec::new(), is_open: true }, Vec::new());
+        let line = vec![b'x'; LOG_BATCH_LEN_MAX / 4 + 1];
+        for (held, written) in [(1, 0), (2, 0), (3, 0), (1, 3)] {
+            batch.add(&line, &mut output);
+            assert_eq!((batch.lines.len(), output.len()), (held * line.len(), written * line.len()));
+        }
     }
 }
