@@ -2,16 +2,12 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::fs::File;
-use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr};
 
-use procfs::net::{TcpNetEntries, TcpNetEntry};
 use procfs::process::{FDTarget, Process, all_processes};
-use procfs::{FromBufReadSI, current_system_info};
 
-/// In the column `st` of /proc/net/tcp.
-const STATE_LISTEN: &str = "0A";
+use super::listening::{Listening, listening};
+
 const UNNAMED: &str = "a program of another user";
 
 /// Who listens on `address` or on one that overlaps it, in words. Reads all of /proc: for use after a bind failed.
@@ -78,34 +74,6 @@ impl fmt::Display for Holder {
             pid => write!(f, "{} (pid {pid}) listens on {}", self.program, self.address),
         }
     }
-}
-
-/// A listening socket of this network namespace.
-#[derive(Clone, Copy, Debug)]
-struct Listening {
-    address: SocketAddr,
-    inode: u64,
-    /// Who made the socket, or to whom it was given.
-    user: u32,
-}
-
-/// The kernel lists listening sockets before all others, and no more than those are read: a busy server has hundreds of
-/// thousands of connections.
-fn listening() -> Vec<Listening> {
-    let of_file = |path: &str| -> Vec<Listening> {
-        let Ok(file) = File::open(path) else { return Vec::new() };
-        let is_listening = |line: &String| line.split_whitespace().nth(3) == Some(STATE_LISTEN);
-        let mut lines = BufReader::new(file).lines().map_while(Result::ok);
-        let mut text = lines.next().unwrap_or_default();
-        for line in lines.take_while(is_listening) {
-            text.push('\n');
-            text.push_str(&line);
-        }
-        let entries = TcpNetEntries::from_buf_read(text.as_bytes(), current_system_info());
-        let entry = |it: TcpNetEntry| Listening { address: it.local_address, inode: it.inode, user: it.uid };
-        entries.map_or_else(|_| Vec::new(), |entries| entries.0.into_iter().map(entry).collect())
-    };
-    ["/proc/net/tcp", "/proc/net/tcp6"].into_iter().flat_map(of_file).collect()
 }
 
 fn overlapping(address: SocketAddr) -> Vec<Listening> {

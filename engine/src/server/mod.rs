@@ -9,6 +9,7 @@ mod delay;
 mod holder;
 mod journal;
 mod listener;
+mod listening;
 mod op;
 mod parked;
 mod policies;
