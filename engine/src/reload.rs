@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
-use ringmx_ring::{give_memory_back, give_way_to_all};
+use ringmx_ring::{SmallPages, give_memory_back, give_way_to_all};
 
 use crate::config::{Config, ConfigError, check_file};
 use crate::egress::Router;
@@ -185,6 +185,7 @@ impl Reloader {
     fn reload(&mut self) -> Result<Reloaded, ReloadError> {
         let path = self.path.as_deref().ok_or(ReloadError::NoFile)?;
         let began_at = Instant::now();
+        let small_pages = SmallPages::only();
         let config = check_file(path).into_result()?;
         let needs_restart = self.started.changes_that_need_a_restart(&config);
         // What needs a restart stays as it was, for the listeners that go by it too.
@@ -199,6 +200,7 @@ impl Reloader {
             recipients: Arc::clone(&config.recipients.table),
             rules: Arc::clone(&config.rules),
         };
+        drop(small_pages);
         // Before the first event that names one of them.
         self.places.add(self.publisher.generation() + 1, config.rules.places());
         let built = began_at.elapsed();

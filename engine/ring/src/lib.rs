@@ -31,7 +31,7 @@ pub use doorbell::Doorbell;
 pub use handed::take_handed_sockets;
 pub use slab::{Key, Slab};
 pub use socket::{BindError, Exclusivity, Listening, Request, adopt, can_be_joined, listen, refuse_new};
-pub use thread::{available_cores, give_memory_back, give_way_to_all, pin_to_core};
+pub use thread::{SmallPages, available_cores, give_memory_back, give_way_to_all, pin_to_core};
 pub use token::Token;
 pub use uring::{Options, SetupError, Uring};
 pub use wheel::Wheel;
