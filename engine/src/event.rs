@@ -10,6 +10,7 @@ use crossbeam_queue::ArrayQueue;
 
 use crate::id::{MessageId, SessionId};
 use crate::security::Security;
+use crate::stats::LINES_LEN;
 use crate::time::Now;
 
 /// Something that happened on a worker, with the time and the session it happened in.
@@ -74,30 +75,35 @@ pub enum Kind {
 
 /// One worker's queue to the log.
 #[derive(Clone, Debug)]
-pub struct EventQueue {
-    queue: Arc<ArrayQueue<Event>>,
-    dropped_count: Arc<AtomicU64>,
+pub struct EventQueue(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    queue: ArrayQueue<Event>,
+    dropped_count: AtomicU64,
 }
+
+const _: () = assert!(align_of::<Inner>() >= LINES_LEN);
 
 impl EventQueue {
     pub fn new(capacity: usize) -> Self {
-        Self { queue: Arc::new(ArrayQueue::new(capacity)), dropped_count: Arc::default() }
+        Self(Arc::new(Inner { queue: ArrayQueue::new(capacity), dropped_count: AtomicU64::new(0) }))
     }
 
     /// Never waits: an event that finds the queue full is counted instead.
     pub fn push(&self, event: Event) {
-        if self.queue.push(event).is_err() {
-            self.dropped_count.fetch_add(1, Ordering::Relaxed);
+        if self.0.queue.push(event).is_err() {
+            self.0.dropped_count.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     pub fn pop(&self) -> Option<Event> {
-        self.queue.pop()
+        self.0.queue.pop()
     }
 
     /// Events dropped since the start.
     pub fn dropped_count(&self) -> u64 {
-        self.dropped_count.load(Ordering::Relaxed)
+        self.0.dropped_count.load(Ordering::Relaxed)
     }
 }
 

@@ -4,6 +4,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::security::{CipherSuite, Security};
 
+/// What is written by one thread is aligned to so many octets, so that no other thread's lies in a cache line with it:
+/// two lines, because the processor fetches them in pairs. CONTRIBUTING.md has the list of what threads share.
+pub const LINES_LEN: usize = 128;
+
 /// A counter or gauge with one writer: an increment is a load and a store, not a locked instruction.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -84,6 +88,8 @@ counters! {
         handshake_micros,
         /// Longest of those turns, from its first completion to its last handshake.
         handshake_turn_longest_micros_now,
+        /// Longest from a turn's first completion until the rules of a reload are in force.
+        reload_turn_longest_micros_now,
         /// Commands answered.
         commands,
         /// Faults of clients: commands or contents refused.
@@ -139,6 +145,8 @@ counters! {
         secured: SecuredStats,
     }
 }
+
+const _: () = assert!(align_of::<WorkerStats>() >= LINES_LEN);
 
 /// What the handshakes of a worker came to. Its sums are the worker's `handshakes`.
 #[derive(Debug, Default)]

@@ -13,7 +13,10 @@ use crate::Fd;
 /// The sleeper calls [`will_wait`](Self::will_wait), looks once more for work, and reads the eventfd only if there is
 /// none. The waker makes its work visible first and then asks [`take_sleeper`](Self::take_sleeper). Both steps are
 /// sequentially consistent, so that at least one of the two sees the other.
+///
+/// Aligned so that no two of them share a cache line: wakers ask with every piece of work.
 #[derive(Debug)]
+#[repr(align(128))]
 pub struct Doorbell {
     eventfd: OwnedFd,
     waiting: AtomicBool,

@@ -1,6 +1,5 @@
 //! What a worker does with one connection: bytes to its session, replies to its socket, and its end.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use ringmx_ring::{Completion, Errno, Key, Payload, Ring};
@@ -216,16 +215,16 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         if connection.alarm_at > now {
             return None;
         }
-        let service = Arc::clone(&self.ports[connection.listener_index as usize].service);
-        if connection.deadline(&service).is_none_or(|deadline| deadline > now) {
-            connection.alarm_at = connection.next_alarm_at(&service, now + ALARM_TIME_MAX);
+        let service = &self.ports[connection.listener_index as usize].service;
+        if connection.deadline(service).is_none_or(|deadline| deadline > now) {
+            connection.alarm_at = connection.next_alarm_at(service, now + ALARM_TIME_MAX);
             return Some(connection.alarm_at);
         }
         // Far away, so that `settle` schedules whatever the new state asks for.
         connection.alarm_at = Duration::MAX;
         if connection.state == State::Open && !connection.sending {
             let policy = self.policies.of(&connection.session);
-            let cx = &mut Context { now: self.now, service: &service, policy, pool: &mut self.pool };
+            let cx = &mut Context { now: self.now, service, policy, pool: &mut self.pool };
             lend_output(connection, &mut self.spare);
             if connection.session.timeout(cx, &mut connection.out) == Next::Close {
                 finish(connection, now);

@@ -27,7 +27,7 @@ use crate::server::ports::{PortChange, Use};
 use crate::server::visitors::{PortId, Visit, Visitors};
 use crate::session::{Error, Pool, Service, Session};
 use crate::spool::commit::{FlightId, Ticket};
-use crate::stats::WorkerStats;
+use crate::stats::{LINES_LEN, WorkerStats};
 use crate::time::Now;
 use crate::tls::Acceptor;
 
@@ -53,6 +53,8 @@ pub struct Stop {
     pub requested: AtomicBool,
     pub bell: Doorbell,
 }
+
+const _: () = assert!(align_of::<Stop>() >= LINES_LEN);
 
 /// What a worker is made of besides its ring and its segments.
 #[derive(Debug)]
@@ -197,6 +199,9 @@ impl<R: Ring, S: Segments> Worker<R, S> {
         if self.policies.refresh(&mut self.pool.live) {
             // Whoever waits for it may say from now on that nobody is answered by an older one.
             self.stats.policy_generation_now.set(self.policies.newest().into());
+            let took = self.ring.clock().monotonic - clock.monotonic;
+            let longest = &self.stats.reload_turn_longest_micros_now;
+            longest.set(longest.get().max(took.as_micros() as u64));
         }
         self.stats.turns.bump();
         self.stats.completions.add(completions.len() as u64);

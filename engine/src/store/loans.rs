@@ -9,6 +9,7 @@ use crossbeam_queue::ArrayQueue;
 use ringmx_ring::BlockBuffer;
 
 use crate::limits::{LENT_COUNT_MAX, LENT_LEN_MAX};
+use crate::stats::LINES_LEN;
 
 /// What one shard has on loan, and what has come back.
 #[derive(Debug)]
@@ -17,6 +18,8 @@ pub(super) struct Loans {
     lent_len: AtomicUsize,
     spent: ArrayQueue<BlockBuffer>,
 }
+
+const _: () = assert!(align_of::<Loans>() >= LINES_LEN);
 
 /// A batch in memory. Dropped, its memory goes back to the worker.
 #[derive(Debug)]

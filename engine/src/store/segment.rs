@@ -17,6 +17,7 @@ use crate::spool::ReadAt;
 use crate::spool::recover::recover;
 use crate::spool::segment::{FIRST_BATCH_AT, Role, SegmentHeader};
 use crate::spool::walk::Damage;
+use crate::stats::LINES_LEN;
 
 impl ReadAt for File {
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
@@ -52,6 +53,8 @@ pub struct Segment {
     is_unread: AtomicBool,
     fate: AtomicU8,
 }
+
+const _: () = assert!(align_of::<Segment>() >= LINES_LEN);
 
 /// What becomes of a file that egress has done with. Ordered: the graver wins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

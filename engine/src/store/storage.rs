@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use rustix::fs::StatVfs;
 
 use crate::limits::FREE_MIN_DEFAULT_MAX;
+use crate::stats::LINES_LEN;
 
 /// Inodes that must stay free: for acknowledgements, deferred segments and deliveries on the same file system.
 const FREE_INODES_MIN: u64 = 1024;
@@ -28,13 +29,16 @@ pub struct Marks {
     pub free_min: Option<u64>,
 }
 
-/// Read by anybody, written by one thread.
+/// Read by anybody, by workers in every turn; written by one thread.
 #[derive(Debug, Default)]
+#[repr(align(128))]
 pub struct Storage {
     room: AtomicU8,
     free: AtomicU64,
     free_inodes: AtomicU64,
 }
+
+const _: () = assert!(align_of::<Storage>() >= LINES_LEN);
 
 impl Storage {
     pub fn room(&self) -> Room {
