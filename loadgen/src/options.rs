@@ -35,6 +35,7 @@ Examples:
   loadgen run 127.0.0.1:2525 --ledger acknowledged --ledger-sync --messages 100000
   loadgen run 127.0.0.1:2525 --no-pipelining --timeout 10s --fail-fast --fail-on errors
   loadgen run 127.0.0.1:2525 -c 20000 --source 127.0.0.2-127.0.0.9 --threads 2 --cpu 2-3
+  loadgen run 127.0.0.1:2525 -c 20000 --source 127.0.0.2-127.0.0.9 --rate 0.01 --duration 10m
 
 Exit status: 0 done, 1 it could not be done, or had errors and --fail-on errors, 2 usage.";
 

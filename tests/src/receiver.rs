@@ -2,9 +2,13 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use rustls::{ServerConnection, StreamOwned};
+
 use crate::engine::eventually;
+use crate::tls::server_config;
 
 /// A request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,15 +57,32 @@ pub struct Receiver {
 
 impl Receiver {
     pub fn start(answer: Answer) -> Self {
+        Self::accept(answer, |receiver, stream, number| receiver.serve(stream, number))
+    }
+
+    /// By TLS, with the certificate `NAME.pem` and the key `NAME.key`: `certificate` is the path without the ends.
+    pub fn start_secure(answer: Answer, certificate: &Path) -> Self {
+        let config = server_config(certificate);
+        Self::accept(answer, move |receiver, stream, number| {
+            let tls = ServerConnection::new(Arc::clone(&config)).map_err(io::Error::other)?;
+            receiver.serve(StreamOwned::new(tls, stream), number)
+        })
+    }
+
+    fn accept(
+        answer: Answer,
+        serve: impl Fn(&Self, TcpStream, usize) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Self {
+        let serve = Arc::new(serve);
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("its address");
         let receiver = Self { address, answer: Arc::new(Mutex::new(answer)), posted: Arc::default() };
         let shared = receiver.clone();
         std::thread::spawn(move || {
             for (number, stream) in listener.incoming().map_while(Result::ok).enumerate() {
-                let receiver = shared.clone();
+                let (receiver, serve) = (shared.clone(), Arc::clone(&serve));
                 // What it does when the other side goes is the other side's test.
-                std::thread::spawn(move || drop(receiver.serve(&stream, number)));
+                std::thread::spawn(move || drop(serve(&receiver, stream, number)));
             }
         });
         receiver
@@ -80,7 +101,7 @@ impl Receiver {
         eventually(what, || Some(self.posted()).filter(|posted| posted.len() >= count))
     }
 
-    fn serve(&self, stream: &TcpStream, connection: usize) -> io::Result<()> {
+    fn serve(&self, stream: impl Read + Write, connection: usize) -> io::Result<()> {
         let mut input = BufReader::new(stream);
         loop {
             let mut lines = Vec::new();
@@ -117,7 +138,7 @@ impl Receiver {
             }
             self.posted.lock().expect("no panic").push(posted);
             match answer {
-                Answer::Say(text) => (&mut &*stream).write_all(text.as_bytes())?,
+                Answer::Say(text) => input.get_mut().write_all(text.as_bytes())?,
                 Answer::Close | Answer::Hang => return Ok(()),
             }
             if matches!(answer, Answer::Say(text) if text.contains("Connection: close")) {

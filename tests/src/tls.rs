@@ -12,8 +12,10 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256, date_time_ymd,
 };
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, ServerConfig, StreamOwned, SupportedProtocolVersion,
+};
 
 use crate::client::Client;
 
@@ -71,6 +73,15 @@ fn write_whole(path: &Path, text: &str) {
 
 /// A connection under TLS.
 pub type Stream = StreamOwned<ClientConnection, TcpStream>;
+
+/// Of a server with the certificate `NAME.pem` and the key `NAME.key`: `certificate` is the path without the ends.
+pub fn server_config(certificate: &Path) -> Arc<ServerConfig> {
+    let chain = CertificateDer::pem_file_iter(certificate.with_extension("pem")).expect("a certificate");
+    let chain: Vec<_> = chain.map(|certificate| certificate.expect("PEM")).collect();
+    let key = PrivateKeyDer::from_pem_file(certificate.with_extension("key")).expect("a key");
+    let config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key);
+    Arc::new(config.expect("a certificate and its key"))
+}
 
 /// What clients trust: this authority alone.
 pub fn client_config(authority: &Path) -> Arc<ClientConfig> {

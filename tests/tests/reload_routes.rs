@@ -1,5 +1,5 @@
 //! Routes that change while mail waits: what is deferred or held goes by those of the latest reload, and next hops are
-//! verified by what the file of authorities holds then.
+//! verified by what the file of authorities holds then. So are rates.
 
 use std::fs;
 use std::path::Path;
@@ -8,6 +8,7 @@ use serde_json::Value;
 use tests::client::Client;
 use tests::engine::{Home, Options, Server, eventually, text};
 use tests::next_hop::{Act, Behaviour, NextHop};
+use tests::receiver::{OK, Receiver};
 use tests::reloading::Reloading;
 use tests::tls::Authority;
 
@@ -173,4 +174,91 @@ fn next_hops_are_verified_by_the_authorities_of_the_latest_reload() {
     assert_eq!(setup.home.undelivered(), [third]);
     setup.server.stop();
     back.stop();
+}
+
+#[test]
+fn receivers_by_https_are_verified_by_the_authorities_of_the_latest_reload() {
+    let home = Home::new(&Options::default());
+    fs::write(home.config(), BASE).expect("a configuration is written");
+    let authority = Authority::new("whom it should trust");
+    authority.issue(home.path(), "in", &["localhost"]);
+    let receiver = Receiver::start_secure(OK, &home.path().join("in"));
+    Authority::new("somebody else").write(home.path());
+    let route = format!(
+        "deliver = \"http\"\nurl = \"https://localhost:{}/in\"\nsecret = \"x\"\nretry = [\"1h\"]\n\
+         authorities = \"authority.pem\"\n",
+        receiver.address.port()
+    );
+    let setup = Reloading::start(home, &route);
+    let first = send(&setup);
+    let why = deferred(&setup, &first);
+    assert!(why.contains("UnknownIssuer"), "{why}");
+    let told = |line: &&String| line.contains(&first) && line.contains("UnknownIssuer");
+    assert_eq!(setup.server.log.lines().iter().filter(told).count(), 1);
+    assert_eq!(receiver.posted(), []);
+    authority.write(setup.home.path());
+    reload(&setup, &route);
+    retry(&setup, 1);
+    let posted = receiver.wait_for("what was not trusted to it before", 1).remove(0);
+    assert!(posted.one("Ringmx-Id") == first && posted.body.ends_with(b"\r\nhello\r\n"), "{posted:?}");
+    wait_until_empty(&setup);
+    let is_it = |line: &String| line.contains(&first) && line.contains("\"message\":\"delivered\"");
+    let line = eventually("a delivery", || setup.server.log.lines().into_iter().find(is_it));
+    assert!(line.contains("\"tls\":\"TLSv1_3"), "{line}");
+    setup.server.stop();
+}
+
+/// What is over it waits, holds up nobody else's mail, and is no failed attempt.
+#[test]
+fn a_rate_is_held_to_until_there_is_another() {
+    const COUNT: usize = 6;
+    let (slow, swift) = (NextHop::start(Behaviour::default()), NextHop::start(Behaviour::default()));
+    let routes = |rate: &str| {
+        format!(
+            "mailboxes = [\"slow@example.com\"]\n{}{rate}[[route]]\ndomains = [\"*\"]\n{}[events]\n\
+             path = \"events.jsonl\"\n[admin]\nbind = \"127.0.0.1:0\"\n",
+            to(&slow, "1h"),
+            to(&swift, "1h")
+        )
+    };
+    let setup = start(&routes("message_rate = \"1/h\"\n"));
+    let mut client = Client::ready(setup.server.address).expect("a session");
+    let mut send = |to: &str, count: usize| {
+        let one =
+            |_| client.send("ada@client.example", &[to], b"Subject: x\r\n\r\nhello\r\n").expect("a 250");
+        (0..count).map(one).collect::<Vec<String>>()
+    };
+    let mut ids = send("slow@example.com", COUNT);
+    slow.wait_for("the first", 1);
+    send("swift@example.com", COUNT);
+    swift.wait_for("mail that the rate is not for", COUNT);
+    assert_eq!(slow.taken().len(), 1);
+    reload(&setup, &routes("message_rate = \"1000/s\"\n"));
+    slow.wait_for("the rest", COUNT);
+    wait_until_empty(&setup);
+    assert_eq!((slow.taken().len(), swift.taken().len()), (COUNT, COUNT));
+
+    let events = fs::read_to_string(setup.home.path().join("events.jsonl")).expect("events");
+    let events: Vec<Value> =
+        events.lines().map(|line| serde_json::from_str(line).expect("an event")).collect();
+    let of = |id: &str, kind: &str| {
+        let is = |event: &&Value| event["id"] == id && event["event"] == kind;
+        events.iter().filter(is).cloned().collect::<Vec<Value>>()
+    };
+    assert!(ids.iter().all(|id| of(id, "deferred").is_empty() && of(id, "delivered")[0]["attempt"] == 1));
+    ids.retain(|id| !of(id, "put-off").is_empty());
+    assert_eq!(ids.len(), COUNT - 1, "all but the first: {events:?}");
+    for id in &ids {
+        let put_off = &of(id, "put-off")[0];
+        assert_eq!(put_off["next_hop"], slow.address.to_string());
+        assert!(put_off["next_attempt"].is_string() && put_off["attempt"].is_null(), "{put_off}");
+        assert!(
+            put_off["why"].as_str().is_some_and(|why| why.contains("as many messages as it may have now"))
+        );
+    }
+    let put_off = setup.server.metric("ringmx_delivery_put_off_total");
+    let failed = setup.server.metric("ringmx_delivery_failed_attempts_total");
+    assert_eq!((put_off, failed), (COUNT as u64 - 1, 0));
+    let log = setup.server.stop().join("\n");
+    assert!(log.contains("put off, the next hop has no place") && !log.contains("delivery failed"), "{log}");
 }

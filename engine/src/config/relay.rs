@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Authorities;
+use crate::policy::clients::Rate;
 
 /// The next hop of a route, or of the notices. Two that are equal share connections and what is known of the hop.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -18,6 +19,8 @@ pub struct Relay {
     pub tls: RelayTls,
     /// Connections that one egress thread holds open at once.
     pub connections_max: usize,
+    /// Messages that all egress threads give it together; None for as many as it takes.
+    pub message_rate: Option<Rate>,
     /// The longest wait for a reply, and for octets to be taken; twice as long for the reply to end-of-data. RFC 5321
     /// §4.5.3.2 asks for 5 and 10 minutes.
     pub timeout: Duration,

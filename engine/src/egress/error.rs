@@ -60,6 +60,8 @@ pub(super) enum Problem {
     Resting(String),
     /// It has as many messages as it may have, and takes too long.
     Busy,
+    /// It has no place for the message now, and will have one.
+    Full,
     /// Its content cannot be read from the spool.
     Spool(String),
 }
@@ -85,6 +87,7 @@ impl fmt::Display for RelayError {
             Problem::Lacks(what, _) => write!(f, "{hop} lacks {what}"),
             Problem::Resting(why) => write!(f, "not tried, because of this just before: {why}"),
             Problem::Busy => write!(f, "{hop} is slow, and has as many messages as it may have at once"),
+            Problem::Full => write!(f, "{hop} has as many messages as it may have now"),
             Problem::Spool(why) => write!(f, "{why}"),
         }
     }
@@ -118,7 +121,9 @@ impl RelayError {
             Problem::Unreachable(_) | Problem::Tls(_) => true,
             Problem::Lost(stage, _) | Problem::TimedOut(stage, _) => *stage == "the greeting",
             Problem::Garbled(_) => false,
-            Problem::Lacks(..) | Problem::Resting(_) | Problem::Busy | Problem::Spool(_) => false,
+            Problem::Lacks(..) | Problem::Resting(_) | Problem::Busy | Problem::Full | Problem::Spool(_) => {
+                false
+            }
         }
     }
 
@@ -129,7 +134,7 @@ impl RelayError {
             Problem::Answered(..) if self.is_permanent() => "5.0.0".to_owned(),
             Problem::Answered(..) => "4.0.0".to_owned(),
             Problem::Unreachable(_) | Problem::Resting(_) => "4.4.1".to_owned(),
-            Problem::Lost(..) | Problem::TimedOut(..) | Problem::Busy => "4.4.2".to_owned(),
+            Problem::Lost(..) | Problem::TimedOut(..) | Problem::Busy | Problem::Full => "4.4.2".to_owned(),
             Problem::Tls(_) => "4.7.5".to_owned(),
             Problem::Garbled(_) => "4.5.0".to_owned(),
             Problem::Spool(_) => "4.3.0".to_owned(),
@@ -144,6 +149,11 @@ impl From<RelayError> for DeliveryError {
 }
 
 impl DeliveryError {
+    /// The next hop was asked nothing, since it has no place now.
+    pub(super) fn is_no_attempt(&self) -> bool {
+        matches!(self, Self::Relay(RelayError { problem: Problem::Full, .. }))
+    }
+
     /// For `map_err`: the error of doing `action` with `path`.
     pub(super) fn of(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::File { action, path: path.to_owned(), source }
@@ -211,6 +221,7 @@ impl RelayError {
             }
             Problem::Tls(_) => "see its certificate, and `tls` and `authorities` of the route",
             Problem::Busy => "see why it is slow, or raise `connections_max` of the route",
+            Problem::Full => "see `connections_max` and `message_rate` of the route",
             Problem::Lacks(..) => "the sender is told; a next hop that offers it would take the mail",
             Problem::Spool(_) => "see the state of the spool's file system",
             Problem::Answered(..) => "see the receiver's log, and `url` and `secret` of the route",

@@ -13,7 +13,7 @@ use super::maildir;
 use super::notice::FailedRecipient;
 use super::orders::Verb;
 use super::plan::{Copy, Kept, Plan, Way};
-use super::relay::{Body, Delivered, Hops, Place, Sent};
+use super::relay::{Body, Delivered, Hop, Hops, Place, Sent};
 use super::waiting::retry_wait;
 use crate::config::{Config, Relay, RelayProtocol};
 use crate::protocol::deferral::{Action, Deferral, Failure, Mark};
@@ -366,10 +366,14 @@ impl Job {
         })
     }
 
-    /// Leaves all of it to a later time, since a next hop of it has too much to do.
-    pub(super) fn put_off(&mut self, hops: &Hops) {
-        let full = self.relays().find(|relay| hops.of(relay).is_full()).map(|relay| relay.name());
-        let busy: DeliveryError = Problem::Busy.at(&full.unwrap_or_default()).into();
+    /// The first next hop of it that has no place for it now, and will have one.
+    pub(super) fn full_hop(&self, hops: &Hops) -> Option<Rc<Hop>> {
+        self.relays().map(|relay| hops.of(relay)).find(|hop| hop.is_full())
+    }
+
+    /// Leaves all of it to a later time, since this next hop of it has no place for it.
+    pub(super) fn put_off(&mut self, full: &Hop) {
+        let busy: DeliveryError = Problem::Full.at(&full.name()).into();
         let outcome = Err(Rc::new(busy));
         self.is_put_off = true;
         self.copies.iter_mut().for_each(|attempt| attempt.set(&outcome));
@@ -385,6 +389,8 @@ impl Job {
         self.deliver_to_maildirs().await;
         self.relay(&hops).await;
         self.places.clear();
+        let is_no_attempt = |(_, error): (&Copy, &DeliveryError)| error.is_no_attempt();
+        self.is_put_off = self.failures().next().is_some() && self.failures().all(is_no_attempt);
         self.tell_sender(&hops).await;
         self
     }
@@ -448,6 +454,11 @@ impl Job {
         let is_untold = self.failed.iter().any(|failed| matches!(failed.told, Told::NotYet(_)));
         let bounce = self.config.bounce.as_ref().filter(|_| is_untold);
         waits.chain(bounce.map(|bounce| retry_wait(&bounce.retry, failures_count))).min()
+    }
+
+    /// It was left to a later time; nothing was tried that failed.
+    pub(super) fn is_put_off(&self) -> bool {
+        self.is_put_off
     }
 
     pub(super) fn verdict(&self, now_unix_us: u64) -> Verdict {
@@ -573,7 +584,8 @@ mod tests {
     fn who_is_put_off_is_looked_at_again_soon() {
         let route = "deliver = \"smtp\"\nnext_hop = [\"127.0.0.1:2525\"]\nretry = [\"1h\"]";
         let mut job = job(route, &RcptParams::default());
-        job.put_off(&Hops::default());
+        let relay = Arc::clone(job.relays().next().unwrap());
+        job.put_off(&Hops::default().of(&relay));
         let Verdict::Deferred(change) = job.verdict(2) else { panic!("it stays") };
         let due_unix_us = 2 + u64::try_from(PUT_OFF_INTERVAL.as_micros()).unwrap();
         assert_eq!(

@@ -61,7 +61,7 @@ use crate::limits::{DELIVERY_STOP_TIME_MAX, ORDER_TIME_MAX, THREAD_STOP_TIME_MAX
 use crate::store::ShardFeed;
 use events::EventsThread;
 use orders::Desk;
-use relay::Hops;
+use relay::{Hops, Paces};
 use tail::{Tail, TailParts};
 use thread::Thread;
 
@@ -121,13 +121,14 @@ pub fn start(feeds: Vec<ShardFeed>, config: Arc<Config>, threads: usize) -> Resu
         let tail = TailParts { feed, routing, bell, stats: shard_stats, stopping, inbox, events };
         parts[index % threads_count].push(tail);
     }
+    let paces = Arc::<Paces>::default();
     // Dropped by an error below, it stops the threads that run already.
     let router = Router { routing, shards };
     let mut egress = Egress { router, stats, stopping, threads: Vec::new(), events, events_stats };
     let (ready_sender, ready) = channel();
     for (index, parts) in parts.into_iter().enumerate() {
-        let ready_sender = ready_sender.clone();
-        let thread = Thread::start(format!("egress-{index}"), move || run(parts, &ready_sender));
+        let (ready_sender, paces) = (ready_sender.clone(), Arc::clone(&paces));
+        let thread = Thread::start(format!("egress-{index}"), move || run(parts, paces, &ready_sender));
         egress.threads.push(thread.map_err(EgressError::Thread)?);
     }
     drop(ready_sender);
@@ -142,13 +143,13 @@ fn start_events(config: &Config, stats: &Arc<EventsStats>) -> Result<Option<Even
 }
 
 /// The body of a thread: tells once over `ready` whether it could be set up.
-fn run(parts: Vec<TailParts>, ready: &Sender<io::Result<()>>) {
+fn run(parts: Vec<TailParts>, paces: Arc<Paces>, ready: &Sender<io::Result<()>>) {
     let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => return drop(ready.send(Err(error))),
     };
     runtime.block_on(async {
-        let hops = Rc::<Hops>::default();
+        let hops = Rc::new(Hops::new(paces));
         // A tail listens to its bell by an operation of this runtime.
         let tails: io::Result<Vec<Tail>> = parts.into_iter().map(|parts| Tail::new(parts, &hops)).collect();
         let tails = match tails {

@@ -20,7 +20,9 @@ impl Tail {
         if let Some(events) = &self.events {
             events.tell_attempt(&job, verdict);
         }
-        if job.wait().is_some() {
+        if job.is_put_off() {
+            self.note_put_off(&job);
+        } else if job.wait().is_some() {
             self.note_failures(&job);
         } else if let Some(kept) = &job.kept {
             self.note_kept(&job, kept);
@@ -84,6 +86,18 @@ impl Tail {
         if matches!(failed.told, Told::Sender) {
             self.stats.notices.bump();
         }
+    }
+
+    /// It is no failure: a line now and then, so that who looks for the mail of a hop knows where it is.
+    fn note_put_off(&mut self, job: &Job) {
+        self.stats.put_off.bump();
+        let Some((copy, error)) = job.failures().next() else { return };
+        self.report.problem(Topic::Full(copy.route_index), |suppressed_count| {
+            tracing::info!(
+                id = %job.ticket.meta.id, route = copy.route_index, why = %error, suppressed_count,
+                "put off, the next hop has no place for more: {}", error.remedy()
+            );
+        });
     }
 
     fn note_failures(&mut self, job: &Job) {

@@ -14,6 +14,8 @@ const LINE_INTERVAL: Duration = Duration::from_secs(60);
 pub(super) enum Topic {
     /// Deliveries of the route at this position.
     Route(usize),
+    /// Messages of the route at this position for which its next hop has no place.
+    Full(usize),
     NoRoute,
     Envelope,
     Acknowledgements,

@@ -1,24 +1,23 @@
-//! Fresh messages whose next hop has no place yet, though it keeps up.
+//! Fresh messages whose next hop has no place yet, though it keeps up, or takes none by its rate.
 //!
 //! They wait here, a bounded number of them, while what is read behind them goes to other hops. When there is no room
 //! for another one, the tail stops reading, as long as nobody else's mail is known to come: a hop that gets more than
 //! it takes then has all of it in order. Where there is other mail, what is too much is put off.
 
 use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::job::Job;
-use super::relay::Hops;
+use super::relay::{Hop, Hops};
+use crate::config::{Config, Deliver, Relay};
 use crate::limits::STALLED_COUNT_MAX;
 
 /// For how long other mail is expected behind some that was seen, and between two looks for it.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// Before another look at a deferred message whose next hop has no place.
-const RETRY_INTERVAL_MS: u64 = 200;
-/// Between two such looks, each of which reads from the disk: however many messages wait, they cost no more.
-const RETRY_APART_MS: u64 = 1;
 /// Messages that are put off for one such look.
 const LOOK_COUNT: usize = 64;
 
@@ -27,8 +26,8 @@ pub(super) struct Stalled {
     /// The oldest in front.
     jobs: VecDeque<Job>,
     look: Look,
-    /// When the last of those that are deferred is to be looked at again.
-    last_retry_unix_ms: u64,
+    /// When a next hop of them takes another by its rate.
+    free_at: Option<Instant>,
 }
 
 /// Whether to read on past a full list.
@@ -48,21 +47,49 @@ impl Stalled {
         self.jobs.len() < STALLED_COUNT_MAX
     }
 
-    pub(super) fn push(&mut self, job: Job) {
+    /// `full`: the next hop that has no place for it.
+    pub(super) fn push(&mut self, job: Job, full: &Hop) {
+        self.free_at = [self.free_at, full.free_at()].into_iter().flatten().min();
         self.jobs.push_back(job);
+    }
+
+    /// When to look here again though nothing else has happened; right when [`Self::pop`] gave nothing.
+    pub(super) fn free_at(&self) -> Option<Instant> {
+        self.free_at
     }
 
     /// The first whose next hops have a place.
     pub(super) fn pop(&mut self, hops: &Hops) -> Option<Job> {
-        let mut full = Vec::new();
+        let mut full: Vec<Arc<Relay>> = Vec::new();
         let is_ready = |job: &Job| {
-            let busy = job.relays().find(|relay| full.contains(&std::ptr::from_ref(&***relay)));
-            let busy = busy.or_else(|| job.relays().find(|relay| hops.of(relay).is_full()));
-            full.extend(busy.map(|relay| std::ptr::from_ref(&**relay)));
+            if job.relays().any(|relay| full.iter().any(|known| Arc::ptr_eq(known, relay))) {
+                return false;
+            }
+            let busy = job.relays().find(|relay| hops.of(relay).is_full());
+            full.extend(busy.cloned());
             busy.is_none()
         };
-        let index = self.jobs.iter().position(is_ready)?;
-        self.jobs.remove(index)
+        let index = self.jobs.iter().position(is_ready);
+        self.free_at = full.iter().filter_map(|relay| hops.of(relay).free_at()).min();
+        index.and_then(|index| self.jobs.remove(index))
+    }
+
+    /// Those for whose full next hop no route of this configuration is any more.
+    pub(super) fn take_outdated(&mut self, config: &Config, hops: &Hops) -> Vec<(Job, Rc<Hop>)> {
+        let is_named = |relay: &Arc<Relay>| {
+            config
+                .routes
+                .iter()
+                .any(|route| matches!(&route.deliver, Deliver::Relay(named) if named == relay))
+        };
+        let (outdated, rest): (VecDeque<Job>, _) =
+            std::mem::take(&mut self.jobs).into_iter().partition(|job: &Job| !job.relays().all(is_named));
+        self.jobs = rest;
+        let of = |job: Job| {
+            let hop = job.relays().find(|relay| !is_named(relay)).map(|relay| hops.of(relay))?;
+            Some((job, hop))
+        };
+        outdated.into_iter().filter_map(of).collect()
     }
 
     /// A message for another hop has been read.
@@ -70,13 +97,6 @@ impl Stalled {
         if !self.jobs.is_empty() {
             self.look.others_at = Some(now);
         }
-    }
-
-    /// When to look again at a deferred message whose next hop has no place.
-    pub(super) fn next_retry(&mut self, now_unix_ms: u64) -> u64 {
-        let behind = self.last_retry_unix_ms.saturating_add(RETRY_APART_MS);
-        self.last_retry_unix_ms = behind.max(now_unix_ms.saturating_add(RETRY_INTERVAL_MS));
-        self.last_retry_unix_ms
     }
 
     /// Whether to read another message.
@@ -103,16 +123,6 @@ impl Look {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn deferred_messages_are_looked_at_one_behind_the_other() {
-        let mut stalled = Stalled::default();
-        let first: Vec<u64> = (0..3).map(|_| stalled.next_retry(1000)).collect();
-        assert_eq!(first, [1200, 1201, 1202]);
-        let last = (0..10_000).map(|_| stalled.next_retry(1100)).last();
-        assert_eq!(last, Some(1300 + 9_999));
-        assert_eq!(stalled.next_retry(20_000), 20_200);
-    }
 
     /// How far one gets before it is to wait.
     fn reads(look: &mut Look, now: Instant) -> usize {

@@ -1,6 +1,6 @@
 //! What the tail of one shard counts.
 
-use crate::stats::Counter;
+use crate::stats::{Counter, LINES_LEN};
 
 /// Counters of one shard's deliveries: one writer, its tail; everybody may read. Names that end in `_now` are gauges.
 #[derive(Debug, Default)]
@@ -26,6 +26,8 @@ pub struct EgressStats {
     pub file_octets: Counter,
     /// Attempts at a message of which at least one delivery failed.
     pub failed_attempts: Counter,
+    /// Messages put off since a next hop had no place for them: no attempts.
+    pub put_off: Counter,
     /// Messages copied to a deferred segment after their first attempt.
     pub deferrals: Counter,
     /// Deferred messages, those that are held among them.
@@ -48,6 +50,8 @@ pub struct EgressStats {
     pub flushes: Counter,
 }
 
+const _: () = assert!(align_of::<EgressStats>() >= LINES_LEN);
+
 impl EgressStats {
     pub(super) fn new(shard: u16) -> Self {
         Self { shard, ..Self::default() }
@@ -69,6 +73,7 @@ impl EgressStats {
             ("files", "Files written into Maildirs, durably.", &self.files),
             ("file_octets", "Octets of those files.", &self.file_octets),
             ("failed_attempts", "Attempts at a message of which a delivery failed.", &self.failed_attempts),
+            ("put_off", "Times a message was put off, its next hop being full.", &self.put_off),
             (
                 "deferrals",
                 "Messages copied to a deferred segment after their first attempt.",

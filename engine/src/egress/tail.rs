@@ -34,6 +34,7 @@ use super::stalled::Stalled;
 use super::stats::EgressStats;
 use crate::config::Config;
 use crate::limits::DELIVERY_STOP_TIME_MAX;
+use crate::logging::batched;
 use crate::protocol::deferral::Deferral;
 use crate::spool::index::Handle;
 use crate::store::{FormerMail, Segment, ShardFeed, read_backlog, read_record};
@@ -216,6 +217,11 @@ impl Tail {
         if !Arc::ptr_eq(&newest, &self.config) {
             self.config = Arc::clone(&newest);
             self.deferred.read_again();
+            // A place at a next hop as it was may not come for long.
+            for (mut job, hop) in self.stalled.take_outdated(&newest, &self.hops) {
+                job.put_off(&hop);
+                self.tell_and_finish(job);
+            }
         }
     }
 
@@ -251,21 +257,18 @@ impl Tail {
                 Job::new(ticket, record.envelope, record, config, directory, None)
             });
             let Some(mut job) = job else { return };
-            if !self.is_stalled(&job) {
-                self.stalled.note_other(now);
-                self.start(job);
-            } else if self.stalled.has_room() {
-                self.stalled.push(job);
-            } else {
-                job.put_off(&self.hops);
-                self.tell_and_finish(job);
+            match job.full_hop(&self.hops) {
+                None => {
+                    self.stalled.note_other(now);
+                    self.start(job);
+                }
+                Some(hop) if self.stalled.has_room() => self.stalled.push(job, &hop),
+                Some(hop) => {
+                    job.put_off(&hop);
+                    self.tell_and_finish(job);
+                }
             }
         }
-    }
-
-    /// Whether a next hop of it is busy with others, and keeps up.
-    fn is_stalled(&self, job: &Job) -> bool {
-        job.relays().any(|relay| self.hops.of(relay).is_full())
     }
 
     fn start_retries(&mut self) {
@@ -275,14 +278,13 @@ impl Tail {
             let Some(sources) = self.deferred.sources(handle) else { continue };
             let wait_ms = u64::try_from(READ_INTERVAL.as_millis()).unwrap_or(u64::MAX);
             match self.read_deferred(handle, &sources) {
-                Ok(Some(job)) if self.is_stalled(&job) => {
-                    let due_unix_ms = self.stalled.next_retry(now_unix_ms);
-                    self.deferred.schedule(handle, due_unix_ms);
-                }
-                Ok(Some(job)) => {
-                    self.deferred.forget_order(handle);
-                    self.start(job);
-                }
+                Ok(Some(job)) => match job.full_hop(&self.hops) {
+                    Some(hop) => self.deferred.schedule(handle, hop.next_look(now_unix_ms)),
+                    None => {
+                        self.deferred.forget_order(handle);
+                        self.start(job);
+                    }
+                },
                 // A flush may be moving it.
                 Ok(None) if self.flushing.is_some() || !self.deferred.is_settled() => {
                     self.deferred.schedule(handle, now_unix_ms.saturating_add(wait_ms));
@@ -437,7 +439,8 @@ impl Tail {
         let log_at = self.log_rests_until.filter(|_| self.flushing.is_none());
         let now = Instant::now();
         let flush_at = self.next_flush_at().filter(|&at| self.flushing.is_none() && at > now);
-        let wake_at = [due_at, log_at, flush_at].into_iter().flatten().fold(until, Instant::min);
+        let free_at = self.stalled.free_at().filter(|_| self.has_room());
+        let wake_at = [due_at, log_at, flush_at, free_at].into_iter().flatten().fold(until, Instant::min);
         tokio::select! {
             biased;
             Some(event) = self.tasks.join_next(), if !self.tasks.is_empty() => self.on_event(ended(event)),
@@ -455,7 +458,7 @@ impl Tail {
                 self.room.end(load);
                 self.finished.push(*job);
             }
-            Event::Flushed(flushed) => self.on_flushed(flushed),
+            Event::Flushed(flushed) => batched(|| self.on_flushed(flushed)),
             Event::BacklogRead { segments, outcome } => self.on_backlog_read(segments, outcome),
         }
     }

@@ -53,7 +53,7 @@ pub enum Limit {
 }
 
 /// So many in a time, at once or spread.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Rate {
     count: u64,
     /// Nanoseconds.
@@ -389,6 +389,15 @@ impl Rate {
         let per = if nanos > u64::MAX as u128 { u64::MAX } else { nanos as u64 };
         let count = if count == 0 { 1 } else { count };
         Self { count, per, each: per / count }
+    }
+
+    pub const fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// The time in which there are so many, in nanoseconds.
+    pub const fn nanos(&self) -> u64 {
+        self.per
     }
 
     /// Nanoseconds in which the rate recovers from so many.

@@ -9,7 +9,9 @@ use super::one_of;
 use super::route::retry;
 use crate::config::reader::{Reader, Section, Text};
 use crate::config::source::Span;
+use crate::config::value::parse_rate;
 use crate::config::{Authorities, Bounce, HttpTarget, NextHop, Relay, RelayProtocol, RelayTls, Secret};
+use crate::policy::clients::Rate;
 
 /// Where distributions keep the authorities that they trust.
 const AUTHORITIES_DEFAULT: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -25,10 +27,10 @@ const HTTP_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
 pub(super) const KEYS: [&str; 3] = ["next_hop", "balance", "tls"];
 pub(super) const HTTP_KEYS: [&str; 2] = ["url", "secret"];
 /// And those that both take.
-pub(super) const SHARED_KEYS: [&str; 3] = ["authorities", "connections_max", "timeout"];
+pub(super) const SHARED_KEYS: [&str; 4] = ["authorities", "connections_max", "message_rate", "timeout"];
 
 /// None where the section does not say whereto.
-pub(super) fn relay(section: &Section<'_>, protocol: RelayProtocol) -> Option<Arc<Relay>> {
+pub(super) fn relay(section: &Section<'_>, protocol: RelayProtocol) -> Option<Relay> {
     let reader = section.reader;
     // RFC 2033 §5: LMTP must not be on port 25, and has none of its own.
     let (default_port, example) = match protocol {
@@ -71,13 +73,14 @@ pub(super) fn relay(section: &Section<'_>, protocol: RelayProtocol) -> Option<Ar
         balance: section.boolean("balance").unwrap_or(false),
         tls: tls.unwrap_or_default(),
         connections_max: connections_max(section),
+        message_rate: None,
         timeout: timeout(section, TIMEOUT_DEFAULT),
     };
-    Some(relay).filter(|relay| !relay.next_hops.is_empty()).map(Arc::new)
+    Some(relay).filter(|relay| !relay.next_hops.is_empty())
 }
 
 /// None where the section does not say whereto.
-pub(super) fn http(section: &Section<'_>) -> Option<Arc<Relay>> {
+pub(super) fn http(section: &Section<'_>) -> Option<Relay> {
     let reader = section.reader;
     let example = r#"write url = "https://mail.internal/incoming""#;
     if section.entry("url").is_none() {
@@ -103,14 +106,15 @@ pub(super) fn http(section: &Section<'_>) -> Option<Arc<Relay>> {
             reader.error_as("not-a-url", url.span, message, example);
         })
         .ok()?;
-    Some(Arc::new(Relay {
+    Some(Relay {
         protocol: RelayProtocol::Http(Arc::new(target)),
         next_hops: vec![hop],
         balance: false,
         tls: if is_secure { verified(reader, authorities.as_ref(), url.span) } else { RelayTls::Off },
         connections_max,
+        message_rate: None,
         timeout,
-    }))
+    })
 }
 
 /// `asked_at`: where trust is asked for.
@@ -138,6 +142,16 @@ fn connections_max(section: &Section<'_>) -> usize {
     section.number("connections_max", CONNECTIONS).unwrap_or(CONNECTIONS_DEFAULT)
 }
 
+/// Of a route. Notices are few, and nothing of `[bounce]` is counted.
+pub(super) fn message_rate(section: &Section<'_>) -> Option<Rate> {
+    let text = section.text("message_rate")?;
+    let error = |why| {
+        let message = format!("`message_rate` is none: {why}");
+        section.reader.error_as("not-a-rate", text.span, message, "write \"600/m\", or leave it out");
+    };
+    parse_rate(&text.text).map_err(error).ok()
+}
+
 fn timeout(section: &Section<'_>, default: Duration) -> Duration {
     let Some((timeout, span)) = section.duration("timeout") else { return default };
     if timeout.is_zero() {
@@ -152,5 +166,5 @@ pub(super) fn bounce(root: &Section<'_>) -> Option<Bounce> {
     let (relay, retry) = (relay(&section, RelayProtocol::Smtp), retry(&section));
     let delay_after = section.duration("delay_after").map_or(DELAY_AFTER_DEFAULT, |(after, _)| after);
     section.finish();
-    Some(Bounce { relay: relay?, delay_after, retry })
+    Some(Bounce { relay: Arc::new(relay?), delay_after, retry })
 }

@@ -1,12 +1,13 @@
 //! `[[route]]`
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::names::each_spelling;
 use super::{RoutePlaces, domain, one_of, relay};
 use crate::config::reader::{Section, Text};
 use crate::config::{
-    Conditions, Deliver, DomainPattern, Listener, PathTemplate, Recipients, RelayProtocol, Route,
+    Conditions, Deliver, DomainPattern, Listener, PathTemplate, Recipients, Relay, RelayProtocol, Route,
 };
 use crate::policy::matcher::Key;
 use crate::protocol::path::Mailbox;
@@ -160,11 +161,11 @@ fn deliver(section: &Section<'_>) -> Option<Deliver> {
             let directory = reader.path("", path.span);
             return template.ok().map(|template| Deliver::Maildir { path: template.below(&directory) });
         }
-        "http" => Deliver::Relay(relay::http(section)?),
+        "http" => Deliver::Relay(paced(section, relay::http(section))?),
         "discard" => Deliver::Discard,
         "hold" => Deliver::Hold,
         _ => match protocol {
-            Some(protocol) => Deliver::Relay(relay::relay(section, protocol)?),
+            Some(protocol) => Deliver::Relay(paced(section, relay::relay(section, protocol))?),
             None => {
                 let choices = ["smtp", "lmtp", "http", "maildir", "discard", "hold"];
                 one_of(reader, "deliver", &deliver, &choices);
@@ -177,6 +178,12 @@ fn deliver(section: &Section<'_>) -> Option<Deliver> {
         reader.error(path.span, message, "remove it, or write deliver = \"maildir\"");
     }
     Some(without_path)
+}
+
+/// A next hop that gets so many messages a time.
+fn paced(section: &Section<'_>, relay: Option<Relay>) -> Option<Arc<Relay>> {
+    let message_rate = relay::message_rate(section);
+    relay.map(|relay| Arc::new(Relay { message_rate, ..relay }))
 }
 
 /// Mail that is accepted has to go somewhere.

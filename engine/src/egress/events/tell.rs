@@ -141,6 +141,16 @@ impl<'a> Account<'a> {
         }
         for (position, error) in attempt.transient() {
             let text = self.error(error);
+            if error.is_no_attempt() {
+                groups.add("put-off", &text, position, || Line {
+                    attempt: None,
+                    next_hop: said(error).0,
+                    why: Some(text.clone()),
+                    next_attempt: self.next_attempt,
+                    ..common.clone()
+                });
+                continue;
+            }
             groups.add("deferred", &text, position, || {
                 let (next_hop, reply) = said(error);
                 Line {

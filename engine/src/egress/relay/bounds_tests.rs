@@ -23,6 +23,7 @@ fn relay_to(next_hops: Vec<NextHop>) -> Arc<Relay> {
         balance: false,
         tls: RelayTls::Off,
         connections_max: 1,
+        message_rate: None,
         timeout: Duration::from_secs(300),
     })
 }
@@ -72,7 +73,7 @@ async fn an_address_that_is_silent_is_given_up() {
 #[tokio::test(start_paused = true)]
 async fn an_idle_connection_is_kept_for_its_time() {
     let (client, hop) = connected();
-    let of_hop = Hop::new(relay_to(Vec::new()));
+    let of_hop = Hop::new(relay_to(Vec::new()), None);
     let run = async {
         of_hop.keep(client, Vec::new());
         let idle_since = Instant::now();
@@ -134,7 +135,7 @@ async fn what_goes_out_before_a_reply_is_bounded() {
 
 #[tokio::test(start_paused = true)]
 async fn a_next_hop_that_stalls_is_slow_and_one_that_moves_is_waited_for() {
-    let hop = Rc::new(Hop::new(relay_to(Vec::new())));
+    let hop = Rc::new(Hop::new(relay_to(Vec::new()), None));
     let count = users_count_max(hop.relay.connections_max);
     let _places: Vec<Place> = (0..count).map(|_| Place::take(Rc::clone(&hop))).collect();
     let _connection = hop.connection().await.expect("the first is free");
@@ -165,4 +166,14 @@ async fn a_hop_that_failed_is_forgotten_when_nobody_asks_for_it() {
     tokio::time::advance(HOP_REST_TIME_LEAST).await;
     hops.reap();
     assert_eq!(hops.hops.borrow().len(), 0);
+}
+
+#[test]
+fn deferred_messages_are_looked_at_one_behind_the_other() {
+    let hop = Hop::new(relay_to(Vec::new()), None);
+    let first: Vec<u64> = (0..3).map(|_| hop.next_look(1000)).collect();
+    assert_eq!(first, [1200, 1201, 1202]);
+    let last = (0..10_000).map(|_| hop.next_look(1100)).last();
+    assert_eq!(last, Some(1300 + 9_999));
+    assert_eq!(hop.next_look(20_000), 20_200);
 }

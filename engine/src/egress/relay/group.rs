@@ -83,8 +83,13 @@ impl Line {
         self.0.borrow_mut().retain(|other| !Rc::ptr_eq(other, waiting));
     }
 
-    /// As many of the first as may go with this message.
-    pub(super) fn take(&self, letter: &Letter, content_len: u64) -> Group<'_> {
+    /// As many of the first as may go with this message; `may_go` is asked once for each.
+    pub(super) fn take(
+        &self,
+        letter: &Letter,
+        content_len: u64,
+        mut may_go: impl FnMut() -> bool,
+    ) -> Group<'_> {
         let mut group = Group { line: self, messages: VecDeque::new() };
         let (mut content_len, mut recipients_count) = (content_len, letter.recipients.len());
         let mut line = self.0.borrow_mut();
@@ -95,7 +100,9 @@ impl Line {
         {
             content_len += first.content.len() as u64;
             recipients_count += first.letter.recipients.len();
-            if content_len > GROUPED_CONTENT_LEN_MAX || recipients_count > GROUPED_RECIPIENTS_COUNT_MAX {
+            let is_too_much =
+                content_len > GROUPED_CONTENT_LEN_MAX || recipients_count > GROUPED_RECIPIENTS_COUNT_MAX;
+            if is_too_much || !may_go() {
                 break;
             }
             *first.state.borrow_mut() = State::Taken;
@@ -160,7 +167,7 @@ mod tests {
             (vec![], 1, 1, 0),
         ] {
             let (line, waiting) = line(&lens, recipients_count);
-            let group = line.take(&letter(recipients_count), with as u64);
+            let group = line.take(&letter(recipients_count), with as u64, || true);
             assert_eq!(group.iter().count(), expected, "{lens:?}");
             assert!(waiting.iter().enumerate().all(|(index, one)| one.is_taken() == (index < expected)));
         }
@@ -169,7 +176,7 @@ mod tests {
     #[test]
     fn who_was_told_nothing_stands_in_line_again() {
         let (line, waiting) = line(&[1, 1, 1, 1], 1);
-        let mut group = line.take(&letter(1), 1);
+        let mut group = line.take(&letter(1), 1, || true);
         let first = group.pop().unwrap();
         first.tell(Delivered { sent: Vec::new(), tls: None, next_hop: None, dsn: false });
         drop(group);
@@ -184,7 +191,7 @@ mod tests {
     fn who_came_back_twice_goes_alone() {
         let (line, waiting) = line(&[1, 1], 1);
         for expected in [2, 2, 0] {
-            assert_eq!(line.take(&letter(1), 1).iter().count(), expected);
+            assert_eq!(line.take(&letter(1), 1, || true).iter().count(), expected);
         }
         line.leave(&waiting[0]);
         assert_eq!(line.0.borrow().len(), 1);

@@ -1,6 +1,7 @@
 //! Handing mail on to other servers: what is known of each next hop, and its connections.
 //!
 //! - [`reply`]: what a next hop says; [`letter`]: what it is given; [`client`]: one connection to it.
+//! - [`pace`]: how many messages a time it is given.
 //! - [`group`]: messages that wait for a connection, and go together on it.
 //! - [`connect`](connect()): from a name to a connection, under TLS where that is wanted.
 //!
@@ -15,6 +16,9 @@ mod connect;
 mod group;
 mod http;
 mod letter;
+mod pace;
+#[cfg(test)]
+mod pace_tests;
 mod reply;
 mod transparency;
 
@@ -31,7 +35,7 @@ use tokio::time::{Instant, timeout};
 use super::error::{Problem, RelayError};
 use crate::config::Relay;
 use crate::limits::{
-    GROUPED_MESSAGES_COUNT_MAX, HOP_IDLE_TIME_MAX, HOP_REST_TIME_LEAST, HOP_REST_TIME_MAX,
+    GROUPED_MESSAGES_COUNT_MAX, HOP_IDLE_TIME_MAX, HOP_LOOK_TIME_MAX, HOP_REST_TIME_LEAST, HOP_REST_TIME_MAX,
     HOP_STALL_TIME_MAX, HOP_TRANSACTIONS_COUNT_MAX, HOP_USERS_COUNT_MAX,
 };
 use client::Client;
@@ -39,12 +43,20 @@ pub(super) use client::Sent;
 use connect::{connect, tls_config};
 use group::{Group, Line, Waiting};
 pub(super) use letter::{Addressee, Body, Letter};
+use pace::Pace;
+pub(super) use pace::Paces;
 pub(super) use reply::Reply;
+
+/// Before another look at a deferred message whose next hop has no place.
+const LOOK_WAIT_MS: u64 = 200;
+/// Between two such looks.
+const LOOK_APART_MS: u64 = 1;
 
 /// All next hops of one egress thread.
 #[derive(Default)]
 pub(super) struct Hops {
     hops: RefCell<HashMap<Arc<Relay>, Rc<Hop>>>,
+    paces: Arc<Paces>,
 }
 
 impl std::fmt::Debug for Hops {
@@ -54,9 +66,14 @@ impl std::fmt::Debug for Hops {
 }
 
 impl Hops {
+    pub(super) fn new(paces: Arc<Paces>) -> Self {
+        Self { paces, ..Self::default() }
+    }
+
     pub(super) fn of(&self, relay: &Arc<Relay>) -> Rc<Hop> {
         let mut hops = self.hops.borrow_mut();
-        let hop = hops.entry(Arc::clone(relay)).or_insert_with(|| Rc::new(Hop::new(Arc::clone(relay))));
+        let new = || Rc::new(Hop::new(Arc::clone(relay), self.paces.of(relay)));
+        let hop = hops.entry(Arc::clone(relay)).or_insert_with(new);
         Rc::clone(hop)
     }
 
@@ -70,7 +87,8 @@ impl Hops {
         let now = Instant::now();
         self.hops.borrow_mut().retain(|_, hop| {
             hop.reap(now);
-            Rc::strong_count(hop) > 1 || !hop.idle.borrow().is_empty() || hop.is_troubled(now)
+            let is_used = Rc::strong_count(hop) > 1 || !hop.idle.borrow().is_empty();
+            is_used || hop.is_troubled(now) || hop.free_at().is_some()
         });
     }
 }
@@ -90,6 +108,12 @@ pub(super) struct Hop {
     /// Connections made, for a turn of each next hop.
     turn: Cell<usize>,
     trouble: RefCell<Option<Trouble>>,
+    /// What it is given by all threads, counted as it goes out.
+    pace: Option<Arc<Pace>>,
+    /// What is begun here for it, so that no more begins at once than may go out.
+    entry: Option<Pace>,
+    /// When the last deferred message that it had no place for is to be looked at again.
+    last_look_unix_ms: Cell<u64>,
 }
 
 /// A hop that failed.
@@ -116,6 +140,10 @@ impl Place {
             hop.moved_at.set(Instant::now());
         }
         hop.users_count.set(hop.users_count.get() + 1);
+        if let Some(entry) = hop.entry.as_ref().filter(|_| hop.trouble.borrow().is_none()) {
+            // Who begins unasked is counted when it goes out.
+            let _ = entry.take(Instant::now());
+        }
         Self(hop)
     }
 }
@@ -127,7 +155,7 @@ impl Drop for Place {
 }
 
 impl Hop {
-    fn new(relay: Arc<Relay>) -> Self {
+    fn new(relay: Arc<Relay>, pace: Option<Arc<Pace>>) -> Self {
         Self {
             tls: tls_config(&relay),
             connections: Semaphore::new(relay.connections_max),
@@ -137,20 +165,62 @@ impl Hop {
             moved_at: Cell::new(Instant::now()),
             turn: Cell::new(0),
             trouble: RefCell::default(),
+            pace,
+            entry: relay.message_rate.map(Pace::new),
+            last_look_unix_ms: Cell::new(0),
             relay,
         }
     }
 
-    /// Whether another message should wait outside: all places are taken, and they get free soon.
+    /// Whether another message should wait outside: all places are taken, and they get free soon, or its rate lets
+    /// none go now.
     pub(super) fn is_full(&self) -> bool {
-        self.users_count.get() >= users_count_max(self.relay.connections_max)
-            && self.trouble.borrow().is_none()
-            && self.moves()
+        let is_taken = || self.users_count.get() >= users_count_max(self.relay.connections_max);
+        self.trouble.borrow().is_none() && (self.free_at().is_some() || (is_taken() && self.moves()))
     }
 
-    /// Whether a transaction has ended just now.
+    pub(super) fn name(&self) -> String {
+        self.relay.name()
+    }
+
+    /// When its rate lets another message go, if not now.
+    pub(super) fn free_at(&self) -> Option<Instant> {
+        let pace = self.pace.as_deref()?;
+        let now = Instant::now();
+        pace.free_at(now).max(self.entry.as_ref().and_then(|entry| entry.free_at(now)))
+    }
+
+    /// When to look again at a deferred message that it has no place for. One is looked at behind the other: each look
+    /// reads from the disk, and however many wait, they cost no more.
+    pub(super) fn next_look(&self, now_unix_ms: u64) -> u64 {
+        let each = self.entry.as_ref().map_or(Duration::ZERO, Pace::each);
+        let apart_ms = u64::try_from(each.as_millis()).unwrap_or(u64::MAX).max(LOOK_APART_MS);
+        let behind = self.last_look_unix_ms.get().saturating_add(apart_ms);
+        let latest_ms = HOP_LOOK_TIME_MAX.as_secs() * 1000;
+        let latest = now_unix_ms.saturating_add(latest_ms);
+        let look = behind.min(latest).max(now_unix_ms.saturating_add(LOOK_WAIT_MS));
+        self.last_look_unix_ms.set(look);
+        look
+    }
+
+    /// Whether a transaction has ended just now, or it is we who wait.
     fn moves(&self) -> bool {
-        self.moved_at.get().elapsed() < HOP_STALL_TIME_MAX
+        self.moved_at.get().elapsed() < HOP_STALL_TIME_MAX || self.free_at().is_some()
+    }
+
+    /// Waits until its rate lets a message go, and counts it. Another thread may have come first: for a hop that is in
+    /// trouble, and for long, nobody waits with a connection in hand.
+    async fn keep_pace(&self) -> Result<(), RelayError> {
+        let Some(pace) = &self.pace else { return Ok(()) };
+        loop {
+            let now = Instant::now();
+            let Err(free_at) = pace.take(now) else { return Ok(()) };
+            if self.trouble.borrow().is_some() || free_at > now + HOP_STALL_TIME_MAX {
+                return Err(Problem::Full.at(&self.relay.name()));
+            }
+            tokio::time::sleep_until(free_at).await;
+            self.moved_at.set(Instant::now());
+        }
     }
 
     /// One transaction. The result is one for each recipient, in order, and how the connection was protected.
@@ -168,6 +238,12 @@ impl Hop {
             Turn::Busy => return all(Problem::Busy.at(&self.relay.name())),
         };
         // It may have failed while this one waited.
+        if let Some(error) = self.resting() {
+            return all(error);
+        }
+        if let Err(error) = self.keep_pace().await {
+            return all(error);
+        }
         if let Some(error) = self.resting() {
             return all(error);
         }
@@ -298,7 +374,9 @@ impl Hop {
         let Some(content) = small.filter(|_| client.check(letter, body.len()).is_ok()) else {
             return client.send(letter, body).await;
         };
-        let group = self.line.take(letter, body.len());
+        let now = Instant::now();
+        let may_go = || self.pace.as_ref().is_none_or(|pace| pace.take(now).is_ok());
+        let group = self.line.take(letter, body.len(), may_go);
         let content_len: usize = group.iter().map(|one| one.content.len()).sum();
         let mut commands = Vec::with_capacity(content.len() + content_len + 256 * GROUPED_MESSAGES_COUNT_MAX);
         client.compose(letter, content, &mut commands);
