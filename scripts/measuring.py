@@ -46,19 +46,37 @@ class Failed(Exception):
 
 def cpu_seconds(pid, thread_name=None):
     """User and system time of a process, or of its threads of one name."""
+    return sum(user_and_kernel_seconds(pid, thread_name))
+
+
+def user_and_kernel_seconds(pid, thread_name=None):
+    """The same apart."""
     if thread_name is None:
         stats = [pathlib.Path(f"/proc/{pid}/stat")]
     else:
         stats = [t / "stat" for t in pathlib.Path(f"/proc/{pid}/task").iterdir()]
-    total = 0
+    user, kernel = 0, 0
     for stat in stats:
         try:
             name, fields = stat_fields(stat)
         except OSError:
             continue
         if thread_name is None or name.startswith(thread_name):
-            total += int(fields[11]) + int(fields[12])
-    return total / TICKS
+            user, kernel = user + int(fields[11]), kernel + int(fields[12])
+    return user / TICKS, kernel / TICKS
+
+
+def cpu_seconds_fine(pid, thread_name=""):
+    """Both by the scheduler's clock, in nanoseconds where the other counts hundredths: of the threads that there are
+    now and whose name begins so."""
+    total = 0
+    for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
+        try:
+            if (task / "comm").read_text().startswith(thread_name):
+                total += int((task / "schedstat").read_text().split()[0])
+        except OSError:
+            continue
+    return total / 1e9
 
 
 def stat_fields(stat):
@@ -178,12 +196,12 @@ def tail(log, lines=5):
         return str(error)
 
 
-def serve(program, directory, config):
-    """Starts ringmx on core 0 with this configuration, in a directory of its own. Its log is `server.log` there."""
+def serve(program, directory, config, cores=frozenset({0})):
+    """Starts ringmx on these cores with this configuration, in a directory of its own. Its log is `server.log` there."""
     (directory / "ringmx.toml").write_text(config)
     with open(directory / "server.log", "wb") as log:
         return subprocess.Popen([program, "serve", "--config", "ringmx.toml"], cwd=directory, stdout=log, stderr=log,
-                                preexec_fn=lambda: os.sched_setaffinity(0, {0}))
+                                preexec_fn=lambda: os.sched_setaffinity(0, cores))
 
 
 def end(process, seconds=60):

@@ -107,6 +107,19 @@ fn nothing_recorded_is_an_error() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("no sample"));
 }
 
+#[test]
+fn the_measurement_names_its_parts_and_knows_no_others() {
+    let listed = run(Command::new(scripts().join("perf")).arg("--list"), "");
+    let text = String::from_utf8_lossy(&listed.stdout);
+    for part in ["4KiB", "half-load", "idle", "scaling", "ceiling"] {
+        assert!(text.lines().any(|line| line == part), "{part} in {text}");
+    }
+    let refused = run(Command::new(scripts().join("perf")).args(["--only", "idle,nonsense"]), "");
+    assert!(!refused.status.success());
+    let told = String::from_utf8_lossy(&refused.stderr);
+    assert!(told.contains("no such part: nonsense"), "{told}");
+}
+
 /// The interval of order statistics: with 7 values lowest to highest covers 98.4 %, and without the outermost of 10
 /// still 97.9 %; 3 are too few for 95 % and it says what they cover.
 #[test]
@@ -186,7 +199,7 @@ process.wait()
 }
 
 #[test]
-fn the_floor_is_judged_where_both_were_measured() {
+fn targets_beside_others_are_judged_where_both_were_measured() {
     let program = "
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
@@ -196,13 +209,17 @@ loader.exec_module(table)
 row = lambda server, workload, rate: {
     'server': server, 'workload': workload, 'messages_per_sec': {'median': rate}, 'cpu_us': {'median': 1e4 / rate},
 }
-rows = [row('smtp-sink', 'pipelined', 100), row('smtp-sink', 'alone', 100), row('floor', 'pipelined', 260),
-        row('floor', 'alone', 240), row('floor', 'a new connection', 1)]
-print([line.split(' | ', 1)[1] for line in table.floor(rows) if 'smtp-sink |' in line or '/ floor' in line],
-      table.floor(rows[:2]))
+slow = 'one command per round trip'
+rows = [row('smtp-sink', 'pipelined', 100), row('smtp-sink', slow, 100), row('floor', 'pipelined', 260),
+        row('floor', slow, 240), row('floor', 'a new connection for each message', 1)]
+judged = [line.split(' | ', 1)[1] for line in table.peer_targets(rows) if ' | ≥ ' in line]
+rows = [row('ringmx', 'pipelined', 99), row('postfix', 'pipelined', 3), row('exim', slow, 1)]
+by_peer = [line for line in table.peer_targets(rows) if ' | ≥ ' in line]
+print(judged, len(by_peer), by_peer[0], table.peer_targets(rows[1:]))
 ";
     let said = measuring(program);
     let (met, not_met) = ("'≥ 2.5 | 2.60 | yes |'", "'≥ 2.5 | 2.40 | **no** |'");
-    let expected = format!("[{met}, {met}, {not_met}, {not_met}] []");
+    let postfix = "| pipelined: messages/s, ringmx / postfix | ≥ 20 | 33.00 | yes |";
+    let expected = format!("[{not_met}, {not_met}, {met}, {met}] 2 {postfix} []");
     assert_eq!(said, expected);
 }
