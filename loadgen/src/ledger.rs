@@ -54,7 +54,8 @@ mod tests {
 
     #[test]
     fn lines_are_whole_and_appended() {
-        let path = std::env::temp_dir().join(format!("loadgen-ledger-{}", std::process::id()));
+        let directory = tempfile::tempdir().expect("made");
+        let path = directory.path().join("ledger");
         for number in 0..2 {
             let mut ledger = Ledger::open(&path, number == 1).expect("opened");
             ledger.add(Token { run: 1, connection: 2, number }, b"queued\tas\x07 9");
@@ -62,7 +63,6 @@ mod tests {
             ledger.flush().expect("nothing to write");
         }
         let text = std::fs::read_to_string(&path).expect("read");
-        std::fs::remove_file(&path).expect("removed");
         let line = "0000000000000001-000002-0000000000\tqueued?as? 9\n";
         assert_eq!(text, format!("{line}{}", line.replace("0000000000\t", "0000000001\t")));
     }

@@ -6,10 +6,11 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde::Serialize;
+use tempfile::TempDir;
 
 use crate::limits::{HEADER_SECTION_LEN_MAX, MISSING_NAMED_COUNT_MAX};
 use crate::options::VerifyArgs;
@@ -71,9 +72,7 @@ pub fn run(args: &VerifyArgs) -> Result<bool, RunError> {
     }
     for path in &args.spool {
         let exported = at(path, export(&args.ringmx, path))?;
-        let read = at(path, tally.read_files(&exported));
-        fs::remove_dir_all(&exported)?;
-        read?;
+        at(path, tally.read_files(exported.path()))?;
     }
     let findings = tally.findings();
     if args.json {
@@ -102,21 +101,19 @@ fn print(findings: &Findings) -> io::Result<()> {
     )
 }
 
-/// Asks `ringmx` itself for what a spool holds: its format is the engine's alone. The directory it wrote.
-fn export(ringmx: &Path, spool: &Path) -> io::Result<PathBuf> {
-    let to = std::env::temp_dir().join(format!("loadgen-verify-{}", std::process::id()));
+/// Asks `ringmx` itself for what a spool holds: its format is the engine's alone. The directory it wrote, which is for
+/// nobody else's eyes.
+fn export(ringmx: &Path, spool: &Path) -> io::Result<TempDir> {
+    let to = tempfile::tempdir()?;
     let mut command = Command::new(ringmx);
-    command.args(["spool", "export", "--all", "--spool"]).arg(spool).arg("--to").arg(&to);
+    command.args(["spool", "export", "--all", "--spool"]).arg(spool).arg("--to").arg(to.path());
     let status = command.stdout(Stdio::null()).status().map_err(|error| {
         io::Error::other(format!("{}: {error}; --ringmx names the program", ringmx.display()))
     })?;
     // 1: some are damaged. They will be missing if they were acknowledged.
     match status.code() {
         Some(0 | 1) => Ok(to),
-        _ => {
-            let _ = fs::remove_dir_all(&to);
-            Err(io::Error::other(format!("`ringmx spool export` ends with {status}")))
-        }
+        _ => Err(io::Error::other(format!("`ringmx spool export` ends with {status}"))),
     }
 }
 
@@ -247,11 +244,9 @@ mod tests {
     const C: &str = "0000000000000001-000002-0000000002";
 
     fn ledger(tally: &mut Tally, text: &str) -> io::Result<()> {
-        let path = std::env::temp_dir().join(format!("loadgen-verify-test-{}", std::process::id()));
-        fs::write(&path, text)?;
-        let read = tally.read_ledger(&path);
-        fs::remove_file(path)?;
-        read
+        let file = tempfile::NamedTempFile::new()?;
+        fs::write(&file, text)?;
+        tally.read_ledger(file.path())
     }
 
     fn message(token: &str) -> String {

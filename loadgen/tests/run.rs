@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -182,7 +181,8 @@ fn an_interrupt_prints_what_there_is() {
 
 #[test]
 fn the_ledger_holds_exactly_what_was_acknowledged() {
-    let path = temporary("ledger");
+    let directory = tempfile::tempdir().expect("made");
+    let path = directory.path().join("ledger");
     let ledger = path.to_str().expect("text");
     // Every seventh message gets no reply.
     let count = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
@@ -206,7 +206,6 @@ fn the_ledger_holds_exactly_what_was_acknowledged() {
         ],
     );
     let text = std::fs::read_to_string(&path).expect("the ledger");
-    std::fs::remove_file(&path).expect("removed");
     assert_eq!((&report["accepted"], &report["in_doubt"], status), (&120.into(), &20.into(), 1), "{report}");
     let lines: HashSet<&str> = text.lines().collect();
     assert_eq!((lines.len(), text.lines().count()), (120, 120));
@@ -215,10 +214,6 @@ fn the_ledger_holds_exactly_what_was_acknowledged() {
         lines.iter().all(|line| line.starts_with(run) && line.ends_with("\t2.0.0 queued as 5")),
         "{text}"
     );
-}
-
-fn temporary(name: &str) -> PathBuf {
-    std::env::temp_dir().join(format!("loadgen-test-{name}-{}", std::process::id()))
 }
 
 #[test]
