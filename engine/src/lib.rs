@@ -5,7 +5,7 @@
 //! Left to right; a module may `use crate::` only what stands to its left (`tests/tests/tidy.rs` fails otherwise):
 //!
 //! ```text
-//! limits, time, id, security, stats, event, readiness <- protocol <- policy <- session <- spool   (pure)
+//! limits, time, id, checksum, security, stats, event, readiness <- protocol <- policy <- session <- spool   (pure)
 //!     <- store   (files)
 //!     <- config   (text)
 //!     <- logging   (lines to stderr)
@@ -48,6 +48,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod checksum;
 pub mod event;
 pub mod id;
 pub mod limits;

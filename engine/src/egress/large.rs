@@ -7,6 +7,7 @@ use tokio_uring::buf::BoundedBuf as _;
 use tokio_uring::fs::File;
 
 use super::error::DeliveryError;
+use crate::checksum;
 use crate::spool::content_ref::ContentRef;
 use crate::store::content_path;
 
@@ -92,7 +93,7 @@ impl LargePieces<'_> {
         let (read, back) = file.read_exact_at(piece.slice(..len), self.read_len).await;
         let piece = back.into_inner();
         read.map_err(DeliveryError::of("read", &path))?;
-        self.crc = crc32c::crc32c_append(self.crc, &piece);
+        self.crc = checksum::crc32c_append(self.crc, &piece);
         self.read_len += len as u64;
         self.file = Some(file);
         Ok(Some(piece))

@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use crate::checksum;
 use crate::limits::{self, PROXY_LINE_LEN_MAX, PROXY_UNIQUE_ID_LEN_MAX};
 
 /// PP §2.2: begins every header of version 2, and nothing else that is a protocol.
@@ -227,8 +228,8 @@ fn parse_tls(value: &[u8]) -> Result<Option<Tls<'_>>, Malformed> {
 /// PP §2.2.3: CRC-32C over the whole header, the checksum's own octets, which stand at `at`, being 0.
 fn verify_checksum(header: &[u8], at: usize, value: &[u8]) -> Result<(), Malformed> {
     let expected: [u8; 4] = value.try_into().map_err(|_| Malformed::Syntax)?;
-    let before = crc32c::crc32c_append(crc32c::crc32c(&header[..at]), &[0; 4]);
-    let checksum = crc32c::crc32c_append(before, &header[at + expected.len()..]);
+    let before = checksum::crc32c_append(checksum::crc32c(&header[..at]), &[0; 4]);
+    let checksum = checksum::crc32c_append(before, &header[at + expected.len()..]);
     if checksum == u32::from_be_bytes(expected) { Ok(()) } else { Err(Malformed::Checksum) }
 }
 

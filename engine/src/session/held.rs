@@ -14,6 +14,7 @@ use std::collections::VecDeque;
 use ringmx_ring::{BLOCK_LEN, BlockBuffer};
 
 use super::memory::{CLASS_MAX, Memory, Pressure, SizeClass};
+use crate::checksum;
 use crate::limits;
 
 /// A piece of content for the file of its message.
@@ -143,7 +144,7 @@ impl Held {
         let mut bytes = self.parts.pop_front()?;
         self.parts.extend(rest);
         self.parts_len -= bytes.len();
-        self.crc = crc32c::crc32c_append(self.crc, &bytes);
+        self.crc = checksum::crc32c_append(self.crc, &bytes);
         bytes.pad_to_block();
         self.in_flight_len += bytes.len();
         Some(Piece { offset, bytes })

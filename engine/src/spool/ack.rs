@@ -1,6 +1,7 @@
 //! The mark of a delivered record: fixed-size entries, appended to the file beside the segment. The last one of a
 //! segment says that all of its records are acknowledged, so that the next start need not read them to know.
 
+use crate::checksum;
 use crate::id::{MessageId, SessionId};
 
 /// Bytes of one entry. Sixteen in a sector, none over its edge: a crash leaves whole entries.
@@ -52,7 +53,7 @@ impl Ack {
         bytes[16..20].copy_from_slice(&self.id.transaction.to_le_bytes());
         bytes[20..24].copy_from_slice(&units.to_le_bytes());
         bytes[24] = kind;
-        let crc = crc32c::crc32c(&bytes[..CRC_AT]);
+        let crc = checksum::crc32c(&bytes[..CRC_AT]);
         bytes[CRC_AT..].copy_from_slice(&crc.to_le_bytes());
         bytes
     }
@@ -76,7 +77,7 @@ impl Ack {
             transaction: u32::from_le_bytes(*transaction),
         };
         let offset = u64::from(u32::from_le_bytes(*units)) * OFFSET_UNIT;
-        (crc32c::crc32c(head) == u32::from_le_bytes(*crc)).then_some(Self {
+        (checksum::crc32c(head) == u32::from_le_bytes(*crc)).then_some(Self {
             epoch: u64::from_le_bytes(*epoch),
             offset,
             id,

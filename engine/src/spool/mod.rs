@@ -14,6 +14,8 @@
 
 use std::io;
 
+use crate::checksum;
+
 pub mod ack;
 pub mod backlog;
 pub mod batch;
@@ -82,7 +84,7 @@ impl Fields {
     fn parse(bytes: &[u8], magic: &[u8]) -> Option<Self> {
         let fields = Self(*bytes.first_chunk()?);
         (fields.0.starts_with(magic)
-            && crc32c::crc32c(&fields.0[..HEADER_CRC_AT]) == fields.u32(HEADER_CRC_AT))
+            && checksum::crc32c(&fields.0[..HEADER_CRC_AT]) == fields.u32(HEADER_CRC_AT))
         .then_some(fields)
     }
 
@@ -92,7 +94,7 @@ impl Fields {
     }
 
     fn seal(&mut self) -> [u8; HEADER_LEN] {
-        let crc = crc32c::crc32c(&self.0[..HEADER_CRC_AT]);
+        let crc = checksum::crc32c(&self.0[..HEADER_CRC_AT]);
         self.put(HEADER_CRC_AT, &crc.to_le_bytes());
         self.0
     }

@@ -7,6 +7,7 @@
 use ringmx_ring::BlockBuffer;
 
 use super::{FORMAT_VERSION, Fields, HEADER_LEN, RECORD_OFFSET_SINCE, Stamp};
+use crate::checksum;
 use crate::id::{MessageId, SessionId};
 use crate::limits::RECORD_CONTENT_LEN_MAX;
 
@@ -108,7 +109,7 @@ pub fn append(
 ) {
     let content_len: usize = content.iter().map(|part| part.len()).sum();
     let payload_crc =
-        content.iter().fold(crc32c::crc32c(envelope), |crc, part| crc32c::crc32c_append(crc, part));
+        content.iter().fold(checksum::crc32c(envelope), |crc, part| checksum::crc32c_append(crc, part));
     let header = RecordHeader {
         meta: *meta,
         offset,
@@ -180,7 +181,7 @@ impl RecordHeader {
         let content_len = usize::try_from(self.content_len).ok()?;
         let (envelope, rest) = payload.split_at_checked(self.envelope_len as usize)?;
         let content = rest.get(..content_len)?;
-        let crc = crc32c::crc32c(&payload[..envelope.len() + content.len()]);
+        let crc = checksum::crc32c(&payload[..envelope.len() + content.len()]);
         (crc == self.payload_crc).then_some(Record {
             meta: self.meta,
             envelope,

@@ -30,6 +30,7 @@ use super::handles::Nudge;
 use super::shard::{open_options, sync_directory};
 use super::stock::ShardPlan;
 use super::storage::{Marks, Room, Storage};
+use crate::checksum;
 use crate::limits::SPARE_FILES_COUNT_MAX;
 use crate::spool::content_ref::ContentRef;
 
@@ -367,7 +368,7 @@ impl ContentReader {
         }
         buffer.resize(usize::try_from(len).unwrap_or(len_max), 0);
         self.file.read_exact_at(buffer, self.at)?;
-        self.crc = crc32c::crc32c_append(self.crc, buffer);
+        self.crc = checksum::crc32c_append(self.crc, buffer);
         self.at += len;
         Ok(true)
     }
