@@ -60,6 +60,15 @@ impl SessionId {
     }
 }
 
+impl MessageId {
+    /// Appends what `Display` writes. A worker does so for the trace field and for the 250 of each message.
+    pub fn append_to(self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.session.text());
+        out.push(b'-');
+        out.extend_from_slice(itoa::Buffer::new().format(self.transaction).as_bytes());
+    }
+}
+
 impl fmt::Display for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(str::from_utf8(&self.text()).expect("the alphabet is ASCII"))
@@ -122,6 +131,9 @@ mod tests {
         assert_eq!(first.to_string().parse(), Ok(first));
         let message = MessageId { session: second, transaction: 12 };
         assert_eq!(message.to_string().parse(), Ok(message));
+        let mut appended = Vec::new();
+        message.append_to(&mut appended);
+        assert_eq!(appended, message.to_string().into_bytes());
         assert_eq!(first.began_unix_us(), 1_763_780_000_000_000);
     }
 

@@ -5,8 +5,6 @@
 //! is wrong and, behind `; `, what the client's operator can do; it holds nothing that the client sent.
 //! `docs/replies.md` lists them all (`tests/tests/replies.rs` writes it).
 
-use std::io::Write;
-
 use crate::id::MessageId;
 
 /// One reply of one line.
@@ -276,13 +274,19 @@ pub fn encode_ehlo(hostname: &str, extensions: &[&str], out: &mut Vec<u8>) {
 /// Appends the reply that takes responsibility for a message (RFC 5321 §6.1).
 pub fn encode_queued(message: MessageId, out: &mut Vec<u8>) {
     encode_start(&QUEUED, b' ', out);
-    write!(out, "{} {message}\r\n", QUEUED.text).expect("writing to a Vec does not fail");
+    out.extend_from_slice(QUEUED.text.as_bytes());
+    out.push(b' ');
+    message.append_to(out);
+    out.extend_from_slice(b"\r\n");
 }
 
 /// Appends the reply to a BDAT that is not the last.
 pub fn encode_chunk_taken(len: u64, out: &mut Vec<u8>) {
     encode_start(&CHUNK_TAKEN, b' ', out);
-    write!(out, "{len} {}\r\n", CHUNK_TAKEN.text).expect("writing to a Vec does not fail");
+    out.extend_from_slice(itoa::Buffer::new().format(len).as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(CHUNK_TAKEN.text.as_bytes());
+    out.extend_from_slice(b"\r\n");
 }
 
 fn encode_hello_line(reply: &Reply, separator: u8, hostname: &str, text: &str, out: &mut Vec<u8>) {

@@ -1,6 +1,6 @@
 //! The trace field that every message gets (RFC 5321 §4.4), and how many it already has.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimePrinter;
@@ -46,11 +46,13 @@ pub(super) fn write_received(out: &mut Vec<u8>, received: &Received<'_>) {
     out.extend_from_slice(received.helo);
     out.extend_from_slice(b" ([");
     // RFC 5321 §4.1.3: IPv6 literals carry a tag. An IPv4 client on an IPv6 socket is an IPv4 client.
-    let client = received.client.to_canonical();
-    if client.is_ipv6() {
-        out.extend_from_slice(b"IPv6:");
+    match received.client.to_canonical() {
+        IpAddr::V4(client) => append_ipv4(out, client),
+        IpAddr::V6(client) => {
+            out.extend_from_slice(b"IPv6:");
+            write_display(out, &client);
+        }
     }
-    write_display(out, &client);
     out.extend_from_slice(b"])\r\n\tby ");
     out.extend_from_slice(received.hostname.as_bytes());
     out.extend_from_slice(match received.protocol {
@@ -60,7 +62,7 @@ pub(super) fn write_received(out: &mut Vec<u8>, received: &Received<'_>) {
         Protocol::Utf8Smtp => b" with UTF8SMTP id ",
         Protocol::Utf8SmtpS => b" with UTF8SMTPS id ",
     });
-    write_display(out, &received.id);
+    received.id.append_to(out);
     if let Some(security) = &received.security {
         write_security(out, security);
     }
@@ -83,6 +85,17 @@ fn write_security(out: &mut Vec<u8>, security: &Security) {
         write_display(out, fingerprint);
     }
     out.push(b')');
+}
+
+/// What `Display` writes. Most clients have such an address, and each message is told of one.
+fn append_ipv4(out: &mut Vec<u8>, client: Ipv4Addr) {
+    let mut number = itoa::Buffer::new();
+    for (index, octet) in client.octets().into_iter().enumerate() {
+        if index > 0 {
+            out.push(b'.');
+        }
+        out.extend_from_slice(number.format(octet).as_bytes());
+    }
 }
 
 fn write_display(out: &mut Vec<u8>, value: &impl std::fmt::Display) {
@@ -221,6 +234,15 @@ mod tests {
             "ab".repeat(32)
         );
         assert_eq!(String::from_utf8_lossy(&out), text);
+    }
+
+    #[test]
+    fn addresses_are_as_displayed() {
+        for client in [[0, 0, 0, 0], [192, 0, 2, 7], [10, 20, 100, 99], [255; 4]] {
+            let mut out = Vec::new();
+            append_ipv4(&mut out, client.into());
+            assert_eq!(String::from_utf8_lossy(&out), Ipv4Addr::from(client).to_string());
+        }
     }
 
     #[test]
