@@ -54,7 +54,9 @@ pub const CORPUS_FILES_COUNT_MAX: usize = 1 << 20;
 pub const RECIPIENTS_COUNT_MAX: usize = 100;
 /// Longest mailbox on the command line, without angle brackets. RFC 5321 §4.5.3.1.
 pub const MAILBOX_LEN_MAX: usize = 64 + 1 + 255;
-/// How often misbehaving clients are looked at; one that never reads asks for so many replies a second.
+/// How often misbehaving clients are looked at: what many of them do falls into few bursts otherwise.
+pub const MISCHIEF_LOOK: Duration = Duration::from_millis(1);
+/// How often one that never reads asks for another reply.
 pub const MISCHIEF_TICK: Duration = Duration::from_millis(20);
 /// From the end of a misbehaving client's connection to its next one.
 pub const MISCHIEF_PAUSE: Duration = Duration::from_millis(100);

@@ -28,6 +28,7 @@ Examples:
   loadgen run 127.0.0.1:2525 --ramp 100:5000:30 --html report.html
   loadgen run 127.0.0.1:2525 --steps 1000,2000,4000:10 --poisson
   loadgen run 127.0.0.1:2525 --connections 200 --misbehave drip=10,never-reads=5,vanish=1
+  loadgen run 127.0.0.1:2525 --connections 10001 --misbehave drip=99.99 --drip-after 120KiB --rate 1
   loadgen run 127.0.0.1:2525 --bdat --pipelined --size lognormal:8KiB,1.5 --seed 7
   loadgen run 127.0.0.1:2525 --bdat --chunk 64KiB --corpus ~/Maildir/cur --body 8bitmime
   loadgen run 127.0.0.1:2525 --smtputf8 --to empfänger@example.com
@@ -203,6 +204,8 @@ mod tests {
             &["--steps", "1,2:3", "--closed"],
             &["--misbehave", "drip"],
             &["--misbehave", "drip=5", "--tls", "starttls"],
+            &["--misbehave", "drip=5", "--drip-after", "1MiB"],
+            &["--drip-after", "1KiB"],
             &["--ledger-sync"],
             &["--chunk", "100"],
             &["--bdat", "--chunk", "0"],

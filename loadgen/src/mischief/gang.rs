@@ -13,6 +13,9 @@ use crate::limits::{MISCHIEF_TICK, OPENING_COUNT_MAX, OUTCOME_WAIT_MAX};
 use crate::token::Token;
 use crate::workload::Workload;
 
+/// What comes before what drips, again and again: ordinary text.
+const DRIPPED_LINE: &[u8] = b"It is a long way from the first octet of this message to the last.\r\n";
+
 /// What a gang is told.
 #[derive(Debug)]
 pub struct Plan {
@@ -24,6 +27,8 @@ pub struct Plan {
     pub reply_timeout: Duration,
     /// By DATA.
     pub workload: Arc<Workload>,
+    /// Octets of content, in lines, that come at once from who drips what follows.
+    pub drip_after: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -242,6 +247,8 @@ impl Gang {
         let content = |out: &mut Vec<u8>| workload.append_content(token, 0, out);
         match rogue.kind {
             Kind::Drip => {
+                let at_once = if rogue.done { 0 } else { self.plan.drip_after };
+                out.extend(DRIPPED_LINE.iter().cycle().take(at_once));
                 out.push(b'x');
                 rogue.act = Act::At { due_at: now + nanos(Duration::from_secs(1)) };
             }

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::values::{Cores, Size, Sources, chunk, cores, duration, helo, mailbox, recipient, sources};
+use super::values::{
+    Cores, Size, Sources, at_once, chunk, cores, duration, helo, mailbox, recipient, sources,
+};
 use crate::client::Pipelining;
 use crate::limits::{CONNECTIONS_COUNT_MAX, RECIPIENTS_COUNT_MAX};
 use crate::mischief::Shares;
@@ -70,6 +72,9 @@ pub struct LoadArgs {
     /// never-reads, vanish (gone before the 250).
     #[arg(long, value_name = "KIND=PERCENT,..", conflicts_with = "tls", value_parser = Shares::parse)]
     pub misbehave: Option<Shares>,
+    /// Octets of content that who drips sends at once, before it drips: 120KiB.
+    #[arg(long, value_name = "SIZE", default_value = "0", requires = "misbehave", value_parser = at_once)]
+    pub drip_after: u64,
     /// Send MAIL, RCPT and DATA in one group, and fail where the server does not offer PIPELINING [default: where it
     /// does].
     #[arg(long, conflicts_with = "no_pipelining")]

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use crate::limits::{CONTENT_LEN_MAX, MAILBOX_LEN_MAX, SIGMA_MAX, SOURCES_COUNT_MAX};
+use crate::limits::{CONTENT_LEN_MAX, MAILBOX_LEN_MAX, SEND_LEN_MAX, SIGMA_MAX, SOURCES_COUNT_MAX};
 
 /// Cores in the order they are used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,6 +105,14 @@ pub(super) fn chunk(text: &str) -> Result<u64, String> {
     match size(text)? {
         0 => Err("at least one octet".to_owned()),
         len => Ok(len),
+    }
+}
+
+/// What goes out in one send.
+pub(super) fn at_once(text: &str) -> Result<u64, String> {
+    match size(text)? {
+        len if len < SEND_LEN_MAX as u64 => Ok(len),
+        _ => Err(format!("less than {SEND_LEN_MAX} octets")),
     }
 }
 

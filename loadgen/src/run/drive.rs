@@ -153,6 +153,7 @@ fn plan(
         sources: sources(args),
         reply_timeout: args.timeout,
         workload: Arc::new(Workload::new(&setup::mischief_recipe(args))?),
+        drip_after: args.drip_after as usize,
     })
 }
 

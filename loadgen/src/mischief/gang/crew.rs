@@ -9,7 +9,7 @@ use socket2::Socket;
 use super::{Act, Gang, Link, nanos};
 use crate::crew::{Crew, Wishes};
 use crate::limits::{
-    CLOSE_MAX, DEAF_RECEIVE_BUFFER_LEN, MISCHIEF_PAUSE, MISCHIEF_TICK, OPENING_COUNT_MAX, OUTCOME_WAIT_MAX,
+    CLOSE_MAX, DEAF_RECEIVE_BUFFER_LEN, MISCHIEF_LOOK, MISCHIEF_PAUSE, OPENING_COUNT_MAX, OUTCOME_WAIT_MAX,
 };
 use crate::mischief::Kind;
 use crate::stats::ErrorKind;
@@ -28,7 +28,7 @@ impl Crew for Gang {
         match self.stopped_until {
             None if now < self.next_tick_at => {}
             None => {
-                self.next_tick_at = now + nanos(MISCHIEF_TICK);
+                self.next_tick_at = now + nanos(MISCHIEF_LOOK);
                 let (first, count) = (self.first_slot, self.connections_count());
                 (first..count).chain(0..first).for_each(|slot| self.tick(slot, now));
                 self.first_slot = (first + OPENING_COUNT_MAX as u32) % count.max(1);
