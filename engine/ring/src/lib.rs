@@ -168,11 +168,11 @@ pub trait Ring {
     /// success without it.
     fn sync(&mut self, token: Token, file: Fd);
 
-    /// Adds one to an eventfd.
-    fn signal(&mut self, token: Token, eventfd: Fd);
+    /// Rings a bell, by the end of it that [`Doorbell::take_sleeper`] gave.
+    fn signal(&mut self, token: Token, bell: Fd);
 
-    /// Completes when the eventfd is above zero, and sets it to zero.
-    fn await_signal(&mut self, token: Token, eventfd: Fd);
+    /// Completes when the bell whose [`Doorbell::fd`] this is has been rung since the last time, however often.
+    fn await_signal(&mut self, token: Token, bell: Fd);
 
     /// The bytes of a lent buffer.
     fn bytes(&self, lent: &Lent) -> &[u8];

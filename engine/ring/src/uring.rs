@@ -11,6 +11,7 @@ use io_uring::types::{self, CancelBuilder, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{CompletionQueue, IoUring, Probe, SubmissionQueue, Submitter, cqueue, opcode, squeue};
 
 use crate::buffers::{Buffers, GROUP};
+use crate::doorbell::{RING, RINGS_LEN};
 use crate::in_flight::{Held, InFlight};
 use crate::token::Source;
 use crate::{AcceptMode, BlockBuffer, Clock, Completion, Errno, Fd, Lent, Payload, Ring, Token};
@@ -282,17 +283,15 @@ impl Ring for Uring {
         self.push(token, if cfg!(ringmx_mutant = "no_dsync") { opcode::Nop::new().build() } else { sync });
     }
 
-    fn signal(&mut self, token: Token, eventfd: Fd) {
-        let one = 1u64.to_ne_bytes().to_vec();
-        self.push_held(token, Held::Bytes(one), |pointer, len| {
-            opcode::Write::new(types::Fd(eventfd.0), pointer, len).offset(u64::MAX).build()
-        });
+    fn signal(&mut self, token: Token, bell: Fd) {
+        let write = opcode::Write::new(types::Fd(bell.0), RING.as_ptr(), RING.len() as u32);
+        self.push(token, write.offset(u64::MAX).build());
     }
 
-    fn await_signal(&mut self, token: Token, eventfd: Fd) {
-        let count = vec![0u8; 8];
-        self.push_held(token, Held::Bytes(count), |pointer, len| {
-            opcode::Read::new(types::Fd(eventfd.0), pointer.cast_mut(), len).offset(u64::MAX).build()
+    fn await_signal(&mut self, token: Token, bell: Fd) {
+        let rings = vec![0u8; RINGS_LEN];
+        self.push_held(token, Held::Bytes(rings), |pointer, len| {
+            opcode::Read::new(types::Fd(bell.0), pointer.cast_mut(), len).offset(u64::MAX).build()
         });
     }
 

@@ -156,11 +156,11 @@ mod scenario {
         scene.note("recv", RECV);
         scene.note("cancel", CANCEL);
         // Operations that hold bytes are not found by their token.
-        let eventfd = scene.machine.create_eventfd();
-        scene.machine.ring().await_signal(OTHER, eventfd);
+        let (ear, _) = scene.machine.create_bell();
+        scene.machine.ring().await_signal(OTHER, ear);
         scene.machine.ring().cancel(CANCEL, OTHER);
         scene.note("cancel", CANCEL);
-        scene.machine.ring().cancel_all(CANCEL, eventfd);
+        scene.machine.ring().cancel_all(CANCEL, ear);
         scene.note("cancel_all", CANCEL);
         scene.note("await_signal", OTHER);
         scene.close(fd);
@@ -365,16 +365,16 @@ mod scenario {
     }
 
     pub(super) fn signalling(scene: &mut Scene<impl Machine>) {
-        let eventfd = scene.machine.create_eventfd();
+        let (ear, button) = scene.machine.create_bell();
         for _ in 0..2 {
-            scene.machine.ring().signal(OTHER, eventfd);
+            scene.machine.ring().signal(OTHER, button);
             scene.note("signal", OTHER);
         }
-        scene.machine.ring().await_signal(RECV, eventfd);
+        scene.machine.ring().await_signal(RECV, ear);
         scene.note("await_signal", RECV);
-        scene.machine.ring().await_signal(RECV, eventfd);
+        scene.machine.ring().await_signal(RECV, ear);
         scene.note_silence("waits");
-        scene.machine.ring().signal(OTHER, eventfd);
+        scene.machine.ring().signal(OTHER, button);
         scene.note("signal", OTHER);
         scene.note("await_signal", RECV);
     }

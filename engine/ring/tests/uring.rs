@@ -5,7 +5,9 @@ use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
-use ringmx_ring::{AcceptMode, BlockBuffer, Completion, Errno, Fd, Options, Payload, Ring, Token, Uring};
+use ringmx_ring::{
+    AcceptMode, BlockBuffer, Completion, Doorbell, Errno, Fd, Options, Payload, Ring, Token, Uring,
+};
 
 const ACCEPT: Token = Token::new(1, 0, 0);
 const RECV: Token = Token::new(2, 0, 0);
@@ -135,10 +137,11 @@ fn durable_writes_and_signals() {
     ring.sync(WRITE, Fd(file.as_raw_fd()));
     assert_eq!(next(&mut ring, WRITE).result, Ok(0));
 
-    let eventfd = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).expect("an eventfd");
-    ring.await_signal(RECV, Fd(eventfd.as_raw_fd()));
-    ring.signal(OTHER, Fd(eventfd.as_raw_fd()));
-    assert_eq!(next(&mut ring, RECV).result, Ok(8));
+    let bell = Doorbell::new().expect("a bell");
+    bell.will_wait();
+    ring.await_signal(RECV, bell.fd());
+    ring.signal(OTHER, bell.take_sleeper().expect("somebody waits"));
+    assert_eq!(next(&mut ring, RECV).result, Ok(1));
 }
 
 #[test]

@@ -115,8 +115,8 @@ impl Tail {
     pub(super) fn new(parts: TailParts, hops: &Rc<Hops>) -> io::Result<Self> {
         let TailParts { feed, routing, bell, stats, stopping, inbox, events } = parts;
         let rung = Rc::new(Notify::new());
-        let eventfd = StdFile::from(bell.as_fd().try_clone_to_owned()?);
-        tokio_uring::spawn(listen(File::from_std(eventfd), Rc::clone(&rung)));
+        let ear = StdFile::from(bell.as_fd().try_clone_to_owned()?);
+        tokio_uring::spawn(listen(File::from_std(ear), Rc::clone(&rung)));
         let ShardFeed { directory, recovered, deferred: unread, former_content, log, incoming, done, .. } =
             feed;
         Ok(Self {
@@ -465,10 +465,10 @@ impl Tail {
 }
 
 /// Passes on what the bell rings, until the runtime ends. One read that always waits: this runtime cannot cancel one.
-async fn listen(eventfd: File, rung: Rc<Notify>) {
+async fn listen(ear: File, rung: Rc<Notify>) {
     let mut buffer = vec![0; 8];
     loop {
-        let (read, back) = eventfd.read_at(buffer, 0).await;
+        let (read, back) = ear.read_at(buffer, 0).await;
         buffer = back;
         if let Err(error) = read {
             tracing::error!(%error, "a delivery thread cannot be woken; it looks for mail once a second");

@@ -70,7 +70,7 @@ pub trait Segments {
     /// What the disk has room for.
     fn room(&self) -> Room;
 
-    /// The eventfd of the reader to wake after `publish` or `seal`, if it sleeps.
+    /// The bell of the reader to wake after `publish` or `seal`, if it sleeps.
     fn sleeping_reader(&self) -> Option<Fd>;
 }
 
@@ -300,8 +300,8 @@ impl<S: Segments> Journal<S> {
     }
 
     fn wake_reader(&self, ring: &mut impl Ring) {
-        if let Some(eventfd) = self.segments.sleeping_reader() {
-            ring.signal(Op::Aside.token(), eventfd);
+        if let Some(bell) = self.segments.sleeping_reader() {
+            ring.signal(Op::Aside.token(), bell);
         }
     }
 

@@ -95,7 +95,7 @@ impl Machine {
         let simulation = Simulation::new(seed, plan.settings.clone());
         let listener = |durability: &Durability| (simulation.listen(), *durability);
         let listeners: Vec<_> = plan.durabilities.iter().map(listener).collect();
-        let wake = simulation.create_eventfd();
+        let wake = simulation.create_bell();
         let all_durable = plan.durabilities == [Durability::Sync];
         let publisher = Publisher::new(Recipients::new(["example.com"]).expect("a domain").into());
         let service = Arc::new(Service::new(ServiceSettings {
@@ -106,7 +106,7 @@ impl Machine {
             tls: plan.tls,
             ..ServiceSettings::new("mx.example")
         }));
-        let bell = Doorbell::new().expect("an eventfd");
+        let bell = Doorbell::new().expect("a bell");
         let keeper = SegmentKeeper::new(&simulation, plan, seed);
         let changes = Arc::new(ArrayQueue::new(16));
         let content = Content { fds: keeper.content(), decoy: simulation.open_file(Vec::new()) };

@@ -116,7 +116,7 @@ pub struct Probe {
     ring: SimRing,
     ledger: Rc<RefCell<Ledger>>,
     syncs: Syncs,
-    /// The worker's bell is an eventfd of the real kernel; in the simulation it is `wake`.
+    /// The worker's bell is one of the real kernel; in the simulation it is `wake`.
     bell: Fd,
     wake: Fd,
     all_durable: bool,
@@ -250,15 +250,15 @@ impl Ring for Probe {
         self.ring.sync(token, if is_skipped { self.content.decoy } else { file });
     }
 
-    fn signal(&mut self, token: Token, eventfd: Fd) {
+    fn signal(&mut self, token: Token, bell: Fd) {
         let _aside = Aside::enter();
         self.ledger.borrow_mut().signals += 1;
-        self.ring.signal(token, eventfd);
+        self.ring.signal(token, bell);
     }
 
-    fn await_signal(&mut self, token: Token, eventfd: Fd) {
+    fn await_signal(&mut self, token: Token, bell: Fd) {
         let _aside = Aside::enter();
-        assert_eq!(eventfd, self.bell, "a worker waits for its own bell only");
+        assert_eq!(bell, self.bell, "a worker waits for its own bell only");
         self.ring.await_signal(token, self.wake);
     }
 

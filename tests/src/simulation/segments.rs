@@ -109,7 +109,7 @@ impl SegmentKeeper {
             room: Cell::default(),
             has_files: Cell::new(true),
             is_coming: Cell::new(plan.is_coming),
-            reader: simulation.create_eventfd(),
+            reader: simulation.create_bell(),
             reader_sleeps: Cell::new(false),
             all_durable,
             spent: RefCell::default(),

@@ -7,6 +7,7 @@ use super::disk::{Certainty, FILE_LEN_MAX};
 use super::network::Received;
 use super::operation::{Cancelled, Kind};
 use super::world::World;
+use crate::doorbell::{RING, RINGS_LEN};
 use crate::{AcceptMode, Errno, Fd, Token};
 
 const ALREADY: Errno = Errno(114);
@@ -35,17 +36,18 @@ impl World {
             (Kind::Send { .. }, Object::Connection(connection)) => self.attempt_send(id, connection),
             (Kind::Write { .. }, Object::File(file)) => self.attempt_write(id, file),
             (&Kind::Sync { before }, Object::File(file)) => self.attempt_sync(id, file, before),
-            (Kind::Signal, Object::Eventfd(eventfd)) => {
-                self.eventfds[eventfd] += 1;
+            (Kind::Signal, Object::Bell(bell)) => {
+                self.bells[bell] += 1;
                 let description = operation.description;
-                self.complete(id, Ok(8), false);
+                self.complete(id, Ok(RING.len() as u32), false);
                 description.into_iter().for_each(|description| self.wake(description));
             }
-            (Kind::AwaitSignal(_), Object::Eventfd(eventfd)) => {
-                let count = std::mem::take(&mut self.eventfds[eventfd]);
+            (Kind::AwaitSignal(_), Object::Bell(bell)) => {
+                let count = self.bells[bell].min(RINGS_LEN as u64);
+                self.bells[bell] -= count;
                 if count > 0 {
                     operation.kind = Kind::AwaitSignal(count);
-                    self.complete(id, Ok(8), false);
+                    self.complete(id, Ok(count as u32), false);
                 }
             }
             (kind, object) => {

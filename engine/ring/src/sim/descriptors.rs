@@ -11,7 +11,7 @@ pub(super) enum Object {
     Listener(usize),
     Connection(usize),
     File(usize),
-    Eventfd(usize),
+    Bell(usize),
 }
 
 /// An open file description: it lives as long as a number or an operation in flight refers to it, so a number that is

@@ -152,11 +152,11 @@ impl Simulation {
         fd
     }
 
-    pub fn create_eventfd(&self) -> Fd {
+    pub fn create_bell(&self) -> Fd {
         let mut world = self.world();
-        world.eventfds.push(0);
-        let eventfd = world.eventfds.len() - 1;
-        world.descriptors.open(Object::Eventfd(eventfd)).0
+        world.bells.push(0);
+        let bell = world.bells.len() - 1;
+        world.descriptors.open(Object::Bell(bell)).0
     }
 
     /// Closes a descriptor as its owner, outside the ring.
@@ -169,19 +169,19 @@ impl Simulation {
         world.descriptors.free(fd);
     }
 
-    /// Adds one to an eventfd, as another thread does.
-    pub fn signal(&self, eventfd: Fd) {
+    /// Adds one to an bell, as another thread does.
+    pub fn signal(&self, bell: Fd) {
         let mut world = self.world();
-        let (description, index) = world.eventfd(eventfd);
-        world.eventfds[index] += 1;
+        let (description, index) = world.bell(bell);
+        world.bells[index] += 1;
         world.wake(description);
     }
 
-    /// Takes what an eventfd has counted.
-    pub fn take_signals(&self, eventfd: Fd) -> u64 {
+    /// Takes what an bell has counted.
+    pub fn take_signals(&self, bell: Fd) -> u64 {
         let mut world = self.world();
-        let (_, index) = world.eventfd(eventfd);
-        std::mem::take(&mut world.eventfds[index])
+        let (_, index) = world.bell(bell);
+        std::mem::take(&mut world.bells[index])
     }
 
     // Clients.
@@ -309,7 +309,7 @@ impl Simulation {
 
     /// # Panics
     /// Unless nothing is queued or in flight, every accepted connection is closed, and every buffer is given back.
-    /// Listeners, files and eventfds belong to the owner and may be open.
+    /// Listeners, files and bells belong to the owner and may be open.
     pub fn assert_quiet(&self) {
         let world = self.world();
         let pending: Vec<String> = world

@@ -1,6 +1,7 @@
 //! What is queued or in flight.
 
 use super::world::Place;
+use crate::doorbell::{RING, RINGS_LEN};
 use crate::{AcceptMode, BlockBuffer, Errno, Fd, Payload, Token};
 
 /// An operation and what belongs to it.
@@ -65,8 +66,11 @@ impl Kind {
         match self {
             Self::Send { bytes, .. } => Payload::Returned(bytes),
             Self::Write { bytes, .. } => Payload::Written(bytes),
-            Self::Signal => Payload::Returned(1u64.to_ne_bytes().to_vec()),
-            Self::AwaitSignal(count) => Payload::Returned(count.to_ne_bytes().to_vec()),
+            Self::AwaitSignal(count) => {
+                let mut rings = RING.repeat(count as usize);
+                rings.resize(RINGS_LEN, 0);
+                Payload::Returned(rings)
+            }
             _ => Payload::None,
         }
     }

@@ -102,12 +102,12 @@ impl Ring for SimRing {
         self.queue(token, file, Kind::Sync { before: 0 });
     }
 
-    fn signal(&mut self, token: Token, eventfd: Fd) {
-        self.queue(token, eventfd, Kind::Signal);
+    fn signal(&mut self, token: Token, bell: Fd) {
+        self.queue(token, bell, Kind::Signal);
     }
 
-    fn await_signal(&mut self, token: Token, eventfd: Fd) {
-        self.queue(token, eventfd, Kind::AwaitSignal(0));
+    fn await_signal(&mut self, token: Token, bell: Fd) {
+        self.queue(token, bell, Kind::AwaitSignal(0));
     }
 
     fn bytes(&self, lent: &Lent) -> &[u8] {

@@ -36,7 +36,7 @@ pub(super) struct World {
     pub(super) connections: Vec<Connection>,
     /// In the order of their creation, with the numbers they had then.
     pub(super) files: Vec<(Fd, File)>,
-    pub(super) eventfds: Vec<u64>,
+    pub(super) bells: Vec<u64>,
     pub(super) queued: Vec<(Token, Fd, Kind)>,
     pub(super) operations: BTreeMap<u64, Operation>,
     pub(super) free_buffers: VecDeque<u16>,
@@ -68,7 +68,7 @@ impl World {
             listeners: Vec::new(),
             connections: Vec::new(),
             files: Vec::new(),
-            eventfds: Vec::new(),
+            bells: Vec::new(),
             queued: Vec::new(),
             operations: BTreeMap::new(),
             free_buffers: (0..settings.buffers_count).collect(),
@@ -87,11 +87,11 @@ impl World {
         panic!("simulation, seed {}, at {:?}: {what}", self.seed, self.now);
     }
 
-    /// The description and the index of an open eventfd.
-    pub(super) fn eventfd(&self, fd: Fd) -> (usize, usize) {
+    /// The description and the index of an open bell.
+    pub(super) fn bell(&self, fd: Fd) -> (usize, usize) {
         match self.descriptors.find(fd).map(|found| (found, self.descriptors.object(found))) {
-            Some((description, Object::Eventfd(index))) => (description, index),
-            _ => self.misuse(&format!("{fd:?} is no eventfd")),
+            Some((description, Object::Bell(index))) => (description, index),
+            _ => self.misuse(&format!("{fd:?} is no bell")),
         }
     }
 
@@ -290,7 +290,7 @@ impl World {
                 let waiting = self.listeners[listener].take().unwrap_or_default();
                 waiting.into_iter().for_each(|connection| self.connections[connection].reset_by_server());
             }
-            Some(Object::File(_) | Object::Eventfd(_)) | None => {}
+            Some(Object::File(_) | Object::Bell(_)) | None => {}
         }
     }
 

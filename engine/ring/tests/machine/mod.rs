@@ -2,11 +2,11 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use ringmx_ring::sim::{Client, ClientState, Settings, SimRing, Simulation};
-use ringmx_ring::{Fd, Options, Ring, Uring};
+use ringmx_ring::{Doorbell, Fd, Options, Ring, Uring};
 
 pub(crate) const BUFFERS_COUNT: u16 = 4;
 pub(crate) const BUFFER_LEN: u32 = 64;
@@ -33,7 +33,8 @@ pub(crate) trait Machine {
     fn client_read(&mut self, client: usize) -> (Vec<u8>, End);
     fn create_file(&mut self, len: usize) -> Fd;
     fn content(&mut self, file: Fd) -> Vec<u8>;
-    fn create_eventfd(&mut self) -> Fd;
+    /// Where one waits, and what one rings.
+    fn create_bell(&mut self) -> (Fd, Fd);
 }
 
 pub(crate) struct Kernel {
@@ -41,7 +42,7 @@ pub(crate) struct Kernel {
     listener: TcpListener,
     clients: Vec<Option<TcpStream>>,
     files: Vec<std::fs::File>,
-    eventfds: Vec<OwnedFd>,
+    bells: Vec<Doorbell>,
 }
 
 impl Kernel {
@@ -49,7 +50,7 @@ impl Kernel {
         let options = Options { entries: 8, buffers_count: BUFFERS_COUNT, buffer_len: BUFFER_LEN };
         let ring = Uring::new(options).expect("io_uring");
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-        Self { ring, listener, clients: Vec::new(), files: Vec::new(), eventfds: Vec::new() }
+        Self { ring, listener, clients: Vec::new(), files: Vec::new(), bells: Vec::new() }
     }
 
     fn client(&mut self, client: usize) -> &mut TcpStream {
@@ -119,10 +120,12 @@ impl Machine for Kernel {
         content
     }
 
-    fn create_eventfd(&mut self) -> Fd {
-        let eventfd = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).expect("an eventfd");
-        self.eventfds.push(eventfd);
-        Fd(self.eventfds.last().expect("just pushed").as_raw_fd())
+    fn create_bell(&mut self) -> (Fd, Fd) {
+        let bell = Doorbell::new().expect("a bell");
+        bell.will_wait();
+        let ends = (bell.fd(), bell.take_sleeper().expect("somebody waits"));
+        self.bells.push(bell);
+        ends
     }
 }
 
@@ -197,7 +200,8 @@ impl Machine for Simulated {
         self.simulation.content(file)
     }
 
-    fn create_eventfd(&mut self) -> Fd {
-        self.simulation.create_eventfd()
+    fn create_bell(&mut self) -> (Fd, Fd) {
+        let bell = self.simulation.create_bell();
+        (bell, bell)
     }
 }
