@@ -32,7 +32,7 @@ pub(super) struct Flush {
 
 #[derive(Debug)]
 pub(super) struct FlushJob {
-    pub job: Job,
+    pub job: Box<Job>,
     pub target: Target,
     pub sources: Sources,
 }
@@ -49,7 +49,7 @@ pub(super) struct Flushed {
 
 #[derive(Debug)]
 pub(super) struct FlushedJob {
-    pub job: Job,
+    pub job: Box<Job>,
     pub target: Target,
     /// The record that a [`Verdict::Settled`] is about to be acknowledged at.
     pub epoch: u64,

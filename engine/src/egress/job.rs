@@ -275,7 +275,7 @@ impl Job {
         config: &Arc<Config>,
         directory: &Arc<Path>,
         order: Option<Verb>,
-    ) -> Self {
+    ) -> Box<Self> {
         let Deferral { mark: before, delay_told, .. } = ticket.deferral.clone().unwrap_or_default();
         let mark = order.map_or(before, |verb| verb.mark(before));
         let Plan { mut copies, failed, kept, kept_recipients, discards, wants_notice } =
@@ -311,7 +311,7 @@ impl Job {
             is_told_by_hop: false,
         };
         let known = |(position, recipient)| Failed { position, recipient, is_new: false, told: Told::Held };
-        let mut job = Self {
+        let mut job = Box::new(Self {
             ticket,
             copies: copies.into_iter().map(attempt).collect(),
             kept,
@@ -327,7 +327,7 @@ impl Job {
             is_put_off: false,
             envelope: envelope.into(),
             places: Vec::new(),
-        };
+        });
         if let Some(verb) = order {
             job.obey(verb);
         }
@@ -385,7 +385,7 @@ impl Job {
 
     /// Makes each copy, one after the other; a failure does not keep the others from being delivered. Then tells the
     /// sender of those that have failed for good.
-    pub(super) async fn deliver(mut self, hops: Rc<Hops>) -> Self {
+    pub(super) async fn deliver(mut self: Box<Self>, hops: Rc<Hops>) -> Box<Self> {
         self.deliver_to_maildirs().await;
         self.relay(&hops).await;
         self.places.clear();
@@ -560,7 +560,7 @@ mod tests {
     }
 
     /// A message for x@a.example, whose only route this is.
-    fn job(route: &str, params: &RcptParams<'_>) -> Job {
+    fn job(route: &str, params: &RcptParams<'_>) -> Box<Job> {
         let config = format!(
             "[[listener]]\nbind = [\"127.0.0.1:0\"]\n[recipients]\ndomains = [\"a.example\"]\n[[route]]\n\
              domains = [\"*\"]\n{route}\n"

@@ -12,20 +12,20 @@ use crate::spool::ack::AckKind;
 
 impl Tail {
     /// Counts and logs what has become of a message.
-    pub(super) fn conclude(&mut self, job: Job, verdict: &Verdict) {
+    pub(super) fn conclude(&mut self, job: &Job, verdict: &Verdict) {
         let meta = job.ticket.meta;
         let age_ms = unix_us().saturating_sub(meta.received_unix_us) / 1000;
-        job.copies.iter().for_each(|attempt| self.note_delivered(&job, attempt, age_ms));
-        job.failed.iter().for_each(|failed| self.note_failed(&job, failed));
+        job.copies.iter().for_each(|attempt| self.note_delivered(job, attempt, age_ms));
+        job.failed.iter().for_each(|failed| self.note_failed(job, failed));
         if let Some(events) = &self.events {
-            events.tell_attempt(&job, verdict);
+            events.tell_attempt(job, verdict);
         }
         if job.is_put_off() {
-            self.note_put_off(&job);
+            self.note_put_off(job);
         } else if job.wait().is_some() {
-            self.note_failures(&job);
+            self.note_failures(job);
         } else if let Some(kept) = &job.kept {
-            self.note_kept(&job, kept);
+            self.note_kept(job, kept);
         } else if job.is_removed {
             self.stats.discarded.bump();
         } else if matches!(verdict, Verdict::Settled(AckKind::Discarded)) {

@@ -69,8 +69,9 @@ impl Tail {
     }
 
     fn take_finished(&mut self, writers: &mut Vec<(u64, AckWriter)>) -> Vec<FlushJob> {
-        let mut jobs = Vec::new();
-        for job in std::mem::take(&mut self.finished) {
+        let finished = std::mem::take(&mut self.finished);
+        let mut jobs = Vec::with_capacity(finished.len());
+        for job in finished {
             let found = match &job.ticket.origin {
                 Origin::Intake(source) => {
                     let sources = Sources { message: source.clone(), update: None };
@@ -186,7 +187,7 @@ impl Tail {
                     self.deferred.await_acknowledgement(epoch, Settled::Removed(handle));
                 }
             }
-            self.conclude(job, &verdict);
+            self.conclude(&job, &verdict);
         }
         for moved in moved {
             self.on_moved(moved);

@@ -24,7 +24,7 @@ const LOOK_COUNT: usize = 64;
 #[derive(Debug, Default)]
 pub(super) struct Stalled {
     /// The oldest in front.
-    jobs: VecDeque<Job>,
+    jobs: VecDeque<Box<Job>>,
     look: Look,
     /// When a next hop of them takes another by its rate.
     free_at: Option<Instant>,
@@ -48,7 +48,7 @@ impl Stalled {
     }
 
     /// `full`: the next hop that has no place for it.
-    pub(super) fn push(&mut self, job: Job, full: &Hop) {
+    pub(super) fn push(&mut self, job: Box<Job>, full: &Hop) {
         self.free_at = [self.free_at, full.free_at()].into_iter().flatten().min();
         self.jobs.push_back(job);
     }
@@ -59,9 +59,9 @@ impl Stalled {
     }
 
     /// The first whose next hops have a place.
-    pub(super) fn pop(&mut self, hops: &Hops) -> Option<Job> {
+    pub(super) fn pop(&mut self, hops: &Hops) -> Option<Box<Job>> {
         let mut full: Vec<Arc<Relay>> = Vec::new();
-        let is_ready = |job: &Job| {
+        let is_ready = |job: &Box<Job>| {
             if job.relays().any(|relay| full.iter().any(|known| Arc::ptr_eq(known, relay))) {
                 return false;
             }
@@ -75,17 +75,18 @@ impl Stalled {
     }
 
     /// Those for whose full next hop no route of this configuration is any more.
-    pub(super) fn take_outdated(&mut self, config: &Config, hops: &Hops) -> Vec<(Job, Rc<Hop>)> {
+    pub(super) fn take_outdated(&mut self, config: &Config, hops: &Hops) -> Vec<(Box<Job>, Rc<Hop>)> {
         let is_named = |relay: &Arc<Relay>| {
             config
                 .routes
                 .iter()
                 .any(|route| matches!(&route.deliver, Deliver::Relay(named) if named == relay))
         };
-        let (outdated, rest): (VecDeque<Job>, _) =
-            std::mem::take(&mut self.jobs).into_iter().partition(|job: &Job| !job.relays().all(is_named));
+        let (outdated, rest): (VecDeque<Box<Job>>, _) = std::mem::take(&mut self.jobs)
+            .into_iter()
+            .partition(|job: &Box<Job>| !job.relays().all(is_named));
         self.jobs = rest;
-        let of = |job: Job| {
+        let of = |job: Box<Job>| {
             let hop = job.relays().find(|relay| !is_named(relay)).map(|relay| hops.of(relay))?;
             Some((job, hop))
         };

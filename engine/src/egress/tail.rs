@@ -87,7 +87,7 @@ pub(super) struct Tail {
     pub(super) hops: Rc<Hops>,
     stalled: Stalled,
     /// Tried, waiting for the next flush.
-    pub(super) finished: Vec<Job>,
+    pub(super) finished: Vec<Box<Job>>,
     /// What a flush could not write to the log of deferred mail, and when to write it again.
     pub(super) unmoved: Vec<Move>,
     pub(super) log_rests_until: Option<Instant>,
@@ -304,7 +304,7 @@ impl Tail {
     }
 
     /// `None` when it is not readable any more.
-    fn read_deferred(&mut self, handle: Handle, sources: &Sources) -> io::Result<Option<Job>> {
+    fn read_deferred(&mut self, handle: Handle, sources: &Sources) -> io::Result<Option<Box<Job>>> {
         let Sources { message, update } = sources;
         let buffer = &mut self.record_buffer;
         let mut envelope = Vec::new();
@@ -400,7 +400,7 @@ impl Tail {
         self.deferred.retire(self.segments.recovered_is_settled());
     }
 
-    fn start(&mut self, mut job: Job) {
+    fn start(&mut self, mut job: Box<Job>) {
         if job.is_idle() {
             self.tell_and_finish(job);
             return;
@@ -412,7 +412,7 @@ impl Tail {
         job.take_places(&self.hops);
         let hops = Rc::clone(&self.hops);
         self.tasks.spawn_local(async move {
-            let job = Box::new(job.deliver(hops).await);
+            let job = job.deliver(hops).await;
             Event::Delivered { job, load }
         });
     }
@@ -424,7 +424,7 @@ impl Tail {
     }
 
     /// Nothing is to be carried anywhere now.
-    fn tell_and_finish(&mut self, job: Job) {
+    fn tell_and_finish(&mut self, job: Box<Job>) {
         self.tell_accepted(&job);
         self.finished.push(job);
     }
@@ -456,7 +456,7 @@ impl Tail {
         match event {
             Event::Delivered { job, load } => {
                 self.room.end(load);
-                self.finished.push(*job);
+                self.finished.push(job);
             }
             Event::Flushed(flushed) => batched(|| self.on_flushed(flushed)),
             Event::BacklogRead { segments, outcome } => self.on_backlog_read(segments, outcome),
