@@ -406,7 +406,9 @@ impl Job {
         for attempt in &mut self.copies {
             let Way::Maildir { directory, head } = &attempt.copy.way else { continue };
             let delivered = match &self.content {
-                Content::File(content) => maildir::deliver_large(directory, &name, head, content).await,
+                Content::File(content) => {
+                    Box::pin(maildir::deliver_large(directory, &name, head, content)).await
+                }
                 Content::Inline { .. } => {
                     // The head of the copy before makes room for this one's.
                     bytes.splice(..head_len, head.iter().copied());

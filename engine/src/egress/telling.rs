@@ -84,7 +84,8 @@ impl Job {
         let told = match &self.config.bounce {
             None => Err(None),
             Some(bounce) => {
-                let sent = self.send_notice(action, envelope, &recipients, &bounce.relay, hops).await;
+                let sent = self.send_notice(action, envelope, &recipients, &bounce.relay, hops);
+                let sent = Box::pin(sent).await;
                 sent.map_err(|error| Some(Rc::new(error)))
             }
         };
@@ -130,7 +131,7 @@ impl Job {
             return;
         }
         let relay = Arc::clone(&bounce.relay);
-        let sent = self.send_notice(Action::Delayed, envelope, &recipients, &relay, hops).await;
+        let sent = Box::pin(self.send_notice(Action::Delayed, envelope, &recipients, &relay, hops)).await;
         // One that was refused is given up.
         self.delay_told = sent.is_ok() || sent.is_err_and(|error| error.is_permanent());
     }

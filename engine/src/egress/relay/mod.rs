@@ -249,7 +249,8 @@ impl Hop {
         }
         // From here on nothing returns before the hop's state is known again.
         let is_probe = self.trouble.borrow_mut().as_mut().map(|trouble| trouble.is_probed = true).is_some();
-        let delivered = self.transact(letter, &body, hostname).await;
+        // Who goes along with another message needs no room for this.
+        let delivered = Box::pin(self.transact(letter, &body, hostname)).await;
         self.moved_at.set(Instant::now());
         match &delivered {
             Err(error) if error.is_of_hop() => self.note_trouble(error),
@@ -356,7 +357,7 @@ impl Hop {
         let hops = &self.relay.next_hops;
         let first = if self.relay.balance { self.turn.replace(self.turn.get() + 1) } else { 0 };
         let order = (0..hops.len()).map(|index| &hops[(first + index) % hops.len()]);
-        let mut client = connect(&self.relay, order, tls.as_ref(), hostname).await?;
+        let mut client = Box::pin(connect(&self.relay, order, tls.as_ref(), hostname)).await?;
         let sent = self.send(&mut client, letter, body).await?;
         Ok(self.keep(client, sent))
     }
