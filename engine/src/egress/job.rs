@@ -15,7 +15,7 @@ use super::orders::Verb;
 use super::plan::{Copy, Kept, Plan, Way};
 use super::relay::{Body, Delivered, Hop, Hops, Place, Sent};
 use super::waiting::retry_wait;
-use crate::config::{Config, Relay, RelayProtocol};
+use crate::config::{Config, RelayProtocol};
 use crate::protocol::deferral::{Action, Deferral, Failure, Mark};
 use crate::spool::ack::AckKind;
 use crate::spool::content_ref::ContentRef;
@@ -238,10 +238,10 @@ impl Attempt {
         outcomes.filter_map(|(&position, outcome)| {
             let reply = outcome.as_ref().ok()?.to_string();
             let (action, remote) = match &self.copy.way {
-                Way::Relay { relay, .. } if relay.protocol == RelayProtocol::Smtp => {
-                    (Action::Relayed, relay.name())
+                Way::Relay { hop, .. } if hop.relay().protocol == RelayProtocol::Smtp => {
+                    (Action::Relayed, hop.name())
                 }
-                Way::Relay { relay, .. } => (Action::Delivered, relay.name()),
+                Way::Relay { hop, .. } => (Action::Delivered, hop.name()),
                 Way::Maildir { .. } => (Action::Delivered, String::new()),
             };
             Some((position, Failure { action, status: "2.0.0".to_owned(), remote, reason: reply }))
@@ -273,13 +273,14 @@ impl Job {
         envelope: &[u8],
         record: &Record<'_>,
         config: &Arc<Config>,
+        hops: &Hops,
         directory: &Arc<Path>,
         order: Option<Verb>,
     ) -> Box<Self> {
         let Deferral { mark: before, delay_told, .. } = ticket.deferral.clone().unwrap_or_default();
         let mark = order.map_or(before, |verb| verb.mark(before));
         let Plan { mut copies, failed, kept, kept_recipients, discards, wants_notice } =
-            Plan::new(envelope, config, mark);
+            Plan::new(envelope, config, hops, mark);
         for copy in &mut copies {
             if let Way::Relay { letter, .. } = &mut copy.way {
                 Rc::make_mut(letter).id = ticket.meta.id;
@@ -359,16 +360,16 @@ impl Job {
     }
 
     /// The next hops that it goes to.
-    pub(super) fn relays(&self) -> impl Iterator<Item = &Arc<Relay>> {
+    pub(super) fn hops(&self) -> impl Iterator<Item = &Rc<Hop>> {
         self.copies.iter().filter_map(|attempt| match &attempt.copy.way {
-            Way::Relay { relay, .. } => Some(relay),
+            Way::Relay { hop, .. } => Some(hop),
             Way::Maildir { .. } => None,
         })
     }
 
     /// The first next hop of it that has no place for it now, and will have one.
-    pub(super) fn full_hop(&self, hops: &Hops) -> Option<Rc<Hop>> {
-        self.relays().map(|relay| hops.of(relay)).find(|hop| hop.is_full())
+    pub(super) fn full_hop(&self) -> Option<Rc<Hop>> {
+        self.hops().find(|hop| hop.is_full()).cloned()
     }
 
     /// Leaves all of it to a later time, since this next hop of it has no place for it.
@@ -379,15 +380,15 @@ impl Job {
         self.copies.iter_mut().for_each(|attempt| attempt.set(&outcome));
     }
 
-    pub(super) fn take_places(&mut self, hops: &Hops) {
-        self.places = self.relays().map(|relay| Place::take(hops.of(relay))).collect();
+    pub(super) fn take_places(&mut self) {
+        self.places = self.hops().map(|hop| Place::take(Rc::clone(hop))).collect();
     }
 
     /// Makes each copy, one after the other; a failure does not keep the others from being delivered. Then tells the
     /// sender of those that have failed for good.
     pub(super) async fn deliver(mut self: Box<Self>, hops: Rc<Hops>) -> Box<Self> {
         self.deliver_to_maildirs().await;
-        self.relay(&hops).await;
+        self.relay().await;
         self.places.clear();
         let is_no_attempt = |(_, error): (&Copy, &DeliveryError)| error.is_no_attempt();
         self.is_put_off = self.failures().next().is_some() && self.failures().all(is_no_attempt);
@@ -425,11 +426,11 @@ impl Job {
     }
 
     /// Each to its next hop.
-    async fn relay(&mut self, hops: &Hops) {
+    async fn relay(&mut self) {
         let body = self.content.body();
         for attempt in &mut self.copies {
-            let Way::Relay { relay, letter } = &attempt.copy.way else { continue };
-            let delivered = hops.of(relay).deliver(letter, body, &self.config.hostname).await;
+            let Way::Relay { hop, letter } = &attempt.copy.way else { continue };
+            let delivered = hop.deliver(letter, body, &self.config.hostname).await;
             let Delivered { sent, tls, next_hop, dsn } = delivered;
             let outcome = |sent: Sent| sent.map(Rc::from).map_err(|error| Rc::new(error.into()));
             attempt.outcomes = sent.into_iter().map(outcome).collect();
@@ -578,7 +579,8 @@ mod tests {
             Record { meta, envelope: &envelope, content: b"x\r\n", offset_in_segment: 0, encoded_len: 0 };
         let handle = Index::new(0).insert(Entry::new(Spot::new(0, 64, 64))).unwrap();
         let ticket = Ticket { origin: Origin::Deferred(handle), meta, deferral: None };
-        Job::new(ticket, &envelope, &record, &config, &Path::new("/spool").into(), None)
+        let hops = Hops::default();
+        Job::new(ticket, &envelope, &record, &config, &hops, &Path::new("/spool").into(), None)
     }
 
     /// Its route would wait an hour behind a failure, and this is none.
@@ -586,8 +588,8 @@ mod tests {
     fn who_is_put_off_is_looked_at_again_soon() {
         let route = "deliver = \"smtp\"\nnext_hop = [\"127.0.0.1:2525\"]\nretry = [\"1h\"]";
         let mut job = job(route, &RcptParams::default());
-        let relay = Arc::clone(job.relays().next().unwrap());
-        job.put_off(&Hops::default().of(&relay));
+        let hop = Rc::clone(job.hops().next().unwrap());
+        job.put_off(&hop);
         let Verdict::Deferred(change) = job.verdict(2) else { panic!("it stays") };
         let due_unix_us = 2 + u64::try_from(PUT_OFF_INTERVAL.as_micros()).unwrap();
         assert_eq!(

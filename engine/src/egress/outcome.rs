@@ -51,10 +51,10 @@ impl Tail {
                 self.stats.file_octets.add(octets);
                 tracing::info!(%id, route, octets, age_ms, attempts, "delivered");
             }
-            Way::Relay { relay, .. } => {
+            Way::Relay { hop, .. } => {
                 self.stats.relayed.bump();
                 let reply = attempt.outcomes.iter().find_map(|outcome| outcome.as_deref().ok());
-                let name = || relay.name();
+                let name = || hop.name();
                 let next_hop = attempt.next_hop.clone().unwrap_or_else(name);
                 let tls = attempt.tls.as_deref().unwrap_or("off");
                 tracing::info!(

@@ -3,12 +3,11 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use super::maildir;
 use super::notice::FailedRecipient;
-use super::relay::{Addressee, Letter};
-use crate::config::{Addressed, Config, Deliver, Relay, RelayProtocol, idn};
+use super::relay::{Addressee, Hop, Hops, Letter};
+use crate::config::{Addressed, Config, Deliver, RelayProtocol, idn};
 use crate::limits::HTTP_RECIPIENTS_COUNT_MAX;
 use crate::protocol::deferral::{Failure, Mark};
 use crate::protocol::envelope::{Envelope, EnvelopeError, Recipient};
@@ -46,7 +45,7 @@ pub(super) enum Way {
     /// One file to be written. `head`: what stands in front of the content.
     Maildir { directory: PathBuf, head: Vec<u8> },
     /// One transaction with a next hop; its recipients are the copy's, in the same order.
-    Relay { relay: Arc<Relay>, letter: Rc<Letter> },
+    Relay { hop: Rc<Hop>, letter: Rc<Letter> },
 }
 
 /// Why a message is held without another attempt. The next start looks at it again, and a change of the routes.
@@ -66,7 +65,7 @@ pub(super) enum Kept {
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Destination {
     Directory(PathBuf),
-    Relay(Arc<Relay>),
+    Relay(Rc<Hop>),
 }
 
 struct Place<'a> {
@@ -76,7 +75,7 @@ struct Place<'a> {
 }
 
 impl Plan {
-    pub(super) fn new(envelope: &[u8], config: &Config, mark: Mark) -> Self {
+    pub(super) fn new(envelope: &[u8], config: &Config, hops: &Hops, mark: Mark) -> Self {
         let envelope = match Envelope::parse(envelope) {
             Ok(envelope) => envelope,
             Err(error) => return Self { kept: Some(Kept::Unreadable(error)), ..Self::default() },
@@ -121,7 +120,7 @@ impl Plan {
                 Deliver::Maildir { path } => {
                     Destination::Directory(path.expand(&local_part.to_ascii_lowercase(), domain.as_bytes()))
                 }
-                Deliver::Relay(relay) => Destination::Relay(Arc::clone(relay)),
+                Deliver::Relay(relay) => Destination::Relay(hops.of(relay)),
             };
             let at = *by_destination.entry(destination).or_insert_with_key(|destination| {
                 let destination = destination.clone();
@@ -138,10 +137,9 @@ impl Plan {
 impl Place<'_> {
     /// As many as one request of HTTP names recipients.
     fn split(mut self) -> Vec<Self> {
-        let is_http = |relay: &Relay| matches!(relay.protocol, RelayProtocol::Http(_));
         let mut places = Vec::new();
-        if let Destination::Relay(relay) = &self.destination
-            && is_http(relay)
+        if let Destination::Relay(hop) = &self.destination
+            && matches!(hop.relay().protocol, RelayProtocol::Http(_))
         {
             while self.recipients.len() > HTTP_RECIPIENTS_COUNT_MAX {
                 let rest = self.recipients.split_off(HTTP_RECIPIENTS_COUNT_MAX);
@@ -161,10 +159,10 @@ impl Place<'_> {
                 let paths = recipients.iter().map(|(_, recipient)| recipient.path);
                 Way::Maildir { directory, head: maildir::head(envelope.reverse_path(), paths) }
             }
-            Destination::Relay(relay) => {
+            Destination::Relay(hop) => {
                 let addressees = recipients.iter().map(|(_, recipient)| Addressee::of(recipient)).collect();
                 let letter = Letter { recipients: addressees, ..Letter::of(envelope) };
-                Way::Relay { relay, letter: Rc::new(letter) }
+                Way::Relay { hop, letter: Rc::new(letter) }
             }
         };
         let recipients = recipients.into_iter().map(|(position, _)| position).collect();
@@ -239,7 +237,7 @@ mod tests {
                 mailbox => ForwardPath::Mailbox(Mailbox::parse(mailbox.as_bytes()).unwrap()),
             });
         }
-        Plan::new(&envelope, &config, Mark::None)
+        Plan::new(&envelope, &config, &Hops::default(), Mark::None)
     }
 
     #[test]
@@ -297,7 +295,7 @@ mod tests {
         assert_eq!((gone.kept, gone.copies.len()), (Some(Kept::NoRoute("gone.example".into())), 0));
         assert_eq!(gone.kept_recipients, [0, 1]);
         let config = Config::parse(CONFIG, "/etc/test.toml").unwrap();
-        let damaged = Plan::new(b"\x88\0\0", &config, Mark::None);
+        let damaged = Plan::new(b"\x88\0\0", &config, &Hops::default(), Mark::None);
         assert_eq!(damaged.kept, Some(Kept::Unreadable(EnvelopeError::UnknownTag(136))));
     }
 

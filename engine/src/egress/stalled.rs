@@ -6,14 +6,13 @@
 
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::job::Job;
-use super::relay::{Hop, Hops};
-use crate::config::{Config, Deliver, Relay};
+use super::relay::Hop;
+use crate::config::{Config, Deliver};
 use crate::limits::STALLED_COUNT_MAX;
 
 /// For how long other mail is expected behind some that was seen, and between two looks for it.
@@ -59,35 +58,34 @@ impl Stalled {
     }
 
     /// The first whose next hops have a place.
-    pub(super) fn pop(&mut self, hops: &Hops) -> Option<Box<Job>> {
-        let mut full: Vec<Arc<Relay>> = Vec::new();
+    pub(super) fn pop(&mut self) -> Option<Box<Job>> {
+        let mut full: Vec<Rc<Hop>> = Vec::new();
         let is_ready = |job: &Box<Job>| {
-            if job.relays().any(|relay| full.iter().any(|known| Arc::ptr_eq(known, relay))) {
+            if job.hops().any(|hop| full.contains(hop)) {
                 return false;
             }
-            let busy = job.relays().find(|relay| hops.of(relay).is_full());
-            full.extend(busy.cloned());
+            let busy = job.full_hop();
+            full.extend(busy.clone());
             busy.is_none()
         };
         let index = self.jobs.iter().position(is_ready);
-        self.free_at = full.iter().filter_map(|relay| hops.of(relay).free_at()).min();
+        self.free_at = full.iter().filter_map(|hop| hop.free_at()).min();
         index.and_then(|index| self.jobs.remove(index))
     }
 
     /// Those for whose full next hop no route of this configuration is any more.
-    pub(super) fn take_outdated(&mut self, config: &Config, hops: &Hops) -> Vec<(Box<Job>, Rc<Hop>)> {
-        let is_named = |relay: &Arc<Relay>| {
+    pub(super) fn take_outdated(&mut self, config: &Config) -> Vec<(Box<Job>, Rc<Hop>)> {
+        let is_named = |hop: &Rc<Hop>| {
             config
                 .routes
                 .iter()
-                .any(|route| matches!(&route.deliver, Deliver::Relay(named) if named == relay))
+                .any(|route| matches!(&route.deliver, Deliver::Relay(named) if **named == *hop.relay()))
         };
-        let (outdated, rest): (VecDeque<Box<Job>>, _) = std::mem::take(&mut self.jobs)
-            .into_iter()
-            .partition(|job: &Box<Job>| !job.relays().all(is_named));
+        let (outdated, rest): (VecDeque<Box<Job>>, _) =
+            std::mem::take(&mut self.jobs).into_iter().partition(|job: &Box<Job>| !job.hops().all(is_named));
         self.jobs = rest;
         let of = |job: Box<Job>| {
-            let hop = job.relays().find(|relay| !is_named(relay)).map(|relay| hops.of(relay))?;
+            let hop = job.hops().find(|hop| !is_named(hop)).cloned()?;
             Some((job, hop))
         };
         outdated.into_iter().filter_map(of).collect()

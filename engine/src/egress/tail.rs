@@ -218,7 +218,7 @@ impl Tail {
             self.config = Arc::clone(&newest);
             self.deferred.read_again();
             // A place at a next hop as it was may not come for long.
-            for (mut job, hop) in self.stalled.take_outdated(&newest, &self.hops) {
+            for (mut job, hop) in self.stalled.take_outdated(&newest) {
                 job.put_off(&hop);
                 self.tell_and_finish(job);
             }
@@ -245,19 +245,19 @@ impl Tail {
 
     fn start_fresh(&mut self) {
         while self.has_room()
-            && let Some(job) = self.stalled.pop(&self.hops)
+            && let Some(job) = self.stalled.pop()
         {
             self.start(job);
         }
         let now = Instant::now();
         while self.has_room() && self.stalled.lets_read(now) {
-            let (config, directory) = (&self.config, &self.directory);
+            let (config, hops, directory) = (&self.config, &self.hops, &self.directory);
             let job = self.segments.next(&mut self.report, &self.stats, |segment, record| {
                 let ticket = Ticket::fresh(segment, record);
-                Job::new(ticket, record.envelope, record, config, directory, None)
+                Job::new(ticket, record.envelope, record, config, hops, directory, None)
             });
             let Some(mut job) = job else { return };
-            match job.full_hop(&self.hops) {
+            match job.full_hop() {
                 None => {
                     self.stalled.note_other(now);
                     self.start(job);
@@ -278,7 +278,7 @@ impl Tail {
             let Some(sources) = self.deferred.sources(handle) else { continue };
             let wait_ms = u64::try_from(READ_INTERVAL.as_millis()).unwrap_or(u64::MAX);
             match self.read_deferred(handle, &sources) {
-                Ok(Some(job)) => match job.full_hop(&self.hops) {
+                Ok(Some(job)) => match job.full_hop() {
                     Some(hop) => self.deferred.schedule(handle, hop.next_look(now_unix_ms)),
                     None => {
                         self.deferred.forget_order(handle);
@@ -317,7 +317,8 @@ impl Tail {
         let deferral = Deferral::read(envelope).unwrap_or_default();
         let ticket = Ticket { origin: Origin::Deferred(handle), meta: record.meta, deferral: Some(deferral) };
         let order = self.deferred.order_for(handle, ticket.meta.id);
-        Ok(Some(Job::new(ticket, envelope, &record, &self.config, &self.directory, order)))
+        let (config, hops, directory) = (&self.config, &self.hops, &self.directory);
+        Ok(Some(Job::new(ticket, envelope, &record, config, hops, directory, order)))
     }
 
     /// A record that was readable once is no more.
@@ -406,10 +407,10 @@ impl Tail {
             return;
         }
         self.tell_accepted(&job);
-        let relays = !job.failed.is_empty() || job.relays().next().is_some();
+        let relays = !job.failed.is_empty() || job.hops().next().is_some();
         let load = Load { relays, is_retry: job.ticket.is_retry(), content_len: job.content.len() };
         self.room.begin(load);
-        job.take_places(&self.hops);
+        job.take_places();
         let hops = Rc::clone(&self.hops);
         self.tasks.spawn_local(async move {
             let job = job.deliver(hops).await;

@@ -226,8 +226,9 @@ mod tests {
         let deferral = Deferral::read(&envelope);
         assert!(deferral.is_some());
         let ticket = Ticket { origin: Origin::Deferred(handle), meta, deferral };
-        let mut job = Job::new(ticket, &envelope, &record, &config, &Path::new("/spool").into(), None);
-        job.tell_sender(&Hops::default()).await;
+        let (hops, spool) = (Hops::default(), Path::new("/spool").into());
+        let mut job = Job::new(ticket, &envelope, &record, &config, &hops, &spool, None);
+        job.tell_sender(&hops).await;
         assert_eq!(job.failed.len(), 1);
         job.failed.remove(0).told
     }

@@ -120,7 +120,7 @@ impl<'a> Account<'a> {
     fn of_copy(&self, attempt: &'a Attempt) -> Groups<'a> {
         let target = match &attempt.copy.way {
             Way::Maildir { .. } => "maildir",
-            Way::Relay { relay, .. } => relay.protocol.name(),
+            Way::Relay { hop, .. } => hop.relay().protocol.name(),
         };
         // Without a connection there is nothing to say of it.
         let next_hop = attempt.next_hop.as_deref().map(Cow::Borrowed);

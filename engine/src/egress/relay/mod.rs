@@ -24,6 +24,7 @@ mod transparency;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -126,11 +127,27 @@ struct Trouble {
 }
 
 /// A message's place at a hop, taken before its delivery begins: whoever looks next sees it.
+#[derive(Debug)]
 pub(super) struct Place(Rc<Hop>);
 
-impl std::fmt::Debug for Place {
+impl std::fmt::Debug for Hop {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Place").field(&self.0.relay.name()).finish()
+        f.debug_tuple("Hop").field(&self.relay.name()).finish()
+    }
+}
+
+/// A thread knows each next hop once.
+impl PartialEq for Hop {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other)
+    }
+}
+
+impl Eq for Hop {}
+
+impl Hash for Hop {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        std::ptr::hash(self, state);
     }
 }
 
@@ -181,6 +198,10 @@ impl Hop {
 
     pub(super) fn name(&self) -> String {
         self.relay.name()
+    }
+
+    pub(super) fn relay(&self) -> &Relay {
+        &self.relay
     }
 
     /// When its rate lets another message go, if not now.
