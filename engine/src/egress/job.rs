@@ -63,6 +63,8 @@ pub(super) struct Job {
     pub content: Content,
     /// Of the content as it is stored.
     pub octets: u64,
+    /// Some recipient's sender wants to know of its delivery.
+    pub wants_notice: bool,
     /// Recipients whose delivery has ended and whose sender is to be told, of this attempt and of former ones.
     pub failed: Vec<Failed>,
     pub(super) kept_recipients: Vec<u16>,
@@ -177,10 +179,10 @@ impl Ticket {
     }
 
     /// Since the first attempt. What was only held was never tried.
-    pub(super) fn tried_for(&self, now_unix_us: u64) -> Duration {
+    pub(super) fn tried_for(&self) -> Duration {
         let tried = self.deferral.as_ref().filter(|deferral| deferral.attempts > 0);
-        let since = tried.map_or(now_unix_us, |deferral| deferral.since_unix_us);
-        Duration::from_micros(now_unix_us.saturating_sub(since))
+        let since = |deferral: &Deferral| unix_us().saturating_sub(deferral.since_unix_us);
+        tried.map_or(Duration::ZERO, |deferral| Duration::from_micros(since(deferral)))
     }
 
     pub(super) fn attempts(&self) -> u32 {
@@ -221,6 +223,10 @@ impl Attempt {
 
     pub(super) fn delivered_count(&self) -> usize {
         self.outcomes.iter().filter(|outcome| outcome.is_ok()).count()
+    }
+
+    pub(super) fn has_failures(&self) -> bool {
+        self.outcomes.iter().any(Result::is_err)
     }
 
     /// Each recipient that was not delivered: its position in the envelope, why, and whether that is final.
@@ -301,7 +307,7 @@ impl Job {
                 Content::Inline { with_lf, stored }
             }
         };
-        let tried = ticket.tried_for(unix_us());
+        let tried = ticket.tried_for();
         let attempt = |copy: Copy| Attempt {
             is_expired: config.routes.get(copy.route_index).is_some_and(|route| tried >= route.lifetime),
             copy,
@@ -318,6 +324,7 @@ impl Job {
             kept,
             config: Arc::clone(config),
             discards,
+            wants_notice,
             octets: ContentRef::of(record).map_or(record.content.len() as u64, |content| content.len),
             content,
             failed: failed.into_iter().map(known).collect(),

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use super::flush::unix_us;
 use super::job::{Attempt, Failed, Job, Told, Verdict};
 use super::plan::{Kept, Way};
 use super::report::Topic;
@@ -12,9 +11,9 @@ use crate::spool::ack::AckKind;
 
 impl Tail {
     /// Counts and logs what has become of a message.
-    pub(super) fn conclude(&mut self, job: &Job, verdict: &Verdict) {
+    pub(super) fn conclude(&mut self, job: &Job, verdict: &Verdict, now_unix_us: u64) {
         let meta = job.ticket.meta;
-        let age_ms = unix_us().saturating_sub(meta.received_unix_us) / 1000;
+        let age_ms = now_unix_us.saturating_sub(meta.received_unix_us) / 1000;
         job.copies.iter().for_each(|attempt| self.note_delivered(job, attempt, age_ms));
         job.failed.iter().for_each(|failed| self.note_failed(job, failed));
         if let Some(events) = &self.events {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::deferred::Settled;
-use super::flush::{Flush, FlushJob, Flushed, FlushedJob, FlushedWriter};
+use super::flush::{Flush, FlushJob, Flushed, FlushedJob, FlushedWriter, unix_us};
 use super::job::{Origin, Verdict};
 use super::moves::{Move, MoveKind, Moved, Sources, Target};
 use super::report::Topic;
@@ -177,6 +177,7 @@ impl Tail {
         if self.acks_at.is_none() && self.report.is_over(Topic::Acknowledgements) {
             tracing::info!(shard = self.stats.shard, "acknowledgements can be written again");
         }
+        let now_unix_us = unix_us();
         for FlushedJob { job, target, epoch, verdict } in jobs {
             if let (Verdict::Held, Target::Known(handle)) = (&verdict, target) {
                 self.deferred.rest(handle);
@@ -187,7 +188,7 @@ impl Tail {
                     self.deferred.await_acknowledgement(epoch, Settled::Removed(handle));
                 }
             }
-            self.conclude(&job, &verdict);
+            self.conclude(&job, &verdict, now_unix_us);
         }
         for moved in moved {
             self.on_moved(moved);

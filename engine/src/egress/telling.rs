@@ -21,6 +21,10 @@ use crate::time::Now;
 impl Job {
     /// Decides for each recipient whose delivery has ended who hears of it, and sends the notices.
     pub(super) async fn tell_sender(&mut self, hops: &Hops) {
+        let has_news = self.wants_notice || self.copies.iter().any(Attempt::has_failures);
+        if !has_news && self.failed.is_empty() {
+            return;
+        }
         let octets = std::mem::take(&mut self.envelope);
         if let Ok(envelope) = Envelope::parse(&octets) {
             self.note_ended(&envelope);
@@ -89,7 +93,7 @@ impl Job {
                 sent.map_err(|error| Some(Rc::new(error)))
             }
         };
-        let is_expired = self.ticket.tried_for(unix_us()) >= NOTICE_TIME_MAX;
+        let is_expired = self.ticket.tried_for() >= NOTICE_TIME_MAX;
         self.failed.extend(wanted.into_iter().map(|failed| {
             let told = match &told {
                 Ok(()) => Told::Sender,
@@ -110,7 +114,7 @@ impl Job {
     /// message.
     async fn tell_of_delay(&mut self, envelope: &Envelope<'_>, hops: &Hops) {
         let Some(bounce) = &self.config.bounce else { return };
-        let tried = self.ticket.tried_for(unix_us());
+        let tried = self.ticket.tried_for();
         if self.delay_told || tried < bounce.delay_after || envelope.reverse_path().is_empty() {
             return;
         }
