@@ -432,7 +432,7 @@ impl Client {
 
     /// The time is for the whole reply: a next hop that drips must not hold a connection for ever.
     async fn reply_within(&mut self, stage: &'static str, time: Duration) -> Result<Reply, RelayError> {
-        let until = Instant::now() + time;
+        let mut until = None;
         loop {
             match Reply::parse(&self.received) {
                 Ok(Some((reply, len))) => {
@@ -443,6 +443,7 @@ impl Client {
                 Ok(None) => {}
                 Err(garbled) => return Err(self.problem(Problem::Garbled(format!("{garbled}, to {stage}")))),
             }
+            let until = *until.get_or_insert_with(|| Instant::now() + time);
             self.receive(until, stage, time).await?;
         }
     }

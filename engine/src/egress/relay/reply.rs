@@ -68,7 +68,11 @@ impl Reply {
 
     /// In one line.
     pub(in crate::egress) fn text(&self) -> String {
-        let mut text = format!("{} {}", self.code, self.lines.join(" "));
+        let mut text = self.code.to_string();
+        for line in &self.lines {
+            text.push(' ');
+            text.push_str(line);
+        }
         text.truncate(text.floor_char_boundary(HOP_REPLY_TEXT_LEN_MAX));
         text
     }
@@ -88,7 +92,11 @@ fn is_status(word: &str) -> bool {
 }
 
 fn printable(text: &[u8]) -> String {
-    String::from_utf8_lossy(text).chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+    let mut text = String::from_utf8_lossy(text).into_owned();
+    if text.contains(char::is_control) {
+        text = text.replace(char::is_control, "?");
+    }
+    text
 }
 
 #[cfg(test)]
