@@ -86,6 +86,10 @@ impl Plan {
         }
         let mut plan = Self::default();
         let mut places: Vec<Place<'_>> = Vec::new();
+        #[expect(
+            clippy::mutable_key_type,
+            reason = "hops are told apart by where they are, which does not change"
+        )]
         let mut by_destination: HashMap<Destination, usize> = HashMap::new();
         let (listener, tags) = (envelope.listener(), envelope.tags().collect::<Vec<_>>());
         for (position, recipient) in (0u16..).zip(envelope.recipients_with_params()) {

@@ -85,7 +85,7 @@ impl Tail {
             if self.lend_acks(sources.message.segment.epoch, writers) {
                 jobs.push(FlushJob { job, target, sources });
             } else {
-                self.finished.push(job);
+                self.finished.push_back(job);
             }
         }
         jobs

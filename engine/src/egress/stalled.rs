@@ -60,7 +60,7 @@ impl Stalled {
     /// The first whose next hops have a place.
     pub(super) fn pop(&mut self) -> Option<Box<Job>> {
         let mut full: Vec<Rc<Hop>> = Vec::new();
-        let is_ready = |job: &Box<Job>| {
+        let is_ready = |job: &Job| {
             if job.hops().any(|hop| full.contains(hop)) {
                 return false;
             }
@@ -68,7 +68,7 @@ impl Stalled {
             full.extend(busy.clone());
             busy.is_none()
         };
-        let index = self.jobs.iter().position(is_ready);
+        let index = self.jobs.iter().map(|job| &**job).position(is_ready);
         self.free_at = full.iter().filter_map(|hop| hop.free_at()).min();
         index.and_then(|index| self.jobs.remove(index))
     }
@@ -82,7 +82,7 @@ impl Stalled {
                 .any(|route| matches!(&route.deliver, Deliver::Relay(named) if **named == *hop.relay()))
         };
         let (outdated, rest): (VecDeque<Box<Job>>, _) =
-            std::mem::take(&mut self.jobs).into_iter().partition(|job: &Box<Job>| !job.hops().all(is_named));
+            std::mem::take(&mut self.jobs).into_iter().partition(|job| !job.hops().all(is_named));
         self.jobs = rest;
         let of = |job: Box<Job>| {
             let hop = job.hops().find(|hop| !is_named(hop)).cloned()?;

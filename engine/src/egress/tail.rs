@@ -4,6 +4,7 @@
 //! that is through waits for the next [`super::flush::Flush`], which makes many durable, copies to the deferred mail
 //! what was not delivered, and acknowledges them at once. [`DeferredMail`] knows when those are due again.
 
+use std::collections::VecDeque;
 use std::fs::File as StdFile;
 use std::io;
 use std::os::fd::AsFd as _;
@@ -87,7 +88,7 @@ pub(super) struct Tail {
     pub(super) hops: Rc<Hops>,
     stalled: Stalled,
     /// Tried, waiting for the next flush.
-    pub(super) finished: Vec<Box<Job>>,
+    pub(super) finished: VecDeque<Box<Job>>,
     /// What a flush could not write to the log of deferred mail, and when to write it again.
     pub(super) unmoved: Vec<Move>,
     pub(super) log_rests_until: Option<Instant>,
@@ -140,7 +141,7 @@ impl Tail {
             room: Room::default(),
             hops: Rc::clone(hops),
             stalled: Stalled::default(),
-            finished: Vec::new(),
+            finished: VecDeque::new(),
             unmoved: Vec::new(),
             log_rests_until: None,
             log_failed_at: None,
@@ -427,7 +428,7 @@ impl Tail {
     /// Nothing is to be carried anywhere now.
     fn tell_and_finish(&mut self, job: Box<Job>) {
         self.tell_accepted(&job);
-        self.finished.push(job);
+        self.finished.push_back(job);
     }
 
     /// Until something has happened: a task has ended, the bell has rung, an attempt is due, or it is `until`.
@@ -457,7 +458,7 @@ impl Tail {
         match event {
             Event::Delivered { job, load } => {
                 self.room.end(load);
-                self.finished.push(job);
+                self.finished.push_back(job);
             }
             Event::Flushed(flushed) => batched(|| self.on_flushed(flushed)),
             Event::BacklogRead { segments, outcome } => self.on_backlog_read(segments, outcome),
