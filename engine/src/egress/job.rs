@@ -405,7 +405,7 @@ impl Job {
 
     /// Each into its `new`.
     async fn deliver_to_maildirs(&mut self) {
-        let name = maildir::file_name(&self.ticket.meta, &self.config.hostname);
+        let mut name = None;
         let mut bytes = match &mut self.content {
             Content::Inline { with_lf, .. } => std::mem::take(with_lf),
             Content::File(_) => Vec::new(),
@@ -413,9 +413,11 @@ impl Job {
         let mut head_len = 0;
         for attempt in &mut self.copies {
             let Way::Maildir { directory, head } = &attempt.copy.way else { continue };
+            let new_name = || maildir::file_name(&self.ticket.meta, &self.config.hostname);
+            let name = &*name.get_or_insert_with(new_name);
             let delivered = match &self.content {
                 Content::File(content) => {
-                    Box::pin(maildir::deliver_large(directory, &name, head, content)).await
+                    Box::pin(maildir::deliver_large(directory, name, head, content)).await
                 }
                 Content::Inline { .. } => {
                     // The head of the copy before makes room for this one's.
@@ -423,7 +425,7 @@ impl Job {
                     head_len = head.len();
                     let len = bytes.len() as u64;
                     let delivered;
-                    (delivered, bytes) = maildir::deliver(directory, &name, bytes).await;
+                    (delivered, bytes) = maildir::deliver(directory, name, bytes).await;
                     delivered.map(|()| len)
                 }
             };
