@@ -42,6 +42,9 @@ use crate::store::{FormerMail, Segment, ShardFeed, read_backlog, read_record};
 
 /// Between two tries to read a deferred message, or all of them.
 const READ_INTERVAL: Duration = Duration::from_secs(1);
+/// Where mail has just come more comes soon: it is looked for after this time, not told of. A bell for each commit costs
+/// the worker and this thread more than the mail itself, and has them share a core.
+const GATHER_INTERVAL: Duration = Duration::from_millis(1);
 /// Between two looks at the segments at most, should a bell not have rung.
 const IDLE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -155,13 +158,14 @@ impl Tail {
     /// Until a stop, and then until what is under way has ended or [`DELIVERY_STOP_TIME_MAX`] is over.
     pub(super) async fn run(mut self) {
         while !self.is_stopping() {
-            self.turn();
-            if self.has_room() {
+            let mail_came = self.turn();
+            let pause = if mail_came { GATHER_INTERVAL } else { IDLE_INTERVAL };
+            if !mail_came && self.has_room() {
                 // A worker that saw nobody wait has made its work visible before this second look.
                 self.bell.will_wait();
                 self.turn();
             }
-            self.wait(Instant::now() + IDLE_INTERVAL).await;
+            self.wait(Instant::now() + pause).await;
             self.bell.awake();
         }
         let give_up_at = Instant::now() + DELIVERY_STOP_TIME_MAX;
@@ -188,15 +192,15 @@ impl Tail {
         self.stopping.load(Ordering::Acquire)
     }
 
-    /// Starts what can be started.
-    fn turn(&mut self) {
+    /// Starts what can be started. Whether there was fresh mail.
+    fn turn(&mut self) -> bool {
         self.reconfigure();
         self.unload_deferred();
         self.start_reading_backlog();
         self.segments.admit(&mut self.report);
         self.take_orders();
         self.start_retries();
-        self.start_fresh();
+        let mail_came = self.start_fresh();
         self.start_flush();
         self.segments.retire();
         self.give_content_back();
@@ -210,6 +214,7 @@ impl Tail {
         stats.deferred_octets_now.set(live_len);
         stats.deferred_segments_now.set(deferred_segments_count as u64);
         stats.segments_now.set(self.segments.count() as u64);
+        mail_came
     }
 
     /// What is under way goes on as it was planned. Held mail is looked at again.
@@ -244,20 +249,22 @@ impl Tail {
         self.room.is_left_for_retry(self.finished_count())
     }
 
-    fn start_fresh(&mut self) {
+    /// Whether there was any.
+    fn start_fresh(&mut self) -> bool {
         while self.has_room()
             && let Some(job) = self.stalled.pop()
         {
             self.start(job);
         }
-        let now = Instant::now();
+        let (now, mut came) = (Instant::now(), false);
         while self.has_room() && self.stalled.lets_read(now) {
             let (config, hops, directory) = (&self.config, &self.hops, &self.directory);
             let job = self.segments.next(&mut self.report, &self.stats, |segment, record| {
                 let ticket = Ticket::fresh(segment, record);
                 Job::new(ticket, record.envelope, record, config, hops, directory, None)
             });
-            let Some(mut job) = job else { return };
+            let Some(mut job) = job else { break };
+            came = true;
             match job.full_hop() {
                 None => {
                     self.stalled.note_other(now);
@@ -270,6 +277,7 @@ impl Tail {
                 }
             }
         }
+        came
     }
 
     fn start_retries(&mut self) {
