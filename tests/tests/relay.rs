@@ -29,8 +29,8 @@ impl<'a> Route<'a> {
 fn configure(home: &Home, routes: &[Route<'_>], bounce: Option<&NextHop>) {
     let domains: Vec<String> = routes.iter().map(|route| format!("\"{}\"", route.domain)).collect();
     let mut config = format!(
-        "hostname = \"mx.example\"\nworkers = 2\n[[listener]]\nbind = [\"127.0.0.1:0\"]\n[spool]\npath = \"spool\"\n\
-         segment_size = \"4MiB\"\n[recipients]\ndomains = [{}]\n",
+        "hostname = \"mx.example\"\nworkers = 2\n[[listener]]\nbind = [\"127.0.0.1:0\"]\n[admin]\nbind = \"127.0.0.1:0\"\n\
+         [spool]\npath = \"spool\"\nsegment_size = \"4MiB\"\n[recipients]\ndomains = [{}]\n",
         domains.join(", ")
     );
     for Route { domain, deliver, hop, more } in routes {
@@ -318,7 +318,13 @@ fn mail_that_waits_goes_in_groups() {
     let taken = hop.wait_for("all of it", contents.len());
     wait_until_empty(&home);
     assert_eq!(counts_of(&taken, &contents), vec![1; contents.len()]);
-    assert!(taken.iter().any(|one| one.is_followed), "nothing went together");
+    // Who is followed, and who follows such a one.
+    let follows = |pair: &[Taken]| pair[0].is_followed && !pair[1].is_followed;
+    let grouped = taken.iter().filter(|one| one.is_followed).count()
+        + taken.windows(2).filter(|it| follows(it)).count();
+    assert!(grouped > 0, "nothing went together");
+    eventually("a count", || (server.metric("ringmx_delivery_relayed_total") == 60).then_some(()));
+    assert_eq!(server.metric("ringmx_delivery_grouped_total"), grouped as u64);
     server.stop();
 }
 

@@ -176,6 +176,14 @@ fn each_has_help_with_examples_and_refuses_what_it_does_not_know() {
 }
 
 #[test]
+fn the_delivery_to_real_servers_has_help_with_examples() {
+    let help = run(Command::new(scripts().join("next-hops")).arg("--help"), "");
+    let text = String::from_utf8_lossy(&help.stdout);
+    assert!(help.status.success() && text.contains("    scripts/next-hops --kill 20"), "{text}");
+    assert!(text.contains("Exit status:"), "{text}");
+}
+
+#[test]
 fn a_process_is_held_back_and_set_free() {
     let program = "
 import os, pathlib, subprocess, measuring
@@ -196,6 +204,48 @@ process.wait()
         if how.starts_with("40% of a core by cpu.") { "True 0 True True" } else { "False 2 True True" };
     assert_eq!(what, expected, "{said}");
     assert!(how.starts_with("40% of a core by cpu.") || how == "1 of 3 shares of its core", "{said}");
+}
+
+/// Message 1 was sent twice and its first copy arrived as well; 2 was in flight at the first kill.
+#[test]
+fn what_delivery_doubled_is_told_from_what_was_sent_twice_and_needs_a_kill() {
+    let judged = |change: &str| {
+        measuring(&format!(
+            "
+from arriving import Arrival, Comparison, Kill, content
+arrival = lambda number, sent_count, run, at: Arrival(content('a.example', number, sent_count), True, run, at)
+arrivals = [arrival(1, 1, 0, 9.1), arrival(1, 2, 0, 9.2), arrival(2, 1, 0, 9.9), arrival(2, 1, 1, 10.5),
+            arrival(3, 1, 1, 10.6)]
+acknowledged, kills = {{1: 2, 2: 1, 3: 1}}, [Kill(10.0, 2), Kill(11.0, 2)]
+{change}
+found = Comparison('a.example', arrivals, acknowledged, kills)
+print(found.missing, found.wrong, found.resent, found.doubled, found.in_flight, found.problems)
+"
+        ))
+    };
+    for (change, expected) in [
+        ("", "0 0 1 1 [1, 0] []"),
+        // The copy that has the 250 is not there, though an earlier one is.
+        ("del arrivals[1]", "1 0 1 1 [0, 0] ['kill 1: 1 doubled, and 0 were in flight', '1 missing']"),
+        (
+            "arrivals.append(arrivals[4])",
+            "0 0 1 2 [1, 1] ['message 3: no kill between two copies of it, both of run 1']",
+        ),
+        ("kills[0] = Kill(10.0, 3)", "0 0 1 1 [0, 0] ['kill 1: 1 doubled, and 0 were in flight']"),
+        ("kills[0] = Kill(12.0, 2)", "0 0 1 1 [1, 0] ['kill 1: what was taken 2.1 s before it came again']"),
+        (
+            "arrivals[4] = arrivals[4]._replace(octets=arrivals[4].octets.replace(b'Date', b'date'))",
+            "1 1 1 1 [1, -1] ['1 missing', '1 not as they were sent']",
+        ),
+        ("arrivals.append(arrivals[0]._replace(octets=b'x'))", "0 1 1 1 [1, 0] ['1 not as they were sent']"),
+        ("arrivals.append(arrivals[0]._replace(run=None))", "0 1 1 1 [1, 0] ['1 not as they were sent']"),
+        (
+            "arrivals.append(arrivals[0]._replace(is_envelope_right=False))",
+            "0 1 1 1 [1, 0] ['1 not as they were sent']",
+        ),
+    ] {
+        assert_eq!(judged(change), expected, "{change}");
+    }
 }
 
 #[test]

@@ -113,6 +113,8 @@ pub(super) struct Attempt {
     pub next_hop: Option<String>,
     /// The next hop tells the sender of its delivery (RFC 3461 §5.2.1).
     pub is_told_by_hop: bool,
+    /// It went to its next hop with others.
+    pub is_grouped: bool,
     /// It was tried for as long as its route has it tried: what fails now has failed for good.
     pub is_expired: bool,
 }
@@ -316,6 +318,7 @@ impl Job {
             tls: None,
             next_hop: None,
             is_told_by_hop: false,
+            is_grouped: false,
         };
         let known = |(position, recipient)| Failed { position, recipient, is_new: false, told: Told::Held };
         let mut job = Box::new(Self {
@@ -440,11 +443,12 @@ impl Job {
         for attempt in &mut self.copies {
             let Way::Relay { hop, letter } = &attempt.copy.way else { continue };
             let delivered = hop.deliver(letter, body, &self.config.hostname).await;
-            let Delivered { sent, tls, next_hop, dsn } = delivered;
+            let Delivered { sent, tls, next_hop, dsn, is_grouped } = delivered;
             let outcome = |sent: Sent| sent.map(Rc::from).map_err(|error| Rc::new(error.into()));
             attempt.outcomes = sent.into_iter().map(outcome).collect();
             attempt.octets = body.len();
-            (attempt.tls, attempt.next_hop, attempt.is_told_by_hop) = (tls, next_hop, dsn);
+            (attempt.tls, attempt.next_hop) = (tls, next_hop);
+            (attempt.is_told_by_hop, attempt.is_grouped) = (dsn, is_grouped);
         }
     }
 
@@ -561,6 +565,7 @@ mod tests {
             tls: None,
             next_hop: None,
             is_told_by_hop: false,
+            is_grouped: false,
             is_expired: true,
         };
         attempt.set(&Ok(Rc::from("")));

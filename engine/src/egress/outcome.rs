@@ -52,6 +52,7 @@ impl Tail {
             }
             Way::Relay { hop, .. } => {
                 self.stats.relayed.bump();
+                self.stats.grouped.add(u64::from(attempt.is_grouped));
                 let reply = attempt.outcomes.iter().find_map(|outcome| outcome.as_deref().ok());
                 let name = || hop.name();
                 let next_hop = attempt.next_hop.clone().unwrap_or_else(name);

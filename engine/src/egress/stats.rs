@@ -18,6 +18,8 @@ pub struct EgressStats {
     pub notices: Counter,
     /// Transactions with next hops in which a recipient at least was taken.
     pub relayed: Counter,
+    /// Messages of those that went with others, in one group.
+    pub grouped: Counter,
     /// Attempts at a message that is held until the next start: by a route, for want of a route, or unreadable.
     pub kept: Counter,
     /// Files written into Maildirs, durably.
@@ -69,6 +71,7 @@ impl EgressStats {
                 &self.notices,
             ),
             ("relayed", "Transactions with next hops in which a recipient was taken.", &self.relayed),
+            ("grouped", "Messages that went with others, in one group.", &self.grouped),
             ("kept", "Attempts at a message that is held until the next start.", &self.kept),
             ("files", "Files written into Maildirs, durably.", &self.files),
             ("file_octets", "Octets of those files.", &self.file_octets),

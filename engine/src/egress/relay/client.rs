@@ -89,6 +89,8 @@ pub(super) struct Client {
     /// Something was said in the present transaction: what fails from here on did not fail because the next hop had
     /// closed an idle connection.
     pub(super) has_replied: bool,
+    /// The present transaction goes with others, in one group.
+    pub(super) is_grouped: bool,
     /// No other transaction may follow.
     pub(super) is_spent: bool,
 }
@@ -108,6 +110,7 @@ impl Client {
             transactions_count: 0,
             used_at: Instant::now(),
             has_replied: false,
+            is_grouped: false,
             is_spent: false,
         }
     }
@@ -386,7 +389,13 @@ impl Client {
 
     /// With how it went.
     pub(super) fn delivered(&self, sent: Vec<Sent>) -> Delivered {
-        Delivered { sent, tls: self.tls.clone(), next_hop: Some(self.hop.clone()), dsn: self.offered.dsn }
+        Delivered {
+            sent,
+            tls: self.tls.clone(),
+            next_hop: Some(self.hop.clone()),
+            dsn: self.offered.dsn,
+            is_grouped: self.is_grouped,
+        }
     }
 
     /// The same for all recipients.

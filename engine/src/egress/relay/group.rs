@@ -178,7 +178,7 @@ mod tests {
         let (line, waiting) = line(&[1, 1, 1, 1], 1);
         let mut group = line.take(&letter(1), 1, || true);
         let first = group.pop().unwrap();
-        first.tell(Delivered { sent: Vec::new(), tls: None, next_hop: None, dsn: false });
+        first.tell(Delivered { sent: Vec::new(), tls: None, next_hop: None, dsn: false, is_grouped: false });
         drop(group);
         assert!(Rc::ptr_eq(&first, &waiting[0]));
         let in_line: Vec<_> = line.0.borrow().iter().cloned().collect();

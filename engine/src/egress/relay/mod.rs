@@ -14,6 +14,8 @@ mod bounds_tests;
 mod client;
 mod connect;
 mod group;
+#[cfg(test)]
+mod group_tests;
 mod http;
 mod letter;
 mod pace;
@@ -248,7 +250,7 @@ impl Hop {
     pub(super) async fn deliver(&self, letter: &Rc<Letter>, body: Body<'_>, hostname: &str) -> Delivered {
         let all = |error: RelayError| {
             let sent = vec![Err(error); letter.recipients.len()];
-            Delivered { sent, tls: None, next_hop: None, dsn: false }
+            Delivered { sent, tls: None, next_hop: None, dsn: false, is_grouped: false }
         };
         if let Some(error) = self.resting() {
             return all(error);
@@ -390,6 +392,7 @@ impl Hop {
         letter: &Letter,
         body: &Body<'_>,
     ) -> Result<Vec<Sent>, RelayError> {
+        client.is_grouped = false;
         // One message is enough to see whether a hop is well again, and whether a connection says what it is asked.
         let is_proven = self.trouble.borrow().is_none() && client.transactions_count > 0;
         let small = client.groups(letter, body).filter(|_| is_proven);
@@ -402,7 +405,9 @@ impl Hop {
         let content_len: usize = group.iter().map(|one| one.content.len()).sum();
         let mut commands = Vec::with_capacity(content.len() + content_len + 256 * GROUPED_MESSAGES_COUNT_MAX);
         client.compose(letter, content, &mut commands);
+        let alone_count = client.transactions_count;
         group.iter().for_each(|one| client.compose(&one.letter, &one.content, &mut commands));
+        client.is_grouped = client.transactions_count > alone_count;
         client.send_group(&commands).await?;
         let sent = client.hear(letter).await?;
         self.hear_others(client, group, has_refusal(&sent)).await;
@@ -519,6 +524,8 @@ pub(super) struct Delivered {
     pub next_hop: Option<String>,
     /// The hop was given what the sender wants to be told of.
     pub dsn: bool,
+    /// It went with others.
+    pub is_grouped: bool,
 }
 
 #[cfg(test)]
