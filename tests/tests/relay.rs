@@ -29,8 +29,8 @@ impl<'a> Route<'a> {
 fn configure(home: &Home, routes: &[Route<'_>], bounce: Option<&NextHop>) {
     let domains: Vec<String> = routes.iter().map(|route| format!("\"{}\"", route.domain)).collect();
     let mut config = format!(
-        "hostname = \"mx.example\"\nworkers = 2\n[[listener]]\nbind = [\"127.0.0.1:0\"]\n[admin]\nbind = \"127.0.0.1:0\"\n\
-         [spool]\npath = \"spool\"\nsegment_size = \"4MiB\"\n[recipients]\ndomains = [{}]\n",
+        "hostname = \"mx.example\"\nworkers = 2\n[[listener]]\nbind = [\"127.0.0.1:0\"]\n\
+         [admin]\nbind = \"127.0.0.1:0\"\n[spool]\npath = \"spool\"\nsegment_size = \"4MiB\"\n[recipients]\ndomains = [{}]\n",
         domains.join(", ")
     );
     for Route { domain, deliver, hop, more } in routes {

@@ -213,7 +213,8 @@ fn what_delivery_doubled_is_told_from_what_was_sent_twice_and_needs_a_kill() {
         measuring(&format!(
             "
 from arriving import Arrival, Comparison, Kill, content
-arrival = lambda number, sent_count, run, at: Arrival(content('a.example', number, sent_count), True, run, at)
+octets = lambda number, sent_count: b'Received: x\\r\\n' + content('a.example', number, sent_count)
+arrival = lambda number, sent_count, run, at: Arrival(octets(number, sent_count), True, run, at)
 arrivals = [arrival(1, 1, 0, 9.1), arrival(1, 2, 0, 9.2), arrival(2, 1, 0, 9.9), arrival(2, 1, 1, 10.5),
             arrival(3, 1, 1, 10.6)]
 acknowledged, kills = {{1: 2, 2: 1, 3: 1}}, [Kill(10.0, 2), Kill(11.0, 2)]
@@ -235,7 +236,7 @@ print(found.missing, found.wrong, found.resent, found.doubled, found.in_flight, 
         ("kills[0] = Kill(12.0, 2)", "0 0 1 1 [1, 0] ['kill 1: what was taken 2.1 s before it came again']"),
         (
             "arrivals[4] = arrivals[4]._replace(octets=arrivals[4].octets.replace(b'Date', b'date'))",
-            "1 1 1 1 [1, -1] ['1 missing', '1 not as they were sent']",
+            "1 1 1 1 [1, -1] ['kill 2: 0 doubled, and -1 were in flight', '1 missing', '1 not as they were sent']",
         ),
         ("arrivals.append(arrivals[0]._replace(octets=b'x'))", "0 1 1 1 [1, 0] ['1 not as they were sent']"),
         ("arrivals.append(arrivals[0]._replace(run=None))", "0 1 1 1 [1, 0] ['1 not as they were sent']"),
