@@ -42,8 +42,8 @@ use crate::store::{FormerMail, Segment, ShardFeed, read_backlog, read_record};
 
 /// Between two tries to read a deferred message, or all of them.
 const READ_INTERVAL: Duration = Duration::from_secs(1);
-/// Where mail has just come more comes soon: it is looked for after this time, not told of. A bell for each commit costs
-/// the worker and this thread more than the mail itself, and has them share a core.
+/// Where mail has just come more comes soon: it is looked for after this time, not told of. A bell for each commit
+/// costs the worker and this thread more than the mail itself, and has them share a core.
 const GATHER_INTERVAL: Duration = Duration::from_millis(1);
 /// Between two looks at the segments at most, should a bell not have rung.
 const IDLE_INTERVAL: Duration = Duration::from_secs(1);
