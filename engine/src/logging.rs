@@ -118,10 +118,10 @@ where
         } else {
             write!(writer, " {level:>5}")?;
         }
-        let mut fields = Fields { output: Escaped(writer), result: Ok(()) };
+        let mut fields = Fields { output: Escaped { output: writer, has_lines: false }, result: Ok(()) };
         event.record(&mut fields);
         fields.result?;
-        fields.output.0.write_char('\n')
+        fields.output.output.write_char('\n')
     }
 }
 
@@ -145,6 +145,7 @@ struct Fields<W> {
 impl<W: fmt::Write> Fields<W> {
     fn add(&mut self, field: &Field, value: fmt::Arguments<'_>) {
         if self.result.is_ok() {
+            self.output.has_lines = field.name() == "message";
             self.result = match field.name() {
                 "message" => write!(self.output, " {value}"),
                 name => write!(self.output, " {name}={value}"),
@@ -160,18 +161,23 @@ impl<W: fmt::Write> Visit for Fields<W> {
 }
 
 /// Nothing that is written through it moves a terminal's cursor, or begins another line.
-struct Escaped<W>(W);
+struct Escaped<W> {
+    output: W,
+    /// It may begin lines: a message of ours has one for each finding.
+    has_lines: bool,
+}
 
 impl<W: fmt::Write> fmt::Write for Escaped<W> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         // Control characters beyond ASCII begin with this octet in UTF-8, as harmless ones do.
         let may_control = |octet: u8| octet.is_ascii_control() || octet == 0xc2;
         if !text.bytes().any(may_control) {
-            return self.0.write_str(text);
+            return self.output.write_str(text);
         }
         text.chars().try_for_each(|char| match char {
-            char if char.is_control() => write!(self.0, "{}", char.escape_default()),
-            char => self.0.write_char(char),
+            '\n' if self.has_lines => self.output.write_char('\n'),
+            char if char.is_control() => write!(self.output, "{}", char.escape_default()),
+            char => self.output.write_char(char),
         })
     }
 }
@@ -229,9 +235,12 @@ mod tests {
             ("\x1b[2J\x07\x7f", "\\u{1b}[2J\\u{7}\\u{7f}"),
             ("\u{9b}2J\0", "\\u{9b}2J\\u{0}"),
         ] {
-            let mut escaped = Escaped(String::new());
+            let mut escaped = Escaped { output: String::new(), has_lines: false };
             escaped.write_str(text).unwrap();
-            assert_eq!(escaped.0, expected);
+            assert_eq!(escaped.output, expected);
+            let mut escaped = Escaped { output: String::new(), has_lines: true };
+            escaped.write_str(text).unwrap();
+            assert_eq!(escaped.output, expected.replace("\\n", "\n"));
         }
     }
 

@@ -256,10 +256,7 @@ fn tell(answer: &Answer) {
             tracing::warn!(keys, "these have changed too, and change with a restart only");
         }
         Ok(_) => {}
-        // A line for each finding.
-        Err(error) => error.to_string().lines().for_each(|why| {
-            tracing::error!("reload refused, the old configuration stays in force: {why}");
-        }),
+        Err(error) => tracing::error!("reload refused, the old configuration stays in force: {error}"),
     }
 }
 
