@@ -92,8 +92,8 @@ impl Batch {
     }
 }
 
-/// `TIME LEVEL message name=value name="text"`, for people. The crate's own format costs three times as much, most of
-/// it for octets that it escapes one by one; there is a line for each message.
+/// `TIME LEVEL message name=value name="text"`, for people. The crate's own format escapes character by character,
+/// where nearly nothing is to be escaped; there is a line for each message.
 #[derive(Clone, Copy, Debug)]
 struct HumanLine {
     /// Of the level.
