@@ -21,11 +21,12 @@ pub struct Behaviour {
 
 #[derive(Clone, Copy, Debug)]
 pub enum Act {
+    /// At the end, of a message that it has not taken.
     Say(&'static str),
     Close,
     /// Says nothing more, for as long as the other side holds the connection.
     Hang,
-    /// As `Say`, an octet at a time with this between.
+    /// As `Say`, an octet at a time with this between; at the end it has taken the message.
     Drip(&'static str, Duration),
 }
 
@@ -214,10 +215,10 @@ impl<'a> Conversation<'a> {
         let (is_followed, connection) = (!self.input.buffer().is_empty(), self.number);
         let taken = |recipients| Taken { mail, recipients, content, by_bdat, is_followed, connection };
         if !self.behaviour().is_lmtp {
+            let refuses =
+                |(stage, act): &(&str, Act)| "end" == *stage && matches!(act, Act::Say(_) | Act::Hang);
             // It has it, and whoever sent it may never hear of that.
-            let fits = |(stage, act): &(&str, Act)| "end" == *stage && !matches!(act, Act::Close);
-            let refuses = self.behaviour().acts.iter().any(fits);
-            if !refuses {
+            if !self.behaviour().acts.iter().any(refuses) {
                 self.shared.taken.lock().expect("no panic").push(taken(recipients));
             }
             return self.act("end", "250 2.0.0 taken as 1").map(drop);

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use tests::client::Client;
 use tests::engine::{Home, Options, Server, eventually, text};
 use tests::next_hop::{Act, Behaviour, NextHop, Taken};
@@ -17,12 +18,13 @@ struct Route<'a> {
     domain: &'a str,
     deliver: &'a str,
     hop: &'a NextHop,
+    timeout: &'a str,
     more: &'a str,
 }
 
 impl<'a> Route<'a> {
     fn new(domain: &'a str, hop: &'a NextHop) -> Self {
-        Self { domain, deliver: "smtp", hop, more: "" }
+        Self { domain, deliver: "smtp", hop, timeout: "1s", more: "" }
     }
 }
 
@@ -33,11 +35,11 @@ fn configure(home: &Home, routes: &[Route<'_>], bounce: Option<&NextHop>) {
          [admin]\nbind = \"127.0.0.1:0\"\n[spool]\npath = \"spool\"\nsegment_size = \"4MiB\"\n[recipients]\ndomains = [{}]\n",
         domains.join(", ")
     );
-    for Route { domain, deliver, hop, more } in routes {
+    for Route { domain, deliver, hop, timeout, more } in routes {
         let _ = write!(
             config,
             "[[route]]\ndomains = [\"{domain}\"]\ndeliver = \"{deliver}\"\nnext_hop = [\"{}\"]\nretry = [\"1s\"]\n\
-             timeout = \"1s\"\n{more}\n",
+             timeout = \"{timeout}\"\n{more}\n",
             hop.address
         );
     }
@@ -260,6 +262,40 @@ fn a_next_hop_that_is_behind_holds_up_no_other() {
     let taken_count = slow.taken().len();
     assert!(taken_count < WAITING_COUNT / 2, "it had taken {taken_count} by then");
     server.stop();
+}
+
+/// As a machine is that was suspended: its next hop has said nothing meanwhile that it could hear. Mail that waits for a
+/// connection, and mail that goes along with other.
+#[test]
+fn a_server_that_was_stopped_calls_no_next_hop_slow() {
+    const COUNT: usize = 40;
+    let stop_time = ringmx::limits::HOP_STALL_TIME_MAX + Duration::from_millis(800);
+    for extensions in [&[][..], ALL] {
+        // So long it takes for its answer to a message.
+        let answers_in = |time: Duration| {
+            let reply = "250 2.0.0 taken so slow";
+            let acts = vec![("end", Act::Drip(reply, time / reply.len() as u32))];
+            Behaviour { extensions: extensions.to_vec(), acts, ..Behaviour::default() }
+        };
+        let hop = NextHop::start(answers_in(Duration::ZERO));
+        let route = Route { timeout: "1m", more: "connections_max = 1", ..Route::new("a.example", &hop) };
+        let (home, server) = serve(&[route], None);
+        send(&server, &["a@a.example"], CONTENT);
+        hop.wait_for("what proves the connection", 1);
+        hop.behave(answers_in(Duration::from_millis(500)));
+        send_many(&server, "one", COUNT);
+        hop.wait_for("one for which others wait", 2);
+        hop.behave(answers_in(stop_time + Duration::from_millis(500)));
+        hop.wait_for("one of those", 3);
+        server.signal(Signal::STOP);
+        hop.behave(answers_in(Duration::ZERO));
+        std::thread::sleep(stop_time);
+        server.signal(Signal::CONT);
+        assert_eq!(hop.wait_for("all of them", COUNT + 1).len(), COUNT + 1);
+        wait_until_empty(&home);
+        let log = server.stop().join("\n");
+        assert!(!log.contains("delivery failed"), "{extensions:?}: {log}");
+    }
 }
 
 /// Its surplus 250 must not be taken for the answer to the next message.

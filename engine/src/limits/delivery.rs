@@ -47,6 +47,8 @@ pub const HOP_TRANSACTIONS_COUNT_MAX: u32 = 1000;
 /// How long a next hop whose places are all taken may end no transaction before it is slow: mail waits for a place at
 /// one that keeps up, and is deferred for the others.
 pub const HOP_STALL_TIME_MAX: Duration = Duration::from_secs(2);
+/// How much of the time between two looks at a next hop counts against it: a delivery thread looks once a second.
+pub const HOP_LOOK_TIME_COUNTED_MAX: Duration = Duration::from_secs(1);
 /// How long a deferred message whose next hop has no place is not looked at, at most: its hop may have another rate, or
 /// none, since a reload.
 pub const HOP_LOOK_TIME_MAX: Duration = Duration::from_secs(600);

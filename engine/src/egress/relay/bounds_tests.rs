@@ -140,20 +140,46 @@ async fn a_next_hop_that_stalls_is_slow_and_one_that_moves_is_waited_for() {
     let _places: Vec<Place> = (0..count).map(|_| Place::take(Rc::clone(&hop))).collect();
     let _connection = hop.connection().await.expect("the first is free");
     assert!(hop.is_full());
-    let began_at = Instant::now();
+    let (began_at, moved_at) = (Instant::now(), Cell::new(Instant::now()));
     let moved_until = began_at + 5 * HOP_STALL_TIME_MAX;
     let moves = async {
         while Instant::now() < moved_until {
-            tokio::time::sleep(HOP_STALL_TIME_MAX - MOMENT).await;
-            assert!(hop.is_full(), "whoever comes waits outside");
-            hop.moved_at.set(Instant::now());
+            for _ in 0..2 {
+                tokio::time::sleep(HOP_STALL_TIME_MAX / 2 - MOMENT).await;
+                assert!(hop.is_full(), "whoever comes waits outside");
+            }
+            hop.stall.end();
+            moved_at.set(Instant::now());
         }
     };
-    let (connection, ()) = tokio::join!(hop.connection(), moves);
+    // As each turn of a thread does.
+    let looks = async {
+        moves.await;
+        for _ in 0..4 {
+            tokio::time::sleep(HOP_STALL_TIME_MAX / 4).await;
+            hop.reap(Instant::now());
+        }
+    };
+    let (connection, ()) = tokio::join!(hop.connection(), looks);
     assert!(connection.is_none() && !hop.is_full(), "it is slow");
-    let waited = Instant::now() - hop.moved_at.get();
+    let waited = moved_at.get().elapsed();
     assert!(waited >= HOP_STALL_TIME_MAX && waited < 2 * HOP_STALL_TIME_MAX, "{waited:?}");
     assert!(began_at.elapsed() > 5 * HOP_STALL_TIME_MAX);
+}
+
+/// The clock jumps, as for a process that was stopped.
+#[tokio::test(start_paused = true)]
+async fn who_stood_still_itself_calls_no_next_hop_slow() {
+    let hop = Rc::new(Hop::new(relay_to(Vec::new()), None));
+    let count = users_count_max(hop.relay.connections_max);
+    let _places: Vec<Place> = (0..count).map(|_| Place::take(Rc::clone(&hop))).collect();
+    tokio::time::advance(100 * HOP_STALL_TIME_MAX).await;
+    assert!(hop.is_full(), "it could not get on");
+    for _ in 0..2 {
+        tokio::time::advance(HOP_STALL_TIME_MAX / 2).await;
+        hop.reap(Instant::now());
+    }
+    assert!(!hop.is_full(), "it was looked at, and did not");
 }
 
 #[tokio::test(start_paused = true)]

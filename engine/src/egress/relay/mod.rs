@@ -1,7 +1,7 @@
 //! Handing mail on to other servers: what is known of each next hop, and its connections.
 //!
 //! - [`reply`]: what a next hop says; [`letter`]: what it is given; [`client`]: one connection to it.
-//! - [`pace`]: how many messages a time it is given.
+//! - [`pace`]: how many messages a time it is given; [`stall`]: for how long it has taken none.
 //! - [`group`]: messages that wait for a connection, and go together on it.
 //! - [`connect`](connect()): from a name to a connection, under TLS where that is wanted.
 //!
@@ -22,6 +22,7 @@ mod pace;
 #[cfg(test)]
 mod pace_tests;
 mod reply;
+mod stall;
 mod transparency;
 
 use std::cell::{Cell, RefCell};
@@ -49,6 +50,7 @@ pub(super) use letter::{Addressee, Body, Letter};
 use pace::Pace;
 pub(super) use pace::Paces;
 pub(super) use reply::Reply;
+use stall::Stall;
 
 /// Before another look at a deferred message whose next hop has no place.
 const LOOK_WAIT_MS: u64 = 200;
@@ -106,8 +108,8 @@ pub(super) struct Hop {
     idle: RefCell<Vec<Client>>,
     /// Messages that have a connection or wait for one.
     users_count: Cell<usize>,
-    /// When a transaction ended last, or the first of the present ones began.
-    moved_at: Cell<Instant>,
+    /// Since a transaction ended, or the first of the present ones began.
+    stall: Stall,
     /// Connections made, for a turn of each next hop.
     turn: Cell<usize>,
     trouble: RefCell<Option<Trouble>>,
@@ -156,7 +158,7 @@ impl Hash for Hop {
 impl Place {
     pub(super) fn take(hop: Rc<Hop>) -> Self {
         if hop.users_count.get() == 0 {
-            hop.moved_at.set(Instant::now());
+            hop.stall.end();
         }
         hop.users_count.set(hop.users_count.get() + 1);
         if let Some(entry) = hop.entry.as_ref().filter(|_| hop.trouble.borrow().is_none()) {
@@ -181,7 +183,7 @@ impl Hop {
             line: Line::default(),
             idle: RefCell::default(),
             users_count: Cell::new(0),
-            moved_at: Cell::new(Instant::now()),
+            stall: Stall::default(),
             turn: Cell::new(0),
             trouble: RefCell::default(),
             pace,
@@ -228,7 +230,7 @@ impl Hop {
 
     /// Whether a transaction has ended just now, or it is we who wait.
     fn moves(&self) -> bool {
-        self.moved_at.get().elapsed() < HOP_STALL_TIME_MAX || self.free_at().is_some()
+        self.stall.look() < HOP_STALL_TIME_MAX || self.free_at().is_some()
     }
 
     /// Waits until its rate lets a message go, and counts it. Another thread may have come first: for a hop that is in
@@ -242,7 +244,7 @@ impl Hop {
                 return Err(Problem::Full.at(&self.relay.name()));
             }
             tokio::time::sleep_until(free_at).await;
-            self.moved_at.set(Instant::now());
+            self.stall.end();
         }
     }
 
@@ -274,7 +276,7 @@ impl Hop {
         let is_probe = self.trouble.borrow_mut().as_mut().map(|trouble| trouble.is_probed = true).is_some();
         // Who goes along with another message needs no room for this.
         let delivered = Box::pin(self.transact(letter, &body, hostname)).await;
-        self.moved_at.set(Instant::now());
+        self.stall.end();
         match &delivered {
             Err(error) if error.is_of_hop() => self.note_trouble(error),
             _ => self.note_health(is_probe),
@@ -426,7 +428,7 @@ impl Hop {
                 Err(lacking) => Ok(vec![Err(lacking); other.letter.recipients.len()]),
                 Ok(()) => client.hear(&other.letter).await,
             };
-            self.moved_at.set(Instant::now());
+            self.stall.end();
             match sent {
                 Ok(sent) if is_refused => unsure.push((other, sent)),
                 Ok(sent) => {
@@ -484,6 +486,7 @@ impl Hop {
     }
 
     fn reap(&self, now: Instant) {
+        self.stall.look();
         let old = |client: &mut Client| now.saturating_duration_since(client.used_at) >= HOP_IDLE_TIME_MAX;
         for client in self.idle.borrow_mut().extract_if(.., old) {
             tokio::task::spawn_local(client.quit());
