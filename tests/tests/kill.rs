@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use tests::client::Client;
 use tests::engine::{Home, Options, binary, eventually, text};
 use tests::random::Random;
 
@@ -100,12 +101,28 @@ fn what_got_its_250_is_delivered_once() {
     assert_eq!(home.maildir().names_in("cur"), [""; 0]);
 }
 
+/// The kernel closes what the ring of a killed process held a moment after the process is gone.
+#[test]
+fn a_start_right_behind_a_kill_has_the_port() {
+    let options = Options::default();
+    let home = Home::new(&options);
+    let mut server = home.serve();
+    home.configure(&options, &server.address.to_string());
+    for _ in 0..10 {
+        let _sessions: Vec<Client> =
+            (0..50).map(|_| Client::ready(server.address).expect("a session")).collect();
+        server.kill();
+        server = home.serve();
+    }
+    server.stop();
+}
+
 #[test]
 fn a_restart_delivers_a_file_again_under_the_same_name() {
     // As after a crash between delivery and acknowledgement: the acknowledgements are lost.
     let home = Home::new(&Options { workers: 1, ..Options::default() });
     let server = home.serve();
-    let mut client = tests::client::Client::ready(server.address).expect("a session");
+    let mut client = Client::ready(server.address).expect("a session");
     for number in 0..10 {
         client.send("", &["a@example.com"], format!("number: {number}\r\n").as_bytes()).expect("a 250");
     }

@@ -43,6 +43,11 @@ pub const ALARM_TIME_MAX: Duration = Duration::from_secs(30);
 pub const PASSED_SOCKETS_COUNT_MAX: usize = 64;
 /// Octets of a message between server and helper: an address, or an error in one line.
 pub const BINDER_MESSAGE_LEN_MAX: usize = 256;
+/// How long we wait for an address that is taken by a socket of nobody: the kernel closes those that a killed process
+/// had in its ring a moment later.
+pub const ORPHANED_SOCKET_TIME_MAX: Duration = Duration::from_secs(2);
+/// Between two looks at it.
+pub const ORPHANED_SOCKET_LOOK_INTERVAL: Duration = Duration::from_millis(5);
 /// How long a connection may take to become whole that is half open when its address is removed: a round trip, and one
 /// lost packet.
 pub const HALF_OPEN_TIME_MAX: Duration = Duration::from_secs(3);

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use procfs::process::{FDTarget, Process, all_processes};
 
+use super::listener::is_private_owner;
 use super::listening::{Listening, listening};
 
 const UNNAMED: &str = "a program of another user";
@@ -24,6 +25,17 @@ pub fn who_listens(address: SocketAddr) -> String {
             .to_owned();
     }
     named.join(", ")
+}
+
+/// Whether nobody has what keeps us off this address, as far as can be seen: the kernel closes what the ring of a killed
+/// process holds a moment after the process is gone. Reads all of /proc.
+pub(super) fn is_orphaned(address: SocketAddr) -> bool {
+    let (found, hidden) = holders(&overlapping(address));
+    let user = rustix::process::geteuid();
+    // Of a sealed one only root sees whose it is.
+    let may_be_nobodys =
+        |socket: &Listening| user.is_root() || socket.user == user.as_raw() || is_private_owner(socket.user);
+    found.is_empty() && hidden.iter().all(may_be_nobodys)
 }
 
 /// The same as a list, as far as this user may see.

@@ -11,10 +11,13 @@ use std::hash::{BuildHasher, Hasher};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::time::Instant;
 
 use ringmx_ring::{AcceptMode, BindError, Exclusivity, Fd, Listening, Request};
 
 use crate::config::{Config, Durability, Listener};
+use crate::limits::{ORPHANED_SOCKET_LOOK_INTERVAL, ORPHANED_SOCKET_TIME_MAX};
+use crate::server::holder::is_orphaned;
 use crate::server::retire::{self, Retired};
 use crate::server::worker::Port;
 use crate::server::{Binder, Board, ChangeSender, Helper, Latch, PortChange, PortId, Proof, Standing};
@@ -185,7 +188,15 @@ impl Listeners {
 
     fn listen(&self, (address, exclusive): (SocketAddr, bool)) -> Result<Listening, BindError> {
         let request = Request { address, threads_count: self.workers_count, owner: self.owner, exclusive };
-        self.binder.listen(&request)
+        let give_up_at = Instant::now() + ORPHANED_SOCKET_TIME_MAX;
+        loop {
+            match self.binder.listen(&request) {
+                Err(BindError::Taken { address }) if Instant::now() < give_up_at && is_orphaned(address) => {
+                    std::thread::sleep(ORPHANED_SOCKET_LOOK_INTERVAL);
+                }
+                outcome => return outcome,
+            }
+        }
     }
 
     fn publish(&self) {
@@ -251,6 +262,11 @@ fn service(config: &Config, listener: &Listener) -> Service {
 }
 
 /// Random for each start, so that no other program has it by accident.
+/// Whether a socket of this user is a sealed one of a ringmx.
+pub(super) fn is_private_owner(user: u32) -> bool {
+    (OWNER_FIRST..OWNER_FIRST + OWNERS_COUNT).contains(&user)
+}
+
 fn private_owner() -> u32 {
     let random = RandomState::new().build_hasher().finish();
     OWNER_FIRST + (random % u64::from(OWNERS_COUNT)) as u32
