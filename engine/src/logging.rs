@@ -31,7 +31,7 @@ pub fn install(log: Log) {
 }
 
 /// The lines of `log` into `output`.
-pub(crate) fn subscriber<W>(log: Log, colour: bool, output: W) -> Box<dyn Subscriber + Send + Sync>
+pub fn subscriber<W>(log: Log, colour: bool, output: W) -> Box<dyn Subscriber + Send + Sync>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {

@@ -14,7 +14,7 @@ use crate::reload::RulePlaces;
 
 /// The reading end of the workers' queues.
 #[derive(Debug)]
-pub(super) struct EventLog {
+pub struct EventLog {
     /// Position is the worker's index.
     queues: Vec<Queue>,
     places: Arc<RulePlaces>,
@@ -28,13 +28,13 @@ struct Queue {
 }
 
 impl EventLog {
-    pub(super) fn new(queues: Vec<EventQueue>, places: Arc<RulePlaces>) -> Self {
+    pub fn new(queues: Vec<EventQueue>, places: Arc<RulePlaces>) -> Self {
         let queues = queues.into_iter().map(|queue| Queue { queue, dropped_told: 0 }).collect();
         Self { queues, places }
     }
 
     /// Writes a line for each event that waits. Each worker's events are in order.
-    pub(super) fn drain(&mut self) {
+    pub fn drain(&mut self) {
         logging::batched(|| {
             for (worker_index, Queue { queue, dropped_told }) in self.queues.iter_mut().enumerate() {
                 for event in std::iter::from_fn(|| queue.pop()).take(EVENTS_COUNT_MAX) {

@@ -4,3 +4,5 @@ pub mod control;
 mod http;
 mod log;
 mod metrics;
+
+pub use log::EventLog;
