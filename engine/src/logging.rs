@@ -225,7 +225,11 @@ impl Write for Stderr {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+    use std::sync::{Arc, Mutex};
+
     use super::*;
+    use crate::id::{MessageId, SessionId};
 
     #[test]
     fn what_is_written_stays_in_its_line() {
@@ -241,6 +245,120 @@ mod tests {
             let mut escaped = Escaped { output: String::new(), has_lines: true };
             escaped.write_str(text).unwrap();
             assert_eq!(escaped.output, expected.replace("\\n", "\n"));
+        }
+    }
+
+    #[derive(Clone, Default)]
+    struct Captured(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Captured {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What becomes of events that a program may have, at `level`.
+    fn written(format: LogFormat, level: LogLevel, colour: bool) -> String {
+        let captured = Captured::default();
+        let output = captured.clone();
+        let subscriber = subscriber(Log { format, level }, colour, move || output.clone());
+        tracing::subscriber::with_default(subscriber, || {
+            at(Duration::from_micros(1_763_780_000_000_001), events);
+            at(Duration::from_micros(1_763_780_000_999_999), || tracing::debug!("of the same second"));
+            at(Duration::from_micros(1_763_780_001_000_000), || tracing::trace!("of the next"));
+            at(Duration::ZERO, || tracing::info!("long ago"));
+        });
+        let captured = captured.0.lock().unwrap();
+        String::from_utf8(captured.clone()).unwrap()
+    }
+
+    fn events() {
+        let id = MessageId { session: SessionId(451_527_680_000_000_256), transaction: 4_294_967_295 };
+        let (octets, age, exact) = (u64::MAX, i64::MIN, 1.5);
+        let (client, nobody): (SocketAddr, Option<u64>) = ("[2001:db8::1]:25".parse().unwrap(), None);
+        tracing::info!(%id, %client, nobody, some = Some("text"), "a line");
+        tracing::warn!(octets, age, exact, whole = 2.0, flag = true, "numbers");
+        tracing::info!(wide = u128::MAX, kind = ?Some("a \"b\""), "by Debug");
+        tracing::error!(error = %io::Error::from_raw_os_error(5), "of {}: \t{}", "two\nlines", "\x1b[2J\u{9b}é");
+        let error = io::Error::other("one\r\ntwo");
+        tracing::warn!(error = &error as &dyn std::error::Error, bytes = &b"\x00\xff"[..], "");
+        tracing::info!(text = "two\nlines \"'\\ é ¡ \u{9b}\u{7f}", shown = %"two\nlines \"'\\ é ¡ \u{9b}", "a\nb");
+        tracing::info!(name.with.dots = "", "odd name" = 1, message = "as a text\n");
+        tracing::info!(only = 1_u8);
+        tracing::info!(target: "library", "not heard");
+        tracing::warn!(target: "library", "heard");
+        let span = tracing::error_span!("span", of = 1);
+        let _entered = span.enter();
+        tracing::info!("in a span");
+    }
+
+    #[test]
+    fn lines_for_people() {
+        let first = "2025-11-22T02:53:20.000001Z";
+        let expected = [
+            r#"  INFO a line id=0CH1611EAG080-4294967295 client=[2001:db8::1]:25 some="text""#,
+            r#"  WARN numbers octets=18446744073709551615 age=-9223372036854775808 exact=1.5 whole=2.0 flag=true"#,
+            r#"  INFO by Debug wide=340282366920938463463374607431768211455 kind=Some("a \"b\"")"#,
+            " ERROR of two\nlines: \\t\\u{1b}[2J\\u{9b}é error=Input/output error (os error 5)",
+            r"  WARN  error=one\r\ntwo bytes=[00 ff]",
+            "  INFO a\nb text=\"two\\nlines \\\"'\\\\ é ¡ \\u{9b}\\u{7f}\" shown=two\\nlines \"'\\ é ¡ \\u{9b}",
+            r#"  INFO name.with.dots="" odd name=1 "as a text\n""#,
+            "  INFO only=1",
+            "  WARN heard",
+            "  INFO in a span",
+        ];
+        let text = written(LogFormat::Human, LogLevel::Trace, false);
+        assert_eq!(
+            text,
+            expected.map(|line| format!("{first}{line}\n")).concat()
+                + "2025-11-22T02:53:20.999999Z DEBUG of the same second\n\
+                   2025-11-22T02:53:21.000000Z TRACE of the next\n\
+                   1970-01-01T00:00:00.000000Z  INFO long ago\n"
+        );
+    }
+
+    #[test]
+    fn lines_for_programs() {
+        let first = r#"{"timestamp":"2025-11-22T02:53:20.000001Z","level":"#;
+        let expected = [
+            r#""INFO","message":"a line","id":"0CH1611EAG080-4294967295","client":"[2001:db8::1]:25","some":"text"}"#,
+            r#""WARN","message":"numbers","octets":18446744073709551615,"age":-9223372036854775808,"exact":1.5,"whole":2.0,"flag":true}"#,
+            r#""INFO","message":"by Debug","wide":"340282366920938463463374607431768211455","kind":"Some(\"a \\\"b\\\"\")"}"#,
+            r#""ERROR","message":"of two\nlines: \t\u001b[2JCSIé","error":"Input/output error (os error 5)"}"#,
+            r#""WARN","message":"","error":"one\r\ntwo","bytes":"[00 ff]"}"#,
+            r#""INFO","message":"a\nb","text":"two\nlines \"'\\ é ¡ CSIDEL","shown":"two\nlines \"'\\ é ¡ CSI"}"#,
+            r#""INFO","name.with.dots":"","odd name":1,"message":"as a text\n"}"#,
+            r#""INFO","only":1}"#,
+            r#""WARN","message":"heard"}"#,
+            r#""INFO","message":"in a span"}"#,
+        ];
+        let expected = expected.map(|line| line.replace("CSI", "\u{9b}").replace("DEL", "\u{7f}"));
+        let text = written(LogFormat::Json, LogLevel::Info, false);
+        assert_eq!(
+            text,
+            expected.map(|line| format!("{first}{line}\n")).concat()
+                + "{\"timestamp\":\"1970-01-01T00:00:00.000000Z\",\"level\":\"INFO\",\"message\":\"long ago\"}\n"
+        );
+    }
+
+    #[test]
+    fn a_level_has_its_colour() {
+        let text = written(LogFormat::Human, LogLevel::Trace, true);
+        for (level, colour) in [("ERROR", 31), (" WARN", 33), (" INFO", 32), ("DEBUG", 34), ("TRACE", 35)] {
+            assert!(text.contains(&format!("Z \x1b[{colour}m{level}\x1b[0m ")), "{text}");
+        }
+    }
+
+    #[test]
+    fn libraries_are_heard_less() {
+        for (level, target_of_last) in [(LogLevel::Warn, "heard"), (LogLevel::Error, "of two")] {
+            let text = written(LogFormat::Json, level, false);
+            assert!(text.lines().last().unwrap().contains(target_of_last), "{text}");
         }
     }
 
