@@ -330,3 +330,45 @@ fn each_alert_before_and_within_a_handshake() {
         assert_nothing_stored(&home);
     }
 }
+
+/// Name, kind of the record, content.
+const OUT_OF_ORDER: &[(&str, u8, &[u8])] = &[
+    ("content", 23, b"QUIT\r\n"),
+    ("Finished", 22, &[20, 0, 0, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+    ("a ServerHelloDone", 22, &[14, 0, 0, 0]),
+    ("a HelloRequest", 22, &[0, 0, 0, 0]),
+];
+
+/// What a client may say at some other time, and what it may never say, behind the ServerHello.
+#[test]
+fn what_comes_out_of_order_within_a_handshake_ends_it() {
+    let (home, server, authority) = serve("implicit");
+    for version in VERSIONS {
+        // With 1.3 there are keys by now, and what comes in clear is none of it.
+        let reasons: &[&str] = if version.version == TLS12.version {
+            &["message out of order"]
+        } else {
+            &["message out of order", "record that does not decrypt"]
+        };
+        for (name, kind, content) in OUT_OF_ORDER {
+            let mut stream = connect(&server, "implicit");
+            let client = format!("\"client\":\"{}\"", stream.local_addr().expect("a socket"));
+            say_hello(&mut stream, &config(&authority, version));
+            let mut octets = record(content);
+            octets[0] = *kind;
+            stream.write_all(&octets).expect("written");
+            stream.read_to_end(&mut Vec::new()).expect("an end");
+            let what = format!("{name} behind {:?}", version.version);
+            let line = eventually(&what, || {
+                let is_it = |line: &String| line.contains(&client) && line.contains("TLS failed");
+                server.log.lines().into_iter().find(is_it)
+            });
+            let is_told = reasons.iter().any(|why| line.contains(&format!("\"why\":\"{why}\"")));
+            assert!(is_told, "{what}: {line}");
+        }
+    }
+    let count = (VERSIONS.len() * OUT_OF_ORDER.len()) as u64;
+    assert_eq!(server.metric("ringmx_handshakes_failed_total"), count);
+    server.stop();
+    assert_nothing_stored(&home);
+}
