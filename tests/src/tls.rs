@@ -7,6 +7,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256, date_time_ymd,
@@ -50,17 +51,34 @@ impl Authority {
 
     /// The same, valid until this year begins.
     pub fn issue_until(&self, dir: &Path, file: &str, names: &[&str], year: i32) {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("a key");
-        let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
-        let mut params = CertificateParams::new(names.clone()).expect("names");
-        params.distinguished_name.push(DnType::CommonName, names.first().map_or("nobody", String::as_str));
-        params.not_before = date_time_ymd(2020, 1, 1);
+        let mut params = params_for(names);
         params.not_after = date_time_ymd(year, 1, 1);
+        self.sign(dir, file, &params);
+    }
+
+    /// The same, valid for so long from now on.
+    pub fn issue_for(&self, dir: &Path, file: &str, names: &[&str], rest: Duration) {
+        let mut params = params_for(names);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock");
+        params.not_after = date_time_ymd(1970, 1, 1) + now + rest;
+        self.sign(dir, file, &params);
+    }
+
+    fn sign(&self, dir: &Path, file: &str, params: &CertificateParams) {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("a key");
         let issuer = Issuer::from_params(&self.params, &self.key);
         let chain = params.signed_by(&key, &issuer).expect("a certificate").pem() + &self.pem;
         write_whole(&dir.join(format!("{file}.pem")), &chain);
         write_whole(&dir.join(format!("{file}.key")), &key.serialize_pem());
     }
+}
+
+fn params_for(names: &[&str]) -> CertificateParams {
+    let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+    let mut params = CertificateParams::new(names.clone()).expect("names");
+    params.distinguished_name.push(DnType::CommonName, names.first().map_or("nobody", String::as_str));
+    params.not_before = date_time_ymd(2020, 1, 1);
+    params
 }
 
 /// As ACME clients do it: nobody sees half a file.

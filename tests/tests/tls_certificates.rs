@@ -8,7 +8,10 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
+use ringmx::limits::{CERTIFICATE_RENEWAL_TIME_MAX, CERTIFICATE_TIME_LEAST};
+use rustix::process::Signal;
 use rustls::ClientConfig;
 use serde_json::Value;
 use tests::engine::{Home, Options, Server, allow_descriptors, binary, eventually, text};
@@ -53,8 +56,12 @@ impl Renewing {
         tls::start_tls(server.address, &self.config, name).is_ok()
     }
 
+    /// To be called right behind the exchange: there is a bound for how long the old one is served.
     fn wait_for(&self, server: &Server, name: &str) {
+        let began = Instant::now();
         eventually(name, || self.serves(server, name).then_some(()));
+        let took = began.elapsed();
+        assert!(took <= CERTIFICATE_RENEWAL_TIME_MAX, "{name}: in use behind {took:?}");
     }
 }
 
@@ -105,24 +112,43 @@ fn new_connections_get_the_new_certificate_and_no_session_fails() {
 #[test]
 fn a_bad_certificate_changes_nothing_and_raises_an_alarm() {
     let renewing = Renewing::new();
+    let other = tempfile::tempdir().expect("a directory");
+    renewing.authority.issue(other.path(), "mx", &["mx.example"]);
+    let other_key = std::fs::read(other.path().join("mx.key")).expect("a key");
     let server = renewing.home.serve();
-    let live = renewing.path().join("live");
-    let whole = std::fs::read(live.join("mx.pem")).expect("a chain");
-    std::fs::write(live.join("mx.pem"), "no certificate").expect("written");
-    let line = eventually("an alarm", || {
-        server.log.lines().into_iter().find(|line| line.contains("certificates cannot be read again"))
-    });
-    assert!(line.contains("mx.pem") && line.contains("no certificate in it"), "{line}");
-    assert!(renewing.serves(&server, "first.example"), "the old one serves");
-    assert_eq!(server.metric("ringmx_certificates_stale"), 1);
-    // Until 2099.
-    assert_eq!(server.metric("ringmx_certificate_not_after_seconds"), 4_070_908_800);
-    // What was there before is whole again.
-    std::fs::write(live.join("mx.pem"), whole).expect("written");
-    eventually("the end of the alarm", || {
-        server.log.lines().iter().any(|line| line.contains("certificates are read again")).then_some(())
-    });
-    assert_eq!(server.metric("ringmx_certificates_stale"), 0);
+    let lines_count = |wanted: &[&str]| {
+        let has_all = |line: &&String| wanted.iter().all(|word| line.contains(word));
+        server.log.lines().iter().filter(has_all).count()
+    };
+    let damages: [(&str, Option<&[u8]>, &str); 5] = [
+        ("mx.pem", Some(b"no certificate"), "no certificate in it"),
+        ("mx.key", Some(b"no key"), "no private key"),
+        ("mx.key", Some(&other_key), "is not the key of the first certificate"),
+        ("mx.pem", None, "cannot read"),
+        ("mx.key", None, "cannot read"),
+    ];
+    for (index, (file, damaged, why)) in damages.into_iter().enumerate() {
+        let path = renewing.path().join("live").join(file);
+        let whole = std::fs::read(&path).expect("a file");
+        match damaged {
+            Some(octets) => std::fs::write(&path, octets).expect("written"),
+            None => std::fs::remove_file(&path).expect("removed"),
+        }
+        let alarm = ["certificates cannot be read again", file, why];
+        eventually(why, || (lines_count(&alarm) == 1).then_some(()));
+        assert!(renewing.serves(&server, "first.example"), "{why}: the old one serves");
+        assert_eq!(server.metric("ringmx_certificates_stale"), 1, "{why}");
+        // Until 2099.
+        assert_eq!(server.metric("ringmx_certificate_not_after_seconds"), 4_070_908_800);
+        server.signal(Signal::HUP);
+        eventually(why, || (lines_count(&["reload refused", file, why]) == 1).then_some(()));
+        assert!(renewing.serves(&server, "first.example"), "{why}: behind SIGHUP, too");
+        // What was there before is whole again.
+        std::fs::write(&path, whole).expect("written");
+        let end = ["certificates are read again"];
+        eventually("the end of the alarm", || (lines_count(&end) == index + 1).then_some(()));
+        assert_eq!(server.metric("ringmx_certificates_stale"), 0, "{why}");
+    }
     server.stop();
 }
 
@@ -163,6 +189,36 @@ fn weak_settings_are_warned_of() {
         let (_, told) = check(&renewing.home);
         assert!(told.contains(warning), "{warning}:\n{told}");
     }
+}
+
+/// By `check`, and by the server when it starts, which serves it all the same: most senders do not look.
+#[test]
+fn the_end_of_a_certificate_is_told_before_it_comes() {
+    let renewing = Renewing::new();
+    let live = renewing.path().join("live");
+    let (hour, day) = (Duration::from_secs(3600), Duration::from_secs(24 * 3600));
+    for (rest, checked, logged) in [
+        (CERTIFICATE_TIME_LEAST + hour, None, "\"days\":21"),
+        (CERTIFICATE_TIME_LEAST - hour, Some("ends in 20 days"), "a certificate ends soon: renew it"),
+        (day - hour, Some("ends in 0 days"), "a certificate ends soon: renew it"),
+    ] {
+        renewing.authority.issue_for(&live, "mx", &["mx.example"], rest);
+        let (status, told) = check(&renewing.home);
+        assert_eq!(status, Some(0), "{told}");
+        match checked {
+            Some(warning) => assert!(told.contains(warning), "{warning}:\n{told}"),
+            None => assert!(!told.contains("mx.pem"), "{told}"),
+        }
+        let server = renewing.home.serve();
+        assert!(renewing.serves(&server, "mx.example"), "{rest:?}");
+        let log = server.stop().join("\n");
+        assert!(log.contains(logged), "{logged}:\n{log}");
+    }
+    renewing.authority.issue_until(&live, "mx", &["mx.example"], 2021);
+    let server = renewing.home.serve();
+    assert!(!renewing.serves(&server, "mx.example"), "who looks is not deceived");
+    let log = server.stop().join("\n");
+    assert!(log.contains("a certificate has ended: renew it"), "{log}");
 }
 
 #[test]
