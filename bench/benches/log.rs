@@ -19,7 +19,8 @@ fn log(c: &mut Criterion) {
     let mut group = c.benchmark_group("log");
     group.throughput(Throughput::Elements(u64::from(LINES_COUNT)));
     for (name, format) in [("human", LogFormat::Human), ("json", LogFormat::Json)] {
-        let subscriber = logging::subscriber(Log { format, level: LogLevel::Info }, false, std::io::sink);
+        let output = |line: &[u8]| _ = black_box(line);
+        let subscriber = logging::subscriber(Log { format, level: LogLevel::Info }, false, output);
         tracing::subscriber::with_default(subscriber, || {
             group.bench_function(format!("accepted, {name}"), |b| {
                 let queue = EventQueue::new(LINES_COUNT as usize);

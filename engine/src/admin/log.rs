@@ -137,7 +137,6 @@ impl std::fmt::Display for Client {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
     use std::sync::Mutex;
     use std::time::Duration;
 
@@ -145,20 +144,6 @@ mod tests {
     use crate::config::{Log, LogFormat, LogLevel};
     use crate::id::{MessageId, SessionIds};
     use crate::time::Now;
-
-    #[derive(Clone, Default)]
-    struct Captured(Arc<Mutex<Vec<u8>>>);
-
-    impl io::Write for Captured {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
 
     /// The lines of a session's life at `level`.
     fn lines(format: LogFormat, level: LogLevel) -> String {
@@ -181,16 +166,16 @@ mod tests {
             let kind = Kind::ShardFailed { shard: 0, errno: 5, unsaved_count: 0 };
             queue.push(Event { at: now, session: Default::default(), kind });
         }
-        let captured = Captured::default();
-        let output = captured.clone();
-        let subscriber = logging::subscriber(Log { format, level }, false, move || output.clone());
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let output = Arc::clone(&lines);
+        let output = move |line: &[u8]| output.lock().unwrap().extend_from_slice(line);
+        let subscriber = logging::subscriber(Log { format, level }, false, output);
         let mut log = EventLog::new(vec![queue], Arc::default());
         tracing::subscriber::with_default(subscriber, || {
             log.drain();
             log.drain();
         });
-        let captured = captured.0.lock().unwrap();
-        String::from_utf8(captured.clone()).unwrap()
+        String::from_utf8(lines.lock().unwrap().clone()).unwrap()
     }
 
     #[test]
