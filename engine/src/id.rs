@@ -77,7 +77,9 @@ impl fmt::Display for SessionId {
 
 impl fmt::Display for MessageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.session, self.transaction)
+        self.session.fmt(f)?;
+        f.write_str("-")?;
+        f.write_str(itoa::Buffer::new().format(self.transaction))
     }
 }
 

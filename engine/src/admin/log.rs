@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
 use tracing::{debug, error, info, warn};
 
 use crate::event::{self, Event, EventQueue, Kind};
@@ -128,9 +129,20 @@ struct Client(SocketAddr);
 
 impl std::fmt::Display for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let port = self.0.port();
         match self.0.ip().to_canonical() {
-            ip @ IpAddr::V4(_) => write!(f, "{ip}:{}", self.0.port()),
-            IpAddr::V6(ip) => write!(f, "[{ip}]:{}", self.0.port()),
+            // What `Display` writes, in one piece: each message is told of a client, and most are of IPv4.
+            IpAddr::V4(ip) => {
+                let mut text = SmallVec::<[u8; "255.255.255.255:65535".len()]>::new();
+                let mut number = itoa::Buffer::new();
+                for (octet, end) in ip.octets().into_iter().zip(*b"...:") {
+                    text.extend_from_slice(number.format(octet).as_bytes());
+                    text.push(end);
+                }
+                text.extend_from_slice(number.format(port).as_bytes());
+                f.write_str(str::from_utf8(&text).expect("digits are ASCII"))
+            }
+            IpAddr::V6(ip) => write!(f, "[{ip}]:{port}"),
         }
     }
 }
@@ -215,6 +227,13 @@ mod tests {
         assert_eq!(lines[1]["octets"], 4096);
         assert_eq!(lines[0]["session"], lines[1]["session"]);
         assert!(lines[2].get("session").is_none());
+    }
+
+    #[test]
+    fn a_client_is_shown_as_its_address() {
+        for text in ["0.0.0.0:0", "255.255.255.255:65535", "192.0.2.7:4321", "[2001:db8::1]:25"] {
+            assert_eq!(Client(text.parse().unwrap()).to_string(), text);
+        }
     }
 
     #[test]
