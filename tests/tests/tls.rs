@@ -278,22 +278,43 @@ fn smtplib_and_curl_deliver_under_tls() {
 }
 
 #[test]
-fn what_protected_a_message_stands_in_its_envelope_and_in_the_log() {
+fn what_protected_a_message_stands_in_its_envelope_the_log_and_the_metrics() {
+    const TOLD: &str = "tls = \"starttls\"\n[[certificate]]\nchain = \"mx.pem\"\nkey = \"mx.key\"\n\
+                        [admin]\nbind = \"127.0.0.1:0\"\n[log]\nlevel = \"debug\"\n";
     let home =
-        Home::new(&Options { listener: STARTTLS, deliver: Some("deliver = \"hold\""), ..Options::default() });
+        Home::new(&Options { listener: TOLD, deliver: Some("deliver = \"hold\""), ..Options::default() });
     let authority = Authority::new("ringmx tests");
-    let config = tls::client_config(&authority.write(home.path()));
+    let path = authority.write(home.path());
     authority.issue(home.path(), "mx", &["mx.example"]);
     let server = home.serve();
-    let mut stream = tls::start_tls(server.address, &config, "mx.example").expect("secured");
-    for (line, reply) in
-        [("EHLO x", "250"), ("MAIL FROM:<>", "250"), ("RCPT TO:<b@example.com>", "250"), ("DATA", "354")]
-    {
-        assert!(tls::say(&mut stream, line).expect("a reply").starts_with(reply));
+    let of_versions = [
+        (&rustls::version::TLS12, "TLSv1.2", "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"),
+        (&rustls::version::TLS13, "TLSv1.3", "TLS_AES_256_GCM_SHA384"),
+    ];
+    for (version, _, _) in of_versions {
+        let config = tls::client_config_for(&path, &[version]);
+        let mut stream = tls::start_tls(server.address, &config, "mx.example").expect("secured");
+        for (line, reply) in
+            [("EHLO x", "250"), ("MAIL FROM:<>", "250"), ("RCPT TO:<b@example.com>", "250"), ("DATA", "354")]
+        {
+            assert!(tls::say(&mut stream, line).expect("a reply").starts_with(reply));
+        }
+        assert!(tls::say(&mut stream, ".").expect("a reply").starts_with("250 2.0.0 queued"));
     }
-    assert!(tls::say(&mut stream, ".").expect("a reply").starts_with("250 2.0.0 queued"));
     let listed = text(&home.run(["spool", "ls", "--json"]).stdout);
-    assert_has(&listed, "\"tls\":{\"cipher\":\"TLS_AES_256_GCM_SHA384\",\"version\":\"TLSv1.3\"}");
+    for (_, version, cipher) in of_versions {
+        assert_has(&listed, &format!("\"tls\":{{\"cipher\":\"{cipher}\",\"version\":\"{version}\"}}"));
+        let line = eventually(version, || {
+            let is_it = |line: &String| line.contains("\"secured\"") && line.contains(version);
+            server.log.lines().into_iter().find(is_it)
+        });
+        assert_has(&line, &format!("\"cipher\":\"{cipher}\""));
+        let count = |worker| {
+            let labels = format!("worker=\"{worker}\",version=\"{version}\",cipher=\"{cipher}\"");
+            server.metric(&format!("ringmx_handshakes_by_cipher_total{{{labels}}}"))
+        };
+        assert_eq!(count(0) + count(1), 1, "{cipher}");
+    }
     server.stop();
 }
 
@@ -505,6 +526,7 @@ fn what_does_not_fit_together_is_told_at_the_start() {
         ("no key", "no private key"),
         ("no certificate", "no certificate in it"),
         ("no file", "cannot read"),
+        ("unreadable", "cannot read"),
     ] {
         let home = Home::new(&Options { listener: STARTTLS, ..Options::default() });
         let authority = Authority::new("ringmx tests");
@@ -515,7 +537,12 @@ fn what_does_not_fit_together_is_told_at_the_start() {
             "another key" => std::fs::rename(path("other.key"), path("mx.key")).expect("renamed"),
             "no key" => std::fs::write(path("mx.key"), "nothing").expect("written"),
             "no certificate" => std::fs::write(path("mx.pem"), "nothing").expect("written"),
-            _ => std::fs::remove_file(path("mx.pem")).expect("removed"),
+            "no file" => std::fs::remove_file(path("mx.pem")).expect("removed"),
+            // Not even by root.
+            _ => {
+                std::fs::remove_file(path("mx.key")).expect("removed");
+                std::fs::create_dir(path("mx.key")).expect("a directory");
+            }
         }
         let refused = home.try_serve().expect_err("a server without a certificate");
         assert_has(&text(&refused.stderr), told);
