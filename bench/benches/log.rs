@@ -46,6 +46,7 @@ fn fill(queue: &EventQueue) {
         let at = Now { monotonic: unix, unix };
         let session = ids.next(at);
         let kind = Kind::Accepted {
+            cipher: None,
             message: MessageId { session, transaction: 1 },
             client: "192.0.2.7:54321".parse().expect("an address"),
             content_len: 4096,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crossbeam_queue::ArrayQueue;
 
 use crate::id::{MessageId, SessionId};
-use crate::security::Security;
+use crate::security::{CipherSuite, Security};
 use crate::stats::LINES_LEN;
 use crate::time::Now;
 
@@ -49,10 +49,12 @@ pub enum Kind {
         action: &'static str,
         code: u16,
     },
-    /// A message is durable and its 250 is on the way. `wait` is the time from end-of-data to the commit.
+    /// A message is durable and its 250 is on the way. `wait` is the time from end-of-data to the commit; `cipher`: of
+    /// the connection, if it is protected.
     Accepted {
         message: MessageId,
         client: SocketAddr,
+        cipher: Option<CipherSuite>,
         content_len: u64,
         recipients_count: u16,
         wait: Duration,

@@ -304,11 +304,14 @@ fn what_protected_a_message_stands_in_its_envelope_the_log_and_the_metrics() {
     let listed = text(&home.run(["spool", "ls", "--json"]).stdout);
     for (_, version, cipher) in of_versions {
         assert_has(&listed, &format!("\"tls\":{{\"cipher\":\"{cipher}\",\"version\":\"{version}\"}}"));
-        let line = eventually(version, || {
-            let is_it = |line: &String| line.contains("\"secured\"") && line.contains(version);
-            server.log.lines().into_iter().find(is_it)
-        });
-        assert_has(&line, &format!("\"cipher\":\"{cipher}\""));
+        for message in ["secured", "message accepted"] {
+            let line = eventually(message, || {
+                let is_it =
+                    |line: &String| line.contains(&format!("\"{message}\"")) && line.contains(version);
+                server.log.lines().into_iter().find(is_it)
+            });
+            assert_has(&line, &format!("\"version\":\"{version}\",\"cipher\":\"{cipher}\""));
+        }
         let count = |worker| {
             let labels = format!("worker=\"{worker}\",version=\"{version}\",cipher=\"{cipher}\"");
             server.metric(&format!("ringmx_handshakes_by_cipher_total{{{labels}}}"))

@@ -12,6 +12,7 @@ use crate::event::{self, Event, EventQueue, Kind};
 use crate::limits::EVENTS_COUNT_MAX;
 use crate::logging;
 use crate::reload::RulePlaces;
+use crate::security::CipherSuite;
 
 /// The reading end of the workers' queues.
 #[derive(Debug)]
@@ -86,10 +87,15 @@ fn write(event: &Event, places: &RulePlaces) {
             let place = places.find(generation, rule);
             info!(session, %client, stage, rule, place, action, code, generation, "refused by a rule");
         }
-        Kind::Accepted { message, client, content_len, recipients_count, wait } => {
+        Kind::Accepted { message, client, cipher, content_len, recipients_count, wait } => {
             let wait_us = micros(wait);
-            let (octets, recipients) = (content_len, recipients_count);
-            info!(session, id = %message, client = %Client(client), octets, recipients, wait_us, "message accepted");
+            let (octets, recipients, client) = (content_len, recipients_count, Client(client));
+            let (version, cipher) =
+                (cipher.map(|cipher| cipher.version().name()), cipher.map(CipherSuite::name));
+            info!(
+                session, id = %message, %client, version, cipher, octets, recipients, wait_us,
+                "message accepted"
+            );
         }
         Kind::BareNewlines { message, client, lookalike } => {
             info!(session, id = %message, client = %Client(client), lookalike, "bare newlines in the content");
@@ -168,7 +174,7 @@ mod tests {
         let kinds = [
             Kind::Connected { client, through: None },
             Kind::Faulted { client, fault: "relay", code: 550 },
-            Kind::Accepted { message, client, content_len: 4096, recipients_count: 2, wait },
+            Kind::Accepted { message, client, cipher: None, content_len: 4096, recipients_count: 2, wait },
             Kind::Closed { client, reason: "quit", messages_count: 1, lasted: wait },
         ];
         for kind in kinds {

@@ -207,7 +207,8 @@ impl Session {
         cx.pool.stats.content_octets.add(content_len);
         let wait = cx.now.monotonic.saturating_sub(ended_at);
         let client = self.client;
-        cx.log(self.id, Kind::Accepted { message, client, content_len, recipients_count, wait });
+        let cipher = self.secured.as_ref().map(|secured| secured.security.cipher);
+        cx.log(self.id, Kind::Accepted { message, client, cipher, content_len, recipients_count, wait });
         reply::encode_queued(message, out);
         if cx.pool.draining { self.fail_and_close(cx, Error::Stopping, out) } else { Next::Input }
     }
