@@ -264,8 +264,8 @@ fn a_next_hop_that_is_behind_holds_up_no_other() {
     server.stop();
 }
 
-/// As a machine is that was suspended: its next hop has said nothing meanwhile that it could hear. Mail that waits for a
-/// connection, and mail that goes along with other.
+/// As a machine is that was suspended: its next hop has said nothing meanwhile that it could hear. Mail that waits for
+/// a connection, and mail that goes along with other.
 #[test]
 fn a_server_that_was_stopped_calls_no_next_hop_slow() {
     const COUNT: usize = 40;

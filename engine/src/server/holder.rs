@@ -27,8 +27,8 @@ pub fn who_listens(address: SocketAddr) -> String {
     named.join(", ")
 }
 
-/// Whether nobody has what keeps us off this address, as far as can be seen: the kernel closes what the ring of a killed
-/// process holds a moment after the process is gone. Reads all of /proc.
+/// Whether nobody has what keeps us off this address, as far as can be seen: the kernel closes what the ring of a
+/// killed process holds a moment after the process is gone. Reads all of /proc.
 pub(super) fn is_orphaned(address: SocketAddr) -> bool {
     let (found, hidden) = holders(&overlapping(address));
     let user = rustix::process::geteuid();

@@ -7,8 +7,8 @@ use tokio::time::Instant;
 
 use crate::limits::HOP_LOOK_TIME_COUNTED_MAX;
 
-/// Time since the last movement, counted from look to look: a thread looks once a second at least, and of a longer pause
-/// in which it stood still itself (a stopped process, a suspended machine) only that much counts.
+/// Time since the last movement, counted from look to look: a thread looks once a second at least, and of a longer
+/// pause, in which it stood still itself (a stopped process, a suspended machine), only that much counts.
 #[derive(Debug)]
 pub(super) struct Stall {
     time: Cell<Duration>,
