@@ -159,8 +159,15 @@ def load(row, seconds, directory, address=SMTP):
     # 452 is how the server slows down who sends faster than the disk takes it; the table says how often.
     other = [error for error in result["errors"] if error["code"] != 452]
     if result["accepted"] == 0 or other or result["aborted"] or result["in_doubt"]:
-        sys.exit(f"{row.name}, {row.size} octets: the generator met errors: {result}")
+        met = {name: result[name] for name in ("accepted", "refused", "aborted", "in_doubt", "errors")}
+        sys.exit(f"{row.name}, {row.size} octets: the generator met errors: {met}\n{complaints(directory)}")
     return result
+
+
+def complaints(directory):
+    """The last lines that servers there have logged of what did not go well."""
+    lines = (line for log in directory.rglob("*.log") for line in log.read_text(errors="replace").splitlines())
+    return "\n".join([line for line in lines if " INFO " not in line][-5:])
 
 
 def measure(row, seconds, directory):
