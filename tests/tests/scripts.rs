@@ -274,3 +274,19 @@ print(judged, len(by_peer), by_peer[0], table.peer_targets(rows[1:]))
     let expected = format!("[{not_met}, {not_met}, {met}, {met}] 2 {postfix} []");
     assert_eq!(said, expected);
 }
+
+#[test]
+fn rows_are_compared_within_each_repeat() {
+    let program = "
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+loader = SourceFileLoader('perf_table', 'perf-table')
+table = module_from_spec(spec_from_loader('perf_table', loader))
+loader.exec_module(table)
+# The machine slows down between the rows of the last repeat.
+sync, none = ({'each': {'process_cpu_us': values}} for values in ([11.0, 22.0, 33.0], [10.0, 20.0, 22.0]))
+ratios = table.by_turns(sync, none, 'process_cpu_us')
+print(table.compared('CPU', '≤ 1.15', ratios, ratios['median'] <= 1.15))
+";
+    assert_eq!(measuring(program), "| CPU | ≤ 1.15 | 1.10 (1.10–1.50) | yes |");
+}
