@@ -258,7 +258,7 @@ loader = SourceFileLoader('perf_table', 'perf-table')
 table = module_from_spec(spec_from_loader('perf_table', loader))
 loader.exec_module(table)
 row = lambda server, workload, rate: {
-    'server': server, 'workload': workload, 'messages_per_sec': {'median': rate}, 'cpu_us': {'median': 1e4 / rate},
+    'server': server, 'workload': workload, 'each': {'messages_per_sec': [rate], 'cpu_us': [1e4 / rate]},
 }
 slow = 'one command per round trip'
 rows = [row('smtp-sink', 'pipelined', 100), row('smtp-sink', slow, 100), row('floor', 'pipelined', 260),
@@ -269,8 +269,8 @@ by_peer = [line for line in table.peer_targets(rows) if ' | ≥ ' in line]
 print(judged, len(by_peer), by_peer[0], table.peer_targets(rows[1:]))
 ";
     let said = measuring(program);
-    let (met, not_met) = ("'≥ 2.5 | 2.60 | yes |'", "'≥ 2.5 | 2.40 | **no** |'");
-    let postfix = "| pipelined: messages/s, ringmx / postfix | ≥ 20 | 33.00 | yes |";
+    let (met, not_met) = ("'≥ 2.5 | 2.60 (2.60–2.60) | yes |'", "'≥ 2.5 | 2.40 (2.40–2.40) | **no** |'");
+    let postfix = "| pipelined: messages/s, ringmx / postfix | ≥ 20 | 33.00 (33.00–33.00) | yes |";
     let expected = format!("[{not_met}, {not_met}, {met}, {met}] 2 {postfix} []");
     assert_eq!(said, expected);
 }
