@@ -48,10 +48,12 @@ class Row:
 
     def __init__(
         self, name, mode, size, sessions, *,
-        pipelining=True, rate=None, spool="", workers=1, listener="", flags=(),
+        pipelining=True, rate=None, spool="", workers=1, listener="", bound=None, flags=(),
     ):
         self.name, self.mode, self.size, self.sessions = name, mode, size, sessions
         self.pipelining, self.rate, self.spool, self.workers = pipelining, rate, spool, workers
+        # What ends the load, in place of a time.
+        self.bound = bound
         self.listener, self.flags = listener, list(flags)
         self.cpu = "1"
 
@@ -64,7 +66,9 @@ class Row:
     def load(self, seconds, address=SMTP):
         # Large messages are counted rather than timed: each session ends one at least.
         bound = ["--duration", f"{seconds:g}"]
-        if self.size > MIB:
+        if self.bound:
+            bound = self.bound
+        elif self.size > MIB:
             bound = ["--messages", str(max(self.sessions, int(5 * seconds))), "--timeout", "10m"]
         command = [
             str(binaries / "loadgen"), "run", address, "--connections", str(self.sessions),
