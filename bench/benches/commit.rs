@@ -43,7 +43,7 @@ fn commit(c: &mut Criterion) {
                     )
                     .expect("room");
             }
-            let write = commit.start().expect("records wait");
+            let write = commit.start(false).expect("records wait");
             let len = write.bytes.len();
             tickets.clear();
             black_box(commit.complete(write.flight, Ok(len), write.bytes, &mut tickets))

@@ -57,7 +57,7 @@ fn fill(path: &Path, messages_count: u64, content_len: usize) {
             commit.append(Promise::Never, &meta, ENVELOPE, &[&content]).expect("the batch fits");
         }
         let segment = segment.as_ref().expect("taken above");
-        let write = commit.start().expect("a batch waits");
+        let write = commit.start(false).expect("a batch waits");
         segment.file.write_all_at(&write.bytes, write.offset).expect("the disk takes it");
         let ended = commit.complete(write.flight, Ok(write.bytes.len()), write.bytes, &mut Vec::new());
         ended.expect("a whole write");

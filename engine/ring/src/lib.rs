@@ -132,6 +132,10 @@ pub trait Ring {
     /// Submits what is queued, waits for a completion or the time-out, and appends all completions there are.
     fn turn(&mut self, timeout: Option<Duration>, completions: &mut Vec<Completion>) -> io::Result<()>;
 
+    /// Whether the next [`turn`](Self::turn) finds work without waiting: something has happened since the last one. It
+    /// may still bring no completion.
+    fn has_more(&self) -> bool;
+
     /// Accepts connections. `result` is the new descriptor, close-on-exec.
     fn accept(&mut self, token: Token, listener: Fd, mode: AcceptMode);
 

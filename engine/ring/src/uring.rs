@@ -218,6 +218,11 @@ impl Ring for Uring {
         Ok(())
     }
 
+    fn has_more(&self) -> bool {
+        // Nothing completes but in a turn (DEFER_TASKRUN); what is ready to sets the flag (TASKRUN_FLAG).
+        self.submissions.taskrun()
+    }
+
     fn accept(&mut self, token: Token, listener: Fd, mode: AcceptMode) {
         let fd = types::Fd(listener.0);
 

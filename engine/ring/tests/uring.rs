@@ -71,6 +71,23 @@ fn a_conversation() {
 }
 
 #[test]
+fn what_came_since_the_last_turn_is_known_before_the_next() {
+    let mut ring = small_ring();
+    let (_listener, mut client, fd) = accepted(&mut ring);
+    ring.recv(RECV, fd);
+    let mut none = Vec::new();
+    ring.turn(Some(Duration::from_millis(1)), &mut none).expect("a turn");
+    assert!(none.is_empty() && !ring.has_more());
+    client.write_all(b"ping").expect("written");
+    // On the loopback what is written has arrived.
+    assert!(ring.has_more());
+    let completion = next(&mut ring, RECV);
+    assert!(!ring.has_more());
+    let Payload::Lent(lent) = completion.payload else { panic!("{completion:?}") };
+    ring.give_back(lent);
+}
+
+#[test]
 fn cancelled_operations_end() {
     let mut ring = small_ring();
     let (_listener, _client, fd) = accepted(&mut ring);

@@ -144,7 +144,7 @@ impl Worker {
         let meta =
             RecordMeta { kind, id: id(number), received_unix_us: 1_763_780_000_000_000 + u64::from(number) };
         self.commit.append(Promise::BeforeReply(0), &meta, &envelope, &[content]).unwrap();
-        let write = self.commit.start().unwrap();
+        let write = self.commit.start(false).unwrap();
         let segment = self.segment.as_ref().unwrap();
         segment.writer().write_all_at(&write.bytes, write.offset).unwrap();
         self.commit.complete(write.flight, Ok(write.bytes.len()), write.bytes, &mut Vec::new()).unwrap();

@@ -203,7 +203,8 @@ impl<S: Segments> Journal<S> {
 
     /// At the end of a turn: starts the commits whose time it is.
     pub(super) fn flush(&mut self, ring: &mut impl Ring) {
-        while let Some(write) = self.commit.start() {
+        let is_busy = ring.has_more();
+        while let Some(write) = self.commit.start(is_busy) {
             let open = self.open.iter().find(|open| open.epoch == write.epoch);
             let open = open.expect("a segment stays open until its last write has completed");
             self.stats.commits.bump();

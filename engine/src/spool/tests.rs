@@ -58,7 +58,7 @@ fn content(number: u32, len: usize) -> Vec<u8> {
 
 /// Does the next write and completes it; returns its range.
 fn write(commit: &mut GroupCommit, bytes: &mut [u8]) -> (usize, usize) {
-    let write = commit.start().unwrap();
+    let write = commit.start(false).unwrap();
     let (from, len) = (write.offset as usize, write.bytes.len());
     bytes[from..from + len].copy_from_slice(&write.bytes);
     commit.complete(write.flight, Ok(len), write.bytes, &mut Vec::new()).unwrap();

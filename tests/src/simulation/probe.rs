@@ -158,6 +158,10 @@ impl Ring for Probe {
         Ok(())
     }
 
+    fn has_more(&self) -> bool {
+        self.ring.has_more()
+    }
+
     fn accept(&mut self, token: Token, listener: Fd, mode: AcceptMode) {
         let _aside = Aside::enter();
         let mut ledger = self.ledger.borrow_mut();

@@ -55,6 +55,10 @@ impl Ring for SimRing {
         Ok(())
     }
 
+    fn has_more(&self) -> bool {
+        self.world.borrow().is_due()
+    }
+
     fn accept(&mut self, token: Token, listener: Fd, mode: AcceptMode) {
         self.queue(token, listener, Kind::Accept(mode));
     }

@@ -116,6 +116,22 @@ fn the_clock_goes_to_the_next_event_the_time_out_or_the_stop() {
 }
 
 #[test]
+fn what_came_since_the_last_turn_is_known_before_the_next() {
+    let (simulation, mut ring, listener) = calm(Settings::default());
+    let client = simulation.connect(listener);
+    let fd = accept(&mut ring, listener);
+    ring.recv(RECV, fd);
+    assert!(turn(&mut ring).is_empty() && !ring.has_more());
+    simulation.send(client, b"ping");
+    while !ring.has_more() {
+        assert!(turn(&mut ring).is_empty(), "it travels");
+    }
+    let Payload::Lent(lent) = only(turn(&mut ring)).payload else { panic!("nothing received") };
+    assert!(!ring.has_more());
+    ring.give_back(lent);
+}
+
+#[test]
 fn a_closed_number_is_used_again_but_an_armed_operation_keeps_the_connection() {
     let (simulation, mut ring, listener) = calm(Settings::default());
     let (first, second) = (simulation.connect(listener), simulation.connect(listener));

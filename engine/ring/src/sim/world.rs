@@ -145,6 +145,11 @@ impl World {
         self.queued.is_empty() && self.events.is_empty()
     }
 
+    /// Something happens at this very moment.
+    pub(super) fn is_due(&self) -> bool {
+        self.events.keys().next().is_some_and(|&(at, ..)| at <= self.now)
+    }
+
     fn submit(&mut self, token: Token, fd: Fd, mut kind: Kind) {
         let found = self.descriptors.find(fd);
         self.refuse_misuse(fd, found, &kind);

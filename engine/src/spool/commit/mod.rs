@@ -220,11 +220,12 @@ impl GroupCommit {
     /// The next write, if one should begin now. Ask again until there is none.
     ///
     /// With none flying, whatever waits goes. With some, another one shortens the wait of those it takes by what is
-    /// left of the present flight, but costs a sync, and leaves fewer to share the next. So it goes when it carries
-    /// its share: at least as many records as the mean of those that fly. Under a steady load the batches then are as
-    /// large as the number of clients divided by that of the writes that fly and the one that collects.
-    pub fn start(&mut self) -> Option<Write> {
-        if !self.is_time_to_start() {
+    /// left of the present flight, but costs a sync, and leaves fewer to share the next. So it goes when the caller has
+    /// nothing else to do (not `is_busy`: what comes of that may join), and when it carries its share: at least as many
+    /// records as the mean of those that fly. Under a steady load the batches then are as large as the number of
+    /// clients divided by that of the writes that fly and the one that collects.
+    pub fn start(&mut self, is_busy: bool) -> Option<Write> {
+        if !self.is_time_to_start(is_busy) {
             return None;
         }
         if self.queue.len() == 1 {
@@ -239,7 +240,7 @@ impl GroupCommit {
         Some(Write { flight, epoch, offset, bytes, durable })
     }
 
-    fn is_time_to_start(&self) -> bool {
+    fn is_time_to_start(&self, is_busy: bool) -> bool {
         if self.failed.is_some() {
             return false;
         }
@@ -248,6 +249,7 @@ impl GroupCommit {
             FLIGHTS_COUNT_MAX.. => false,
             // It is full: nothing will be added to it.
             _ if self.queue.front().is_some_and(|front| !front.open) => true,
+            _ if is_busy => false,
             flights_count => {
                 let waiting_count: usize = self.queue.iter().map(|queued| queued.records_count).sum();
                 waiting_count > 0 && waiting_count * flights_count >= self.flights.records_count()

@@ -32,7 +32,7 @@ fn commit_to(header: &SegmentHeader) -> GroupCommit {
 /// Appends so many records, with these tickets, and starts their write.
 fn start(commit: &mut GroupCommit, tickets: std::ops::RangeInclusive<Ticket>) -> Write {
     tickets.for_each(|ticket| assert!(append(commit, ticket, 10).is_ok()));
-    commit.start().unwrap()
+    commit.start(false).unwrap()
 }
 
 /// Ends `write` well; returns its tickets.
@@ -59,19 +59,19 @@ fn committed_below(write: &Write) -> u64 {
 #[test]
 fn what_waits_during_a_write_goes_out_together() {
     let mut commit = GroupCommit::new();
-    assert!(commit.needs_segment(1) && commit.start().is_none());
+    assert!(commit.needs_segment(1) && commit.start(false).is_none());
     assert_eq!(commit.use_segment(&EPOCH_1), None);
     assert_eq!(append(&mut commit, 1, 10), Ok(Place { epoch: 1, offset: 4096 + 64 }));
     append(&mut commit, 2, 10).unwrap();
     append(&mut commit, 3, 10).unwrap();
-    let first = commit.start().unwrap();
+    let first = commit.start(false).unwrap();
     assert_eq!((first.epoch, first.offset, first.bytes.len(), first.durable), (1, 4096, 4096, true));
     assert_eq!(append(&mut commit, 4, 10), Ok(Place { epoch: 1, offset: 8192 + 64 }));
     append(&mut commit, 5, 10).unwrap();
-    assert!(commit.start().is_none(), "two wait, three fly");
+    assert!(commit.start(false).is_none(), "two wait, three fly");
     assert_eq!(succeed(&mut commit, first), [1, 2, 3]);
     assert_eq!(readable(&mut commit), [(1, 8192, false)]);
-    let second = commit.start().unwrap();
+    let second = commit.start(false).unwrap();
     assert_eq!(second.offset, 8192);
     assert_eq!(succeed(&mut commit, second), [4, 5]);
     assert_eq!(readable(&mut commit), [(1, 12288, false)]);
@@ -83,20 +83,20 @@ fn another_write_starts_when_it_carries_its_share() {
     let mut commit = commit_to(&LARGE);
     let first = start(&mut commit, 1..=6);
     (7..=11).for_each(|ticket| assert!(append(&mut commit, ticket, 10).is_ok()));
-    assert!(commit.start().is_none(), "five against six");
+    assert!(commit.start(false).is_none(), "five against six");
     let second = start(&mut commit, 12..=12);
     (13..=17).for_each(|ticket| assert!(append(&mut commit, ticket, 10).is_ok()));
-    assert!(commit.start().is_none(), "five against a mean of six");
+    assert!(commit.start(false).is_none(), "five against a mean of six");
     let third = start(&mut commit, 18..=18);
     let fourth = start(&mut commit, 19..=30);
     (31..=99).for_each(|ticket| assert!(append(&mut commit, ticket, 10).is_ok()));
-    assert!(commit.start().is_none(), "four at once, however many wait");
+    assert!(commit.start(false).is_none(), "four at once, however many wait");
     succeed(&mut commit, second);
     assert_eq!(readable(&mut commit), []);
-    assert!(commit.start().is_none(), "the second waits for the first, and keeps its place");
+    assert!(commit.start(false).is_none(), "the second waits for the first, and keeps its place");
     succeed(&mut commit, first);
     assert_eq!(readable(&mut commit).len(), 2);
-    let fifth = commit.start().unwrap();
+    let fifth = commit.start(false).unwrap();
     assert!(fifth.offset > fourth.offset && third.offset < fourth.offset);
 }
 
@@ -105,7 +105,26 @@ fn a_full_batch_does_not_wait_for_its_share() {
     let mut commit = commit_to(&LARGE);
     let _first = start(&mut commit, 1..=6);
     append(&mut commit, 7, BATCH_LEN_SOFT_MAX).unwrap();
-    assert!(commit.start().is_some());
+    assert!(commit.start(false).is_some());
+}
+
+#[test]
+fn while_there_is_other_work_only_the_first_write_and_full_ones_start() {
+    let mut commit = commit_to(&LARGE);
+    append(&mut commit, 1, 10).unwrap();
+    let first = commit.start(true).expect("nobody shares what waits alone");
+    append(&mut commit, 2, 10).unwrap();
+    assert!(commit.start(true).is_none(), "its share, but more may join");
+    append(&mut commit, 3, BATCH_LEN_SOFT_MAX).unwrap();
+    let second = commit.start(true).expect("nothing can join");
+    append(&mut commit, 4, 10).unwrap();
+    append(&mut commit, 5, 10).unwrap();
+    assert!(commit.start(true).is_none());
+    let third = commit.start(false).expect("its share");
+    assert_eq!(
+        [first, second, third].map(|write| succeed(&mut commit, write)),
+        [vec![1], vec![2, 3], vec![4, 5]]
+    );
 }
 
 #[test]
@@ -132,15 +151,15 @@ fn tickets_come_back_at_once_and_readers_are_told_in_order() {
 fn a_full_segment_is_sealed_by_its_last_write() {
     let mut commit = commit_to(&EPOCH_1);
     append(&mut commit, 1, 3000).unwrap();
-    let first = commit.start().unwrap();
+    let first = commit.start(false).unwrap();
     append(&mut commit, 2, 7000).unwrap();
     assert_eq!(append(&mut commit, 3, 7000), Err(AppendError::NeedsSegment));
     assert!(commit.needs_segment(record::encoded_len(0, 7000)));
     assert_eq!(commit.use_segment(&EPOCH_2), None);
     append(&mut commit, 3, 7000).unwrap();
-    let second = commit.start().unwrap();
+    let second = commit.start(false).unwrap();
     assert_eq!((second.epoch, second.offset), (1, 8192));
-    let third = commit.start().unwrap();
+    let third = commit.start(false).unwrap();
     assert_eq!((third.epoch, third.offset, committed_below(&third)), (2, 4096, 4096));
     assert_eq!(succeed(&mut commit, third), [3]);
     assert_eq!(succeed(&mut commit, second), [2]);
@@ -154,7 +173,7 @@ fn a_full_segment_is_sealed_by_its_last_write() {
 fn a_write_in_flight_seals_when_it_is_the_last() {
     let mut commit = commit_to(&EPOCH_1);
     append(&mut commit, 1, 11000).unwrap();
-    let write = commit.start().unwrap();
+    let write = commit.start(false).unwrap();
     assert_eq!(commit.use_segment(&EPOCH_2), None);
     succeed(&mut commit, write);
     assert_eq!(readable(&mut commit), [(1, 16384, true)]);
@@ -173,7 +192,7 @@ fn a_failed_or_short_write_fails_everything_that_waits_for_good() {
         assert_eq!(append(&mut commit, 4, 10), Err(AppendError::Failed(errno)));
         commit.use_segment(&EPOCH_2);
         assert_eq!(append(&mut commit, 4, 10), Err(AppendError::Failed(errno)));
-        assert!(commit.start().is_none() && !commit.needs_segment(10) && commit.is_idle());
+        assert!(commit.start(false).is_none() && !commit.needs_segment(10) && commit.is_idle());
     }
 }
 
@@ -207,9 +226,9 @@ fn a_large_batch_is_closed_and_the_next_stands_behind_it() {
     let mut commit = commit_to(&LARGE);
     append(&mut commit, 1, BATCH_LEN_SOFT_MAX).unwrap();
     let place = append(&mut commit, 2, 10).unwrap();
-    let first = commit.start().unwrap();
+    let first = commit.start(false).unwrap();
     assert_eq!(place.offset, first.offset + first.bytes.len() as u64 + 64);
-    let second = commit.start().unwrap();
+    let second = commit.start(false).unwrap();
     assert_eq!(place.offset, second.offset + 64);
     assert_eq!(succeed(&mut commit, first), [1]);
     assert_eq!(succeed(&mut commit, second), [2]);
@@ -239,7 +258,7 @@ fn a_batch_is_durable_if_anybody_waits_for_it() {
     ] {
         let mut commit = commit_to(&LARGE);
         promises.iter().for_each(|promise| assert!(append_as(&mut commit, *promise, 10).is_ok()));
-        let write = commit.start().unwrap();
+        let write = commit.start(false).unwrap();
         assert_eq!(write.durable, durable, "{promises:?}");
         assert_eq!(succeed(&mut commit, write).len(), usize::from(durable));
         assert_eq!((readable(&mut commit).len(), commit.soon_count()), (1, soon_count));
@@ -254,7 +273,7 @@ fn only_what_is_durable_is_called_so() {
     let mut commit = commit_to(&LARGE);
     let write = |commit: &mut GroupCommit, promise| {
         append_as(commit, promise, 10).unwrap();
-        let write = commit.start().unwrap();
+        let write = commit.start(false).unwrap();
         let below = committed_below(&write);
         succeed(commit, write);
         readable(commit);
@@ -279,7 +298,7 @@ fn only_what_is_durable_is_called_so() {
 fn a_failed_sync_fails_the_shard() {
     let mut commit = commit_to(&LARGE);
     append_as(&mut commit, Promise::Soon, 10).unwrap();
-    let write = commit.start().unwrap();
+    let write = commit.start(false).unwrap();
     succeed(&mut commit, write);
     readable(&mut commit);
     assert_eq!(commit.start_sync(), Some(1));
@@ -287,7 +306,7 @@ fn a_failed_sync_fails_the_shard() {
     let mut tickets = Vec::new();
     assert_eq!(commit.synced(1, Err(5), &mut tickets), Err(5));
     assert_eq!((tickets, commit.failed(), commit.start_sync()), (vec![2], Some(5), None));
-    assert!(commit.start().is_none() && commit.is_idle());
+    assert!(commit.start(false).is_none() && commit.is_idle());
 }
 
 #[test]
@@ -295,7 +314,7 @@ fn what_nobody_waited_for_is_counted_when_it_is_lost() {
     let mut commit = commit_to(&LARGE);
     append_as(&mut commit, Promise::Soon, 10).unwrap();
     append(&mut commit, 1, 10).unwrap();
-    let write = commit.start().unwrap();
+    let write = commit.start(false).unwrap();
     append_as(&mut commit, Promise::Never, 10).unwrap();
     commit.complete(write.flight, Err(5), write.bytes, &mut Vec::new()).unwrap_err();
     assert_eq!(commit.lost_count(), 2);
@@ -305,10 +324,10 @@ fn what_nobody_waited_for_is_counted_when_it_is_lost() {
 fn a_sealed_segment_is_remembered_until_its_sync() {
     let mut commit = commit_to(&EPOCH_1);
     append_as(&mut commit, Promise::Soon, 7000).unwrap();
-    let first = commit.start().unwrap();
+    let first = commit.start(false).unwrap();
     assert_eq!(commit.use_segment(&EPOCH_2), None);
     append_as(&mut commit, Promise::Never, 7000).unwrap();
-    let second = commit.start().unwrap();
+    let second = commit.start(false).unwrap();
     succeed(&mut commit, first);
     succeed(&mut commit, second);
     assert_eq!(readable(&mut commit), [(1, 12288, true), (2, 12288, false)]);

@@ -24,7 +24,7 @@ fn fill(path: &Path, messages_count: u32) -> usize {
             let meta = RecordMeta { id: id(number), ..RecordMeta::default() };
             state.append(Promise::Never, &meta, envelope_and_content[0], &[envelope_and_content[1]]).unwrap();
         }
-        let write = state.start().unwrap();
+        let write = state.start(false).unwrap();
         let segment = segment.as_ref().unwrap();
         segment.file.write_all_at(&write.bytes, write.offset).unwrap();
         state.complete(write.flight, Ok(write.bytes.len()), write.bytes, &mut Vec::new()).unwrap();

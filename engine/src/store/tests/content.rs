@@ -31,7 +31,7 @@ fn name(handles: &ShardHandles, file: &ContentFile, number: u32) -> (Arc<Segment
     let meta = RecordMeta { kind: RecordKind::File, id: id(number), ..RecordMeta::default() };
     let named = ContentRef { number: file.number, crc: crc32c::crc32c(&[7; 8192]), len: 8192 };
     let place = commit.append(Promise::Never, &meta, b"envelope", &[&named.encode()]).unwrap();
-    let write = commit.start().unwrap();
+    let write = commit.start(false).unwrap();
     segment.file.write_all_at(&write.bytes, write.offset).unwrap();
     let end = write.offset + write.bytes.len() as u64;
     commit.complete(write.flight, Ok(write.bytes.len()), write.bytes, &mut Vec::new()).unwrap();

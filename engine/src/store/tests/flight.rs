@@ -34,7 +34,7 @@ fn what_is_lent_is_read_from_memory_and_the_rest_from_the_disk() {
                 commit.append(Promise::Never, &meta, b"envelope", &[&content(number)]).unwrap();
                 expected.push(number);
             }
-            let write = commit.start().unwrap();
+            let write = commit.start(false).unwrap();
             if !lend {
                 segment.writer().write_all_at(&write.bytes, write.offset).unwrap();
             }
@@ -84,7 +84,7 @@ fn what_is_durable_behind_a_failed_write_is_read() {
     let writes = [1, 2, 3].map(|number| {
         let meta = RecordMeta { id: id(number), ..RecordMeta::default() };
         commit.append(Promise::BeforeReply(0), &meta, b"envelope", &[&content(number)]).unwrap();
-        commit.start().unwrap()
+        commit.start(false).unwrap()
     });
     for (index, write) in writes.into_iter().enumerate() {
         let fails = index == 1;

@@ -72,7 +72,7 @@ fn commit(commit: &mut GroupCommit, segment: &Segment, numbers: impl IntoIterato
             RecordMeta { id: id(number), received_unix_us: u64::from(number), ..RecordMeta::default() };
         places.push(commit.append(Promise::BeforeReply(0), &meta, b"envelope", &[&content(number)]).unwrap());
     }
-    let write = commit.start().unwrap();
+    let write = commit.start(false).unwrap();
     segment.writer().write_all_at(&write.bytes, write.offset).unwrap();
     commit.complete(write.flight, Ok(write.bytes.len()), write.bytes, &mut Vec::new()).unwrap();
     let written = commit.readable().unwrap();
