@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use ringmx::config::Durability;
 use ringmx::limits;
 use ringmx::store::Room;
 use ringmx_ring::BLOCK_LEN;
@@ -195,6 +196,37 @@ fn the_wait_for_a_segment_has_an_end() {
     let replies = said(&machine, client);
     assert!(replies.contains("452 4.3.1 ") || replies.contains("250 2.0.0 queued"), "{replies}");
     machine.finish();
+}
+
+/// Who was promised no sync waits for the disk all the same, rather than have the server hold what it sends.
+#[test]
+fn clients_that_are_ahead_of_the_disk_wait_for_it() {
+    const CLIENTS_COUNT: usize = 100;
+    const CONTENT_LEN: usize = 512 << 10;
+    let mut plan = Plan {
+        durabilities: vec![Durability::None],
+        segment_capacity: 64 << 20,
+        memory_len_max: 256 << 20,
+        message_len_max: 1 << 20,
+        inline_len_max: 1 << 20,
+        ..Plan::default()
+    };
+    plan.settings.faults = Faults::HARMLESS;
+    plan.settings.write_time_max = Duration::from_secs(3600);
+    let mut machine = Machine::new(8, &plan);
+    let clients: Vec<_> = (0..CLIENTS_COUNT).map(|_| begun_in(&mut machine, CONTENT_LEN)).collect();
+    machine.pass(Duration::from_secs(5));
+    let answered = |machine: &Machine| {
+        clients.iter().filter(|client| said(machine, **client).contains("250 2.0.0 queued")).count()
+    };
+    let early_count = answered(&machine);
+    let len_max = limits::QUEUED_LEN_MAX + limits::FLIGHTS_COUNT_MAX * limits::BATCH_LEN_SOFT_MAX;
+    let count_max = len_max / CONTENT_LEN + limits::FLIGHTS_COUNT_MAX + 1;
+    assert!((count_max / 2..=count_max).contains(&early_count), "{early_count} of {count_max}");
+    machine.pass(Duration::from_secs(48 * 3600));
+    assert_eq!(early_count + answered(&machine), CLIENTS_COUNT);
+    machine.finish();
+    assert_eq!(machine.published().len(), CLIENTS_COUNT);
 }
 
 /// Of much content that is to be written at once, so many pieces are under way; the rest waits for them.

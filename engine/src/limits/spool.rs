@@ -19,6 +19,9 @@ pub const RECORD_CONTENT_LEN_MAX: u64 = 1 << 48;
 pub const SEGMENT_SIZE_MAX: u64 = 4 << 30;
 /// A batch that has grown to this many bytes takes no further record; the next one begins behind it.
 pub const BATCH_LEN_SOFT_MAX: usize = 4 << 20;
+/// Octets that wait for their write to begin, from which on every message waits for its own: as much as may be on its
+/// way, so that the buffers that are kept do for both.
+pub const QUEUED_LEN_MAX: usize = FLIGHTS_COUNT_MAX * BATCH_LEN_SOFT_MAX;
 /// Writes on their way at once, those counted that have ended and wait for one before them. Beyond three the wait gets
 /// hardly shorter, and each costs a sync.
 pub const FLIGHTS_COUNT_MAX: usize = 4;

@@ -143,7 +143,10 @@ impl<S: Segments> Journal<S> {
         message: &Transaction,
         durability: Durability,
     ) -> Result<Appended, Error> {
+        // A client that is ahead of the disk waits for it whatever was promised: what is in between takes memory.
+        let is_ahead = self.commit.queued_len() > limits::QUEUED_LEN_MAX;
         let (promise, appended) = match durability {
+            _ if is_ahead => (Promise::BeforeReply(ticket(key)), Appended::Waits),
             Durability::Sync => (Promise::BeforeReply(ticket(key)), Appended::Waits),
             Durability::Async => (Promise::Soon, Appended::Settled),
             Durability::None => (Promise::Never, Appended::Settled),

@@ -339,6 +339,11 @@ impl GroupCommit {
         result.inspect_err(|&errno| self.fail(errno, tickets))
     }
 
+    /// Octets of the batches whose write has not begun.
+    pub fn queued_len(&self) -> usize {
+        self.queue.iter().map(|queued| queued.batch.len()).sum()
+    }
+
     /// Records that were promised to be durable soon and are not yet: they wait for a write or for a sync.
     pub fn soon_count(&self) -> usize {
         if self.failed.is_some() {
