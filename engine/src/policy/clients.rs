@@ -423,8 +423,8 @@ impl Rate {
     /// Counts so many. When it will have recovered from them.
     ///
     /// Not in one step: of two threads that charge a client in the same nanoseconds, one may count for nothing. What is
-    /// charged has happened and is not decided here, so that this is worth less than a locked instruction for each amount
-    /// of each message. What may not happen is counted exactly: see `Clients::spend`.
+    /// charged has happened and is not decided here, so that this is worth less than a locked instruction for each
+    /// amount of each message. What may not happen is counted exactly: see `Clients::spend`.
     fn charge(&self, recovered_at: &AtomicU64, count: u32, now: u64) -> u64 {
         let at = recovered_at.load(Ordering::Relaxed);
         if count == 0 {
