@@ -196,7 +196,7 @@ impl Ring for Uring {
     fn turn(&mut self, timeout: Option<Duration>, completions: &mut Vec<Completion>) -> io::Result<()> {
         self.refill();
         self.submissions.sync();
-        // For one completion: to wait for several within some microseconds takes a timer each time, which costs more CPU
+        // For one completion: to wait for several within some microseconds takes a timer each time, which costs more
         // than the turns that it saves.
         let waited = match timeout {
             None => self.submitter.submit_and_wait(1),
