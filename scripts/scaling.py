@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -28,7 +29,7 @@ class Servers:
 
     def __init__(self, setup, mode, place):
         cores = os.sched_getaffinity(0)
-        self.servers, first_core = [], 0
+        self.servers, self.place, first_core = [], place, 0
         for index, workers in enumerate(SETUPS[setup]):
             directory = place / str(index)
             directory.mkdir(parents=True)
@@ -53,6 +54,8 @@ class Servers:
     def __exit__(self, *_):
         for process, *_ in self.servers:
             measuring.end(process)
+        for spool in self.place.glob("*/spool"):
+            shutil.rmtree(spool, ignore_errors=True)
 
     def sample(self):
         pids, admins = [one[0].pid for one in self.servers], [one[2] for one in self.servers]
